@@ -1,0 +1,101 @@
+//! Index objects: which blob is in which pack. Rebuildable from the packs' trailers alone.
+//!
+//! ```text
+//! magic 8 | version u16 | n u32, superseded index ids | n u32, wrapped data keys |
+//! n u32, packs: id 16 | size u64 | session 16 | key u32 (place in the list above) | n u32, entries
+//! ```
+
+use super::bytes::{Decoder, Encoder};
+use super::limits::{INDEX_KEYS_MAX, INDEX_PACKS_MAX, INDEX_SUPERSEDES_MAX, PACK_BYTES_MAX};
+use super::pack::{BlobEntry, WRAPPED_KEY_LEN, WrappedKey, blobs_end, decode_entries, encode_entries};
+use super::{FORMAT_VERSION, Malformed};
+use crate::id::{DataKeyId, IndexId, PackId, SnapshotId};
+
+/// The first bytes of a plain index object.
+pub const MAGIC: [u8; 8] = *b"ALVMINDX";
+
+/// The name of an index object.
+pub fn object_name(id: IndexId) -> String {
+    format!("index/{id}")
+}
+
+/// A pack as an index object lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexedPack {
+    /// The pack.
+    pub id: PackId,
+    /// Its whole size in bytes.
+    pub size: u64,
+    /// The session that wrote it.
+    pub session: SnapshotId,
+    /// The data key its blobs are sealed under.
+    pub key: DataKeyId,
+    /// Its blobs in order.
+    pub entries: Vec<BlobEntry>,
+}
+
+/// The plain contents of an index object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IndexObject {
+    /// Index objects whose contents this one repeats; they may be deleted.
+    pub supersedes: Vec<IndexId>,
+    /// The data keys of the packs.
+    pub keys: Vec<WrappedKey>,
+    /// The packs.
+    pub packs: Vec<IndexedPack>,
+}
+
+impl IndexObject {
+    /// The plain bytes. Every pack's key must be in `keys`.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::default();
+        out.bytes(&MAGIC);
+        out.u16(FORMAT_VERSION);
+        out.len(self.supersedes.len());
+        self.supersedes.iter().for_each(|id| out.bytes(&id.0));
+        out.len(self.keys.len());
+        self.keys.iter().for_each(|key| key.encode(&mut out));
+        out.len(self.packs.len());
+        for pack in &self.packs {
+            out.bytes(&pack.id.0);
+            out.u64(pack.size);
+            out.bytes(&pack.session.0);
+            out.len(self.keys.iter().position(|k| k.id == pack.key).expect("a pack's key is listed"));
+            encode_entries(&pack.entries, &mut out);
+        }
+        out.0
+    }
+
+    /// Reads exactly what [`encode`](Self::encode) writes.
+    ///
+    /// # Errors
+    /// Not an index, another version, a length or place out of bounds, bytes left over.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut input = Decoder(bytes);
+        if input.array()? != MAGIC {
+            return Err(Malformed::new("does not begin like an index"));
+        }
+        match input.u16()? {
+            FORMAT_VERSION => {}
+            other => return Err(Malformed::new(format!("index format {other}, this program reads {FORMAT_VERSION}"))),
+        }
+        let n = input.len(INDEX_SUPERSEDES_MAX, IndexId::LEN)?;
+        let supersedes = (0..n).map(|_| input.array().map(IndexId)).collect::<Result<_, _>>()?;
+        let n = input.len(INDEX_KEYS_MAX, WRAPPED_KEY_LEN)?;
+        let keys = (0..n).map(|_| WrappedKey::decode(&mut input)).collect::<Result<Vec<_>, _>>()?;
+        let n = input.len(INDEX_PACKS_MAX, PackId::LEN + 8 + SnapshotId::LEN + 4 + 4)?;
+        let mut packs = Vec::with_capacity(n);
+        for _ in 0..n {
+            let (id, size, session) = (PackId(input.array()?), input.u64()?, SnapshotId(input.array()?));
+            let place = input.u32()? as usize;
+            let key = keys.get(place).ok_or_else(|| Malformed::new(format!("pack {id} names data key {place}, there are {}", keys.len())))?.id;
+            let entries = decode_entries(&mut input)?;
+            if size > PACK_BYTES_MAX || blobs_end(&entries) > size {
+                return Err(Malformed::new(format!("pack {id} claims {size} bytes")));
+            }
+            packs.push(IndexedPack { id, size, session, key, entries });
+        }
+        input.end()?;
+        Ok(Self { supersedes, keys, packs })
+    }
+}

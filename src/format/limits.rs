@@ -1,0 +1,34 @@
+//! Every limit of the format in one place: no hostile length allocates memory.
+
+/// Largest plain blob, and so the largest chunk: 16 MiB (the chunker's own limit).
+pub const BLOB_RAW_BYTES_MAX: usize = 16 << 20;
+/// Largest stored blob: an incompressible one plus nonce and tag, rounded up.
+pub const BLOB_STORED_BYTES_MAX: usize = BLOB_RAW_BYTES_MAX + 1024;
+/// Most blobs in one pack.
+pub const PACK_BLOBS_MAX: usize = 1 << 17;
+/// Largest pack.
+pub const PACK_BYTES_MAX: u64 = 1 << 30;
+/// Largest sealed trailer.
+pub const TRAILER_BYTES_MAX: usize = 16 << 20;
+/// Most packs in one index object.
+pub const INDEX_PACKS_MAX: usize = 1 << 16;
+/// Largest index object.
+pub const INDEX_BYTES_MAX: usize = 256 << 20;
+/// Most data keys in one index object.
+pub const INDEX_KEYS_MAX: usize = 1 << 16;
+/// Most index objects that one index object may replace.
+pub const INDEX_SUPERSEDES_MAX: usize = 1 << 16;
+/// Largest JSON document (a manifest of a great many files).
+pub const JSON_BYTES_MAX: usize = 256 << 20;
+/// Most recipe entries that a manifest holds inline; longer recipes are stored as chunks.
+pub const RECIPE_INLINE_MAX: usize = 64;
+/// Deepest nesting of recipes: 64 entries, each 8 KiB of 36-byte entries, seven times over, exceeds any disk.
+pub const RECIPE_DEPTH_MAX: u8 = 8;
+/// Longest name of a source, part, tag or host.
+pub const NAME_BYTES_MAX: usize = 4096;
+/// Largest Argon2 memory that a key slot may ask for: 4 GiB, in KiB.
+pub const KDF_MEMORY_KIB_MAX: u32 = 4 << 20;
+/// Most Argon2 passes that a key slot may ask for.
+pub const KDF_PASSES_MAX: u32 = 64;
+/// Most Argon2 lanes that a key slot may ask for.
+pub const KDF_LANES_MAX: u32 = 64;

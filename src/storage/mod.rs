@@ -1,0 +1,94 @@
+//! Named immutable objects.
+//!
+//! Everything in a repository is written once under a name that nobody else can take
+//! ([`Storage::put_new`]); only a session's heartbeat is ever replaced. Names are relative paths of
+//! `/`-separated components in `[a-z0-9._-]`. `tests/conformance.rs` is the suite that every
+//! implementation passes.
+
+pub mod fault;
+pub mod local;
+pub mod memory;
+
+use crate::error::{Error, Kind, Result};
+
+/// An object in a listing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    /// The full object name, for example `packs/4f/4f0c…`.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// A place for objects. All methods may be called from many threads at once.
+///
+/// Errors: a missing object is [`Kind::NotFound`], an existing one [`Kind::AlreadyExists`],
+/// everything else [`Kind::Storage`] with the object's name in the message.
+pub trait Storage: Send + Sync {
+    /// Creates an object, exclusively and durably: when this returns, the object survives a power
+    /// loss; when the name exists, nothing changes and the error is `AlreadyExists`. Nobody ever
+    /// sees a part of an object.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, `Storage`.
+    fn put_new(&self, name: &str, bytes: &[u8]) -> Result<()>;
+
+    /// Creates or replaces an object, atomically. For session heartbeats only.
+    ///
+    /// # Errors
+    /// `Storage`.
+    fn put_replace(&self, name: &str, bytes: &[u8]) -> Result<()>;
+
+    /// The whole object.
+    ///
+    /// # Errors
+    /// `NotFound`, `Storage`.
+    fn get(&self, name: &str) -> Result<Vec<u8>>;
+
+    /// `len` bytes from `offset`. Exactly `len`: a shorter object is an error.
+    ///
+    /// # Errors
+    /// `NotFound`, `Damaged` when the object ends early, `Storage`.
+    fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>>;
+
+    /// Every object whose name begins with `prefix` (a folder name that ends in `/`), in no
+    /// particular order. A listing that fails half-way is an error, never a shorter listing. A
+    /// folder that does not exist is empty.
+    ///
+    /// # Errors
+    /// `Storage`.
+    fn list(&self, prefix: &str) -> Result<Vec<Listed>>;
+
+    /// The object's size, or `None` when it does not exist.
+    ///
+    /// # Errors
+    /// `Storage`.
+    fn stat(&self, name: &str) -> Result<Option<u64>>;
+
+    /// Removes an object, durably. A missing object is not an error: deletes are repeated after a crash.
+    ///
+    /// # Errors
+    /// `Storage`.
+    fn delete(&self, name: &str) -> Result<()>;
+
+    /// Where this is, for messages: a path or a URL without secrets.
+    fn location(&self) -> String;
+}
+
+/// Refuses names that are not made of plain components, so that no name ever leaves the repository.
+///
+/// # Errors
+/// `Usage` for a hostile or malformed name.
+pub fn check_name(name: &str) -> Result<()> {
+    let plain = |c: &str| {
+        !c.is_empty()
+            && c != "."
+            && c != ".."
+            && c.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+    };
+    if name.len() <= 255 && name.split('/').all(plain) {
+        Ok(())
+    } else {
+        Err(Error::new(Kind::Usage, format!("`{}` is not an object name", name.escape_debug())))
+    }
+}
