@@ -5,6 +5,8 @@
 //! n u32, packs: id 16 | size u64 | session 16 | key u32 (place in the list above) | n u32, entries
 //! ```
 
+use std::collections::{HashMap, HashSet};
+
 use super::bytes::{Decoder, Encoder};
 use super::limits::{INDEX_KEYS_MAX, INDEX_PACKS_MAX, INDEX_SUPERSEDES_MAX, PACK_BYTES_MAX};
 use super::pack::{BlobEntry, WRAPPED_KEY_LEN, WrappedKey, blobs_end, decode_entries, encode_entries};
@@ -55,12 +57,13 @@ impl IndexObject {
         self.supersedes.iter().for_each(|id| out.bytes(&id.0));
         out.len(self.keys.len());
         self.keys.iter().for_each(|key| key.encode(&mut out));
+        let place: HashMap<_, _> = self.keys.iter().enumerate().map(|(i, key)| (key.id, i)).collect();
         out.len(self.packs.len());
         for pack in &self.packs {
             out.bytes(&pack.id.0);
             out.u64(pack.size);
             out.bytes(&pack.session.0);
-            out.len(self.keys.iter().position(|k| k.id == pack.key).expect("a pack's key is listed"));
+            out.len(place[&pack.key]);
             encode_entries(&pack.entries, &mut out);
         }
         out.0
@@ -83,6 +86,9 @@ impl IndexObject {
         let supersedes = (0..n).map(|_| input.array().map(IndexId)).collect::<Result<_, _>>()?;
         let n = input.len(INDEX_KEYS_MAX, WRAPPED_KEY_LEN)?;
         let keys = (0..n).map(|_| WrappedKey::decode(&mut input)).collect::<Result<Vec<_>, _>>()?;
+        if keys.iter().map(|k| k.id).collect::<HashSet<_>>().len() != keys.len() {
+            return Err(Malformed::new("lists a data key twice"));
+        }
         let n = input.len(INDEX_PACKS_MAX, PackId::LEN + 8 + SnapshotId::LEN + 4 + 4)?;
         let mut packs = Vec::with_capacity(n);
         for _ in 0..n {
