@@ -1,1 +1,4 @@
+//! The integration tests: one binary, one link step.
 
+mod conformance;
+mod retention;

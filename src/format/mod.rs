@@ -82,3 +82,15 @@ pub(crate) fn from_json<'a, T: serde::Deserialize<'a>>(bytes: &'a [u8]) -> Resul
 pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("the format's values serialise")
 }
+
+/// What a sealed thing is bound to: its kind, its repository and its name. An object that was moved,
+/// swapped or brought from another repository does not open.
+pub fn associated_data(kind: ObjectKind, repo: crate::id::RepoId, name: &[u8]) -> Vec<u8> {
+    let mut out = bytes::Encoder::default();
+    out.bytes(b"alluvium");
+    out.u16(FORMAT_VERSION);
+    out.u8(kind as u8);
+    out.bytes(&repo.0);
+    out.bytes(name);
+    out.0
+}

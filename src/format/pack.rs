@@ -29,8 +29,8 @@ pub const WRAPPED_KEY_LEN: usize = DataKeyId::LEN + 4 + 1 + KEM_OUTPUT_LEN + SEA
 pub const HEADER_LEN: usize = MAGIC.len() + 2 + RepoId::LEN + SnapshotId::LEN + WRAPPED_KEY_LEN;
 /// Length of the footer in bytes.
 pub const FOOTER_LEN: usize = 4 + END_MAGIC.len();
-/// Shortest entry of a trailer in bytes.
-const ENTRY_LEN_MIN: usize = BlobId::LEN + 1 + 4 + 4;
+/// Length of an entry in bytes.
+const ENTRY_LEN: usize = BlobId::LEN + 1 + 4 + 4;
 
 /// How a data key is sealed to the repository's public key. A post-quantum hybrid gets the next number.
 pub const KEM_X25519_HKDF_SHA256: u8 = 1;
@@ -189,7 +189,7 @@ pub fn encode_entries(entries: &[BlobEntry], out: &mut Encoder) {
 /// # Errors
 /// Too many, too long, unknown codec.
 pub fn decode_entries(input: &mut Decoder<'_>) -> Result<Vec<BlobEntry>, Malformed> {
-    let n = input.len(PACK_BLOBS_MAX, ENTRY_LEN_MIN)?;
+    let n = input.len(PACK_BLOBS_MAX, ENTRY_LEN)?;
     let entries = (0..n).map(|_| BlobEntry::decode(input)).collect::<Result<Vec<_>, _>>()?;
     if blobs_end(&entries) > PACK_BYTES_MAX {
         return Err(Malformed::new("blobs exceed the largest pack"));
@@ -197,22 +197,40 @@ pub fn decode_entries(input: &mut Decoder<'_>) -> Result<Vec<BlobEntry>, Malform
     Ok(entries)
 }
 
-/// The plain trailer as bytes.
-pub fn encode_trailer(entries: &[BlobEntry]) -> Vec<u8> {
-    let mut out = Encoder::default();
-    encode_entries(entries, &mut out);
-    out.0
+/// The plain trailer: what the pack holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trailer {
+    /// BLAKE3 of all bytes in front of the sealed trailer: header, blobs, padding. Lets anybody with the
+    /// index key find a flipped bit anywhere without being able to read a blob.
+    pub content: [u8; 32],
+    /// The blobs in order.
+    pub entries: Vec<BlobEntry>,
 }
 
-/// Reads exactly what [`encode_trailer`] writes.
-///
-/// # Errors
-/// See [`decode_entries`]; bytes left over.
-pub fn decode_trailer(bytes: &[u8]) -> Result<Vec<BlobEntry>, Malformed> {
-    let mut input = Decoder(bytes);
-    let entries = decode_entries(&mut input)?;
-    input.end()?;
-    Ok(entries)
+impl Trailer {
+    /// Length of the plain bytes of a trailer of `n` entries.
+    pub const fn encoded_len(n: usize) -> usize {
+        32 + 4 + n * ENTRY_LEN
+    }
+
+    /// The plain bytes, to be sealed.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder(Vec::with_capacity(Self::encoded_len(self.entries.len())));
+        out.bytes(&self.content);
+        encode_entries(&self.entries, &mut out);
+        out.0
+    }
+
+    /// Reads exactly what [`encode`](Self::encode) writes.
+    ///
+    /// # Errors
+    /// See [`decode_entries`]; bytes left over.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut input = Decoder(bytes);
+        let trailer = Self { content: input.array()?, entries: decode_entries(&mut input)? };
+        input.end()?;
+        Ok(trailer)
+    }
 }
 
 /// Where each blob begins: `(offset in the pack, entry)`.

@@ -73,6 +73,11 @@ pub trait Storage: Send + Sync {
 
     /// Where this is, for messages: a path or a URL without secrets.
     fn location(&self) -> String;
+
+    /// True where room is limited, as on a disk: prune then keeps a reserve to be able to work when it is full.
+    fn fills_up(&self) -> bool {
+        false
+    }
 }
 
 /// Refuses names that are not made of plain components, so that no name ever leaves the repository.

@@ -1,0 +1,121 @@
+//! Sessions and generations: how writers and prune stay out of each other's way without locks
+//! (rules I1 to I7, `docs/format.md`).
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Malformed, from_json, to_json};
+use crate::id::{BlobId, PackId, SnapshotId};
+
+/// The folder of sessions.
+pub const SESSION_PREFIX: &str = "sessions/";
+/// The folder of generations.
+pub const GENERATION_PREFIX: &str = "prune/";
+/// What a heartbeat's name ends in.
+const BEAT_SUFFIX: &str = ".beat";
+
+/// The name of a session's object.
+pub fn session_name(id: SnapshotId) -> String {
+    format!("{SESSION_PREFIX}{id}")
+}
+
+/// The name of a session's heartbeat, the only object that is ever replaced.
+pub fn beat_name(id: SnapshotId) -> String {
+    format!("{SESSION_PREFIX}{id}{BEAT_SUFFIX}")
+}
+
+/// The session that an object of `sessions/` belongs to, heartbeats included.
+pub fn session_of(name: &str) -> Option<SnapshotId> {
+    let id = name.strip_prefix(SESSION_PREFIX)?;
+    id.strip_suffix(BEAT_SUFFIX).unwrap_or(id).parse().ok()
+}
+
+/// The name of a generation's object; names sort like numbers.
+pub fn generation_name(generation: u64) -> String {
+    format!("{GENERATION_PREFIX}{generation:020}")
+}
+
+/// The number in a generation's name.
+pub fn generation_of(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix(GENERATION_PREFIX)?;
+    (digits.len() == 20).then(|| digits.parse().ok())?
+}
+
+/// A writer at work. The object's existence says that packs may appear that no manifest names yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Session {
+    /// Who it is, for messages.
+    pub host: String,
+    /// Its process, for messages.
+    pub pid: u32,
+    /// What it does: `snapshot`, `prune`.
+    pub purpose: String,
+    /// When it began.
+    pub started: Timestamp,
+}
+
+/// A sign of life of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Beat {
+    /// Counts up from 1.
+    pub count: u64,
+    /// By the writer's clock.
+    pub time: Timestamp,
+    /// The newest generation that the writer has read. It relies on no pack that this generation, or
+    /// an older one, condemned.
+    pub generation: u64,
+}
+
+/// The state that prune publishes. Each generation holds the whole state, so only the newest counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generation {
+    /// Packs that prune means to delete. Nobody may deduplicate against them.
+    pub condemned: Vec<Condemned>,
+    /// What a check found damaged. Nobody may deduplicate against it.
+    pub distrusted: Vec<Distrusted>,
+}
+
+/// A pack that prune means to delete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Condemned {
+    /// The pack.
+    pub pack: PackId,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The generation that condemned it first.
+    pub since: u64,
+}
+
+/// A damaged pack, or some blobs of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Distrusted {
+    /// The pack.
+    pub pack: PackId,
+    /// The blobs; empty: all of them.
+    pub blobs: Vec<BlobId>,
+}
+
+macro_rules! json {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// The plain bytes, to be sealed.
+            pub fn encode(&self) -> Vec<u8> {
+                to_json(self)
+            }
+
+            /// Reads what [`encode`](Self::encode) writes.
+            ///
+            /// # Errors
+            /// Not the expected JSON.
+            pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+                from_json(bytes)
+            }
+        }
+    )*};
+}
+json!(Session, Beat, Generation);

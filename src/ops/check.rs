@@ -1,0 +1,372 @@
+//! `check`: is everything that the snapshots need there, and is it what it should be?
+//!
+//! Structure always: keys, generations, sessions, every index object, every pack's header and trailer against the
+//! index, every manifest, every recipe down to its chunks. With `read_data` every blob is opened and hashed
+//! too. Nothing is taken from the local cache: it is thrown away first. All problems are collected, each
+//! with the snapshots that it harms.
+//!
+//! What is found damaged is *set aside*: a new generation lists it, so that writers stop relying on it and the
+//! next snapshot of the same data stores it again. That heals old snapshots too.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::env::Cancel;
+use crate::error::{Error, Kind, Result};
+use crate::format::coordination::{Beat, Distrusted, GENERATION_PREFIX, Generation, SESSION_PREFIX, Session, generation_of, session_of};
+use crate::format::pack::{object_name, with_offsets};
+use crate::format::{ObjectKind, config, keyslot, manifest};
+use crate::id::{BlobId, PackId, SnapshotId};
+use crate::report::{Counter, Problem, Report};
+use crate::repo::blob::BlobDecoder;
+use crate::repo::fence::live_sessions;
+use crate::repo::index::Location;
+use crate::repo::keys::list_slots;
+use crate::repo::packs::ReadPack;
+use crate::repo::reader::Reader;
+use crate::repo::snapshots::Snapshot;
+use crate::repo::{Indexed, Repository};
+
+use super::mark::{Marks, mark};
+
+/// Which packs to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subset {
+    /// This part, counted from 1.
+    pub part: u32,
+    /// Of so many.
+    pub of: u32,
+}
+
+impl Subset {
+    /// All packs.
+    pub const ALL: Self = Self { part: 1, of: 1 };
+
+    /// Packs are dealt by their random names: the parts are disjoint, complete, and the same each time.
+    fn admits(self, pack: PackId) -> bool {
+        let number = u32::from_le_bytes([pack.0[0], pack.0[1], pack.0[2], pack.0[3]]);
+        number % self.of == self.part - 1
+    }
+}
+
+impl std::str::FromStr for Subset {
+    type Err = Error;
+
+    /// `K/N` with 1 <= K <= N.
+    fn from_str(text: &str) -> Result<Self> {
+        let parsed = text.split_once('/').and_then(|(part, of)| Some(Self { part: part.parse().ok()?, of: of.parse().ok()? }));
+        parsed
+            .filter(|s| s.part >= 1 && s.part <= s.of)
+            .ok_or_else(|| Error::new(Kind::Usage, format!("`{}` is not a part such as 1/7", text.escape_debug())))
+    }
+}
+
+/// What a check found.
+#[derive(Debug, Default, Serialize)]
+pub struct Checked {
+    /// Snapshots looked at.
+    pub snapshots: u64,
+    /// Packs whose header and trailer were read.
+    pub packs: u64,
+    /// Blobs that were opened and hashed.
+    pub blobs_read: u64,
+    /// Packs that no index lists and no running session explains: garbage for prune.
+    pub garbage_packs: u64,
+    /// Damaged copies that nobody needs any more: prune removes them.
+    pub set_aside: u64,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// Checks the repository; with `read` also the data of those packs.
+///
+/// # Errors
+/// Only what keeps the check from going on: `WrongKey`, `Storage`, `Interrupted`. Damage is in
+/// [`Checked::problems`].
+pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cancel: &Cancel) -> Result<Checked> {
+    repo.keys.require_full("a check")?;
+    repo.cache.invalidate()?;
+    let mut found = Checked::default();
+    check_small_objects(repo, &mut found.problems)?;
+    let (number, state) = repo.probe_generation()?;
+    let state = state.unwrap_or_default();
+    let listed = repo.list_packs()?;
+    let (snapshots, unreadable) = repo.snapshots()?;
+    let indexed = repo.index_at(number, state.clone(), report)?;
+    found.problems.extend(indexed.problems.iter().cloned());
+    found.snapshots = (snapshots.len() + unreadable.len()) as u64;
+    for (id, error) in unreadable {
+        found.problems.push(Problem { object: manifest::object_name(id), what: error.to_string(), snapshots: vec![id.to_string()] });
+    }
+
+    let packs = check_packs(&indexed, &listed, &mut found, report, cancel)?;
+    let data = match read {
+        Some(subset) => read_data(&indexed, &packs, subset, report, cancel)?,
+        None => Damage::default(),
+    };
+    found.blobs_read = data.blobs_read;
+    let bad = |id: &BlobId, location: &Location| data.blobs.get(&location.pack).is_some_and(|blobs| blobs.contains(id));
+    let present = |id: &BlobId, location: &Location| packs.contains_key(&location.pack) && !bad(id, location);
+    let Marks { missing, .. } = mark(&indexed, &snapshots, &present, report, cancel)?;
+    let harmed = harm(&indexed, &snapshots, &data, &present)?;
+    for (pack, blobs) in &data.blobs {
+        for blob in blobs {
+            let snapshots = harmed.get(blob).cloned().unwrap_or_default();
+            // Known, and needed by nobody: waiting for prune.
+            if snapshots.is_empty() && indexed.is_distrusted(blob, *pack) {
+                found.set_aside += 1;
+                continue;
+            }
+            let elsewhere = if snapshots.is_empty() { "; no snapshot needs this copy" } else { "" };
+            found.problems.push(Problem { object: object_name(*pack), what: format!("chunk {blob} is damaged{elsewhere}"), snapshots });
+        }
+    }
+    for lost in missing {
+        // What the packs have told already only lacks its victims.
+        match found.problems.iter_mut().find(|p| p.object == lost.object && (p.snapshots.is_empty() || p.what == lost.what)) {
+            Some(told) => told.snapshots = lost.snapshots,
+            None => found.problems.push(lost),
+        }
+    }
+    found.problems.extend(data.problems.clone());
+    set_aside(&indexed, &packs, &data, read, report)?;
+    Ok(found)
+}
+
+/// Keys, config, generations, sessions, and whatever lies about.
+fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result<()> {
+    let mut wrong = |object: String, what: String| problems.push(Problem { object, what, snapshots: Vec::new() });
+    for (id, slot) in list_slots(repo.storage.as_ref())? {
+        match slot {
+            Ok(slot) if slot.repository == repo.id => {}
+            Ok(_) => wrong(keyslot::object_name(id), format!("a key slot of another repository; `alluvium key remove {id}` removes it")),
+            Err(e) => wrong(keyslot::object_name(id), e.to_string()),
+        }
+    }
+    for object in repo.storage.list("")? {
+        let name = object.name.as_str();
+        let sealed = |kind| repo.storage.get(name).and_then(|bytes| repo.open_object(kind, name, &bytes));
+        let decoded = match name.split_once('/') {
+            None if name == config::OBJECT_NAME || name == super::prune::RESERVE => Ok(()),
+            Some(("keys", id)) if id.len() == 32 => Ok(()),
+            Some(("index" | "snapshots", id)) if id.parse::<SnapshotId>().is_ok() => Ok(()),
+            Some(("packs", _)) if name.rsplit('/').next().and_then(|id| id.parse().ok()).is_some_and(|id| object_name(id) == name) => Ok(()),
+            _ if session_of(name).is_some() && name.starts_with(SESSION_PREFIX) => sealed(ObjectKind::Session).and_then(|plain| {
+                let ok = if name.ends_with(".beat") { Beat::decode(&plain).map(|_| ()) } else { Session::decode(&plain).map(|_| ()) };
+                ok.map_err(|e| e.in_object(name))
+            }),
+            _ if generation_of(name).is_some() && name.starts_with(GENERATION_PREFIX) => {
+                sealed(ObjectKind::Generation).and_then(|plain| Generation::decode(&plain).map(|_| ()).map_err(|e| e.in_object(name)))
+            }
+            _ => Err(Error::new(Kind::Damaged, format!("{name}: not an object of this repository"))),
+        };
+        match decoded {
+            Ok(()) => {}
+            // Ended, or deleted, since it was listed.
+            Err(e) if e.kind() == Kind::NotFound => {}
+            Err(e) if e.kind() == Kind::Damaged => wrong(name.to_owned(), e.to_string()),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Reads every pack's header and trailer and compares them with the index. Returns the sound ones.
+fn check_packs(
+    indexed: &Indexed<'_>,
+    listed: &HashMap<PackId, u64>,
+    found: &mut Checked,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<HashMap<PackId, ReadPack>> {
+    let repo = indexed.repo;
+    let known: HashMap<PackId, u64> = repo.cache.packs()?.into_iter().map(|p| (p.id, p.size)).collect();
+    let mut ids: Vec<PackId> = listed.keys().chain(known.keys()).copied().collect::<BTreeSet<_>>().into_iter().collect();
+    // A condemned pack may be gone already: prune was interrupted, or is at work.
+    ids.retain(|id| listed.contains_key(id) || !indexed.is_condemned(*id));
+    let live: HashSet<SnapshotId> = live_sessions(repo, None)?.into_iter().map(|s| s.id).collect();
+    report.task("Checking packs", Some(ids.len() as u64));
+    let done = Mutex::new(0);
+    let looked: Vec<(PackId, Result<ReadPack>)> = ids
+        .par_iter()
+        .map(|&id| {
+            cancel.check()?;
+            let read = look_at(indexed, id, listed.get(&id).copied(), known.get(&id).copied());
+            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+            *done += 1;
+            report.progress(*done);
+            Ok((id, read))
+        })
+        .collect::<Result<_>>()?;
+    let mut sound = HashMap::new();
+    for (id, read) in looked {
+        match read {
+            Ok(read) => {
+                if !known.contains_key(&id) && !live.contains(&read.indexed.session) {
+                    found.garbage_packs += 1;
+                }
+                sound.insert(id, read);
+            }
+            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {
+                if !(indexed.is_condemned(id) && e.kind() == Kind::NotFound) {
+                    found.problems.push(Problem { object: object_name(id), what: e.to_string(), snapshots: Vec::new() });
+                }
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    found.packs = ids.len() as u64;
+    report.count(Counter::CheckedPacks, ids.len() as u64);
+    Ok(sound)
+}
+
+fn look_at(indexed: &Indexed<'_>, id: PackId, listed: Option<u64>, known: Option<u64>) -> Result<ReadPack> {
+    let name = object_name(id);
+    let Some(size) = listed else { return Err(Error::damaged(name, "the pack is missing")) };
+    if let Some(expected) = known.filter(|&expected| expected != size) {
+        return Err(Error::damaged(name, format!("has {size} bytes, the index says {expected} (truncated?)")));
+    }
+    let read = indexed.repo.read_pack(id, size)?;
+    if known.is_some() {
+        let by_index = indexed.repo.cache.entries(&id)?;
+        if !by_index.iter().map(|(_, e)| e).eq(read.indexed.entries.iter()) {
+            return Err(Error::damaged(name, "its trailer lists other blobs than the index; `alluvium repair index` settles it"));
+        }
+    }
+    Ok(read)
+}
+
+/// What reading the data found.
+#[derive(Default)]
+struct Damage {
+    blobs_read: u64,
+    /// Blobs that do not open or are not what they should be.
+    blobs: HashMap<PackId, HashSet<BlobId>>,
+    /// Packs that were read and are whole.
+    whole: HashSet<PackId>,
+    /// Packs that can't be read at all, or differ outside their blobs.
+    problems: Vec<Problem>,
+}
+
+fn read_data(indexed: &Indexed<'_>, packs: &HashMap<PackId, ReadPack>, subset: Subset, report: &dyn Report, cancel: &Cancel) -> Result<Damage> {
+    let chosen: Vec<&ReadPack> = packs.values().filter(|p| subset.admits(p.indexed.id)).collect();
+    report.task("Reading data", Some(chosen.iter().map(|p| p.indexed.size).sum()));
+    let total = Mutex::new((Damage::default(), 0));
+    chosen.par_iter().try_for_each(|read| {
+        cancel.check()?;
+        let (id, bad) = (read.indexed.id, read_pack_data(indexed, read));
+        let mut guard = total.lock().unwrap_or_else(PoisonError::into_inner);
+        let (damage, done) = &mut *guard;
+        damage.blobs_read += read.indexed.entries.len() as u64;
+        match bad {
+            Ok((blobs, true)) if blobs.is_empty() => {
+                damage.whole.insert(id);
+            }
+            Ok((blobs, _)) if blobs.is_empty() => {
+                let what = "altered outside its blobs; no data is harmed".to_owned();
+                damage.problems.push(Problem { object: object_name(id), what, snapshots: Vec::new() });
+            }
+            Ok((blobs, _)) => {
+                damage.blobs.insert(id, blobs);
+            }
+            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {
+                damage.blobs.insert(id, read.indexed.entries.iter().map(|e| e.id).collect());
+                damage.problems.push(Problem { object: object_name(id), what: e.to_string(), snapshots: Vec::new() });
+            }
+            Err(e) => return Err(e),
+        }
+        *done += read.indexed.size;
+        report.progress(*done);
+        report.count(Counter::VerifiedBlobs, read.indexed.entries.len() as u64);
+        Ok(())
+    })?;
+    let (mut damage, _) = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    damage.problems.sort_by(|a, b| a.object.cmp(&b.object));
+    Ok(damage)
+}
+
+/// Opens and hashes every blob of a pack: the bad ones, and whether the pack's content is what its trailer says.
+fn read_pack_data(indexed: &Indexed<'_>, read: &ReadPack) -> Result<(HashSet<BlobId>, bool)> {
+    let repo = indexed.repo;
+    let key = repo.keys.open_data_key(&read.key).map_err(|e| e.during(object_name(read.indexed.id)))?;
+    let (mut bytes, whole) = repo.read_pack_content(read)?;
+    let (mut decoder, mut raw) = (BlobDecoder::default(), Vec::new());
+    let mut bad = HashSet::new();
+    for (offset, entry) in with_offsets(&read.indexed.entries) {
+        raw.resize(entry.raw_len as usize, 0);
+        let sealed = &mut bytes[offset as usize..][..entry.stored_len as usize];
+        if decoder.decode(repo.id, &repo.keys.hasher, &key, read.key.id, entry, sealed, &mut raw).is_err() {
+            bad.insert(entry.id);
+        }
+    }
+    Ok((bad, whole))
+}
+
+/// The snapshots that need a damaged blob of which no whole copy is left.
+fn harm(indexed: &Indexed<'_>, snapshots: &[Snapshot], damage: &Damage, present: &dyn Fn(&BlobId, &Location) -> bool) -> Result<HashMap<BlobId, Vec<String>>> {
+    let mut lost: HashSet<BlobId> = HashSet::new();
+    for blob in damage.blobs.values().flatten() {
+        if !indexed.copies(blob)?.iter().any(|l| present(blob, l) && !indexed.is_distrusted(blob, l.pack)) {
+            lost.insert(*blob);
+        }
+    }
+    let mut harmed: HashMap<BlobId, Vec<String>> = HashMap::new();
+    if lost.is_empty() {
+        return Ok(harmed);
+    }
+    let reader = Reader::new(indexed)?;
+    for snapshot in snapshots {
+        let mut needed: HashSet<BlobId> = HashSet::new();
+        for part in &snapshot.manifest.parts {
+            for depth in 0..=part.recipe.depth {
+                let mut level = part.recipe.clone();
+                level.depth = depth;
+                // A recipe that can't be read harms the whole snapshot, which the mark has told.
+                needed.extend(reader.entries(&level).map_while(Result::ok).map(|e| e.id).filter(|id| lost.contains(id)));
+            }
+        }
+        for blob in needed {
+            harmed.entry(blob).or_default().push(snapshot.id.to_string());
+        }
+    }
+    Ok(harmed)
+}
+
+/// Publishes a generation that says what is damaged, and what turned out to be whole after all.
+fn set_aside(indexed: &Indexed<'_>, packs: &HashMap<PackId, ReadPack>, damage: &Damage, read: Option<Subset>, report: &dyn Report) -> Result<()> {
+    let repo = indexed.repo;
+    let mut wanted: HashMap<PackId, BTreeSet<BlobId>> =
+        indexed.state.distrusted.iter().map(|d| (d.pack, d.blobs.iter().copied().collect())).collect();
+    let known: HashSet<PackId> = repo.cache.packs()?.into_iter().map(|p| p.id).collect();
+    if read.is_some() {
+        wanted.retain(|pack, _| !damage.whole.contains(pack));
+    }
+    for pack in known.iter().filter(|pack| !packs.contains_key(pack) && !indexed.is_condemned(**pack)) {
+        wanted.insert(*pack, BTreeSet::new());
+    }
+    for (pack, blobs) in &damage.blobs {
+        let all = wanted.get(pack).is_some_and(BTreeSet::is_empty);
+        if !all {
+            wanted.entry(*pack).or_default().extend(blobs);
+        }
+    }
+    // What no index lists any more is nobody's concern.
+    wanted.retain(|pack, _| known.contains(pack));
+    let mut distrusted: Vec<Distrusted> = wanted.into_iter().map(|(pack, blobs)| Distrusted { pack, blobs: blobs.into_iter().collect() }).collect();
+    distrusted.sort_by_key(|d| d.pack);
+    let mut before = indexed.state.distrusted.clone();
+    before.sort_by_key(|d| d.pack);
+    if distrusted == before {
+        return Ok(());
+    }
+    let state = Generation { condemned: indexed.state.condemned.clone(), distrusted };
+    match repo.publish_generation(indexed.generation + 1, &state) {
+        Ok(()) => report.note("what is damaged was set aside: the next snapshot of the same data stores it again"),
+        // Somebody published meanwhile, or this storage may only be read. The next check says it again.
+        Err(e) => report.warn(&format!("what is damaged could not be set aside ({e}): run the check again")),
+    }
+    Ok(())
+}

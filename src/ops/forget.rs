@@ -1,0 +1,121 @@
+//! `forget`: which snapshots go, and that they go. The policy is [`super::retention`]; data stays until
+//! `prune` (rule I3: the manifest goes first, the data last).
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::env::Cancel;
+use crate::error::{Error, Kind, Result};
+use crate::format::manifest::object_name;
+use crate::id::SnapshotId;
+use crate::report::{Counter, Problem, Report};
+use crate::repo::Repository;
+use crate::repo::snapshots::Snapshot;
+
+use super::retention::{Candidate, Group, Policy, decide};
+
+/// What is to be forgotten.
+#[derive(Debug, Serialize)]
+pub struct Plan {
+    /// Every snapshot with its fate and the reasons, by group.
+    pub groups: Vec<Group>,
+    /// Those that go.
+    pub remove: Vec<SnapshotId>,
+}
+
+/// Which snapshots a policy looks at.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only these sources; empty: all.
+    pub sources: BTreeSet<String>,
+    /// Only these hosts; empty: all.
+    pub hosts: BTreeSet<String>,
+    /// Only snapshots with all of these tags.
+    pub tags: BTreeSet<String>,
+}
+
+impl Filter {
+    /// True when the filter lets `snapshot` through.
+    pub fn admits(&self, snapshot: &Snapshot) -> bool {
+        let Snapshot { manifest, .. } = snapshot;
+        (self.sources.is_empty() || self.sources.contains(&manifest.source))
+            && (self.hosts.is_empty() || self.hosts.contains(&manifest.host))
+            && self.tags.is_subset(&manifest.tags)
+    }
+}
+
+/// Decides by `policy`. Refuses while a manifest is unreadable: it may be the good one that the policy counts on.
+///
+/// # Errors
+/// `Usage` for an empty policy; `Damaged` when a manifest can't be read; `WrongKey`; `Storage`.
+pub fn plan(repo: &Repository, filter: &Filter, policy: &Policy) -> Result<Plan> {
+    let (snapshots, unreadable) = repo.snapshots()?;
+    if let Some((_, error)) = unreadable.into_iter().next() {
+        return Err(error.during("nothing was forgotten").hint("`alluvium check` says what is damaged; remove a hopeless snapshot by its id (`alluvium forget ID`)"));
+    }
+    let candidates: Vec<Candidate> = snapshots
+        .into_iter()
+        .filter(|s| filter.admits(s))
+        .map(|Snapshot { id, manifest }| Candidate {
+            id,
+            time: manifest.time,
+            source: manifest.source,
+            host: manifest.host,
+            tags: manifest.tags,
+            good: manifest.shrunk_from.is_none(),
+        })
+        .collect();
+    let groups = decide(&candidates, policy, repo.env.now())?;
+    let remove = groups.iter().flat_map(|g| &g.decisions).filter(|d| !d.keep).map(|d| d.id).collect();
+    Ok(Plan { groups, remove })
+}
+
+/// The snapshots that `prefixes` name, to be forgotten by hand; an unreadable one may be named by its id too.
+/// The last snapshot of a source stays unless `allow_empty`.
+///
+/// # Errors
+/// `NotFound`, `Usage`, `WrongKey`, `Storage`.
+pub fn plan_named(repo: &Repository, prefixes: &[String], allow_empty: bool) -> Result<Vec<SnapshotId>> {
+    let (snapshots, unreadable) = repo.snapshots()?;
+    let mut ids: Vec<SnapshotId> = snapshots.iter().map(|s| s.id).chain(unreadable.iter().map(|(id, _)| *id)).collect();
+    ids.sort();
+    let mut remove = BTreeSet::new();
+    for prefix in prefixes {
+        let matching: Vec<_> = ids.iter().filter(|id| prefix.len() >= 4 && id.to_string().starts_with(prefix.as_str())).collect();
+        match matching[..] {
+            [id] => remove.insert(*id),
+            [] => return Err(Error::new(Kind::NotFound, format!("no snapshot id begins with `{}`", prefix.escape_debug()))
+                .hint("forget takes ids (4 digits or more), not names; `alluvium snapshots` lists them")),
+            _ => return Err(Error::new(Kind::Usage, format!("{} snapshot ids begin with `{prefix}`", matching.len())).hint("give more digits")),
+        };
+    }
+    if !allow_empty {
+        let series = |s: &Snapshot| (s.manifest.host.clone(), s.manifest.source.clone());
+        for snapshot in snapshots.iter().filter(|s| remove.contains(&s.id) && s.manifest.shrunk_from.is_none()) {
+            let survives = snapshots.iter().any(|s| series(s) == series(snapshot) && !remove.contains(&s.id) && s.manifest.shrunk_from.is_none());
+            if !survives {
+                return Err(Error::new(Kind::Usage, format!("this would remove the last good snapshot of `{}`; nothing was forgotten", snapshot.manifest.source.escape_debug()))
+                    .hint("say --allow-empty if that is what you want"));
+            }
+        }
+    }
+    Ok(remove.into_iter().collect())
+}
+
+/// Removes manifests. Interrupted, it leaves the others as they were.
+///
+/// # Errors
+/// `Storage`, `Interrupted`.
+pub fn execute(repo: &Repository, remove: &[SnapshotId], report: &dyn Report, cancel: &Cancel) -> Result<()> {
+    repo.keys.require_full("forgetting snapshots")?;
+    for id in remove {
+        cancel.check()?;
+        repo.storage.delete(&object_name(*id))?;
+        report.count(Counter::Deleted, 1);
+    }
+    if let Some(left) = remove.iter().map(|id| object_name(*id)).find(|name| matches!(repo.storage.stat(name), Ok(Some(_)))) {
+        report.problem(Problem { object: left, what: "could not be removed: the storage keeps it".to_owned(), snapshots: Vec::new() });
+    }
+    Ok(())
+}

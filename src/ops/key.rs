@@ -1,0 +1,72 @@
+//! `key add | list | remove | change`: the passphrases of a repository.
+//!
+//! Slots are immutable objects. `change` writes the new slot before it removes the old one, so that an
+//! interruption leaves two working passphrases, never none.
+
+use crate::error::{Error, Kind, Result};
+use crate::format::keyslot::{self, SlotKind};
+use crate::id::SlotId;
+use crate::report::{Problem, Report};
+use crate::repo::Repository;
+use crate::repo::keys::{KdfCost, SlotInfo, list_slots};
+
+/// The slots, oldest first. Unreadable ones are told as problems.
+///
+/// # Errors
+/// `Storage`.
+pub fn list(repo: &Repository, report: &dyn Report) -> Result<Vec<SlotInfo>> {
+    let mut slots = Vec::new();
+    for (id, slot) in list_slots(repo.storage.as_ref())? {
+        match slot {
+            Ok(slot) if slot.repository == repo.id => slots.push(SlotInfo { id, kind: slot.kind, label: slot.label, created: slot.created }),
+            Ok(_) => report.problem(Problem { object: keyslot::object_name(id), what: "a key slot of another repository".to_owned(), snapshots: Vec::new() }),
+            Err(e) => report.problem(Problem { object: keyslot::object_name(id), what: e.to_string(), snapshots: Vec::new() }),
+        }
+    }
+    Ok(slots)
+}
+
+/// Adds a slot for `passphrase`.
+///
+/// # Errors
+/// `WrongKey` from a write-only slot; `Usage` for an empty passphrase; `Storage`.
+pub fn add(repo: &Repository, kind: SlotKind, label: &str, passphrase: &[u8], cost: KdfCost) -> Result<SlotId> {
+    if passphrase.is_empty() {
+        return Err(Error::new(Kind::Usage, "the new passphrase is empty"));
+    }
+    let id = SlotId::random(repo.env.as_ref());
+    repo.keys.write_slot(repo.storage.as_ref(), repo.env.as_ref(), id, kind, label, passphrase, cost)?;
+    Ok(id)
+}
+
+/// Removes the slot whose id begins with `prefix`. The slot in use, and the last full one, stay.
+///
+/// # Errors
+/// `NotFound`, `Usage`, `Storage`, `WrongKey` from a write-only slot.
+pub fn remove(repo: &Repository, prefix: &str) -> Result<SlotId> {
+    repo.keys.require_full("removing a key slot")?;
+    let slots = list_slots(repo.storage.as_ref())?;
+    let matching: Vec<_> = slots.iter().filter(|(id, _)| !prefix.is_empty() && id.to_string().starts_with(prefix)).collect();
+    let id = match matching[..] {
+        [(id, _)] => *id,
+        [] => return Err(Error::new(Kind::NotFound, format!("no key slot begins with `{}`", prefix.escape_debug())).hint("`alluvium key list` lists them")),
+        _ => return Err(Error::new(Kind::Usage, format!("{} key slots begin with `{prefix}`", matching.len())).hint("give more digits")),
+    };
+    if id == repo.keys.slot() {
+        return Err(Error::new(Kind::Usage, "this is the slot of the passphrase in use").hint("use another passphrase to remove it, or `alluvium key change`"));
+    }
+    repo.storage.delete(&keyslot::object_name(id))?;
+    Ok(id)
+}
+
+/// Replaces the slot in use by one for `passphrase`.
+///
+/// # Errors
+/// As [`add`].
+pub fn change(repo: &Repository, passphrase: &[u8], cost: KdfCost) -> Result<SlotId> {
+    let old = repo.keys.slot();
+    let label = list_slots(repo.storage.as_ref())?.into_iter().find(|(id, _)| *id == old).and_then(|(_, slot)| slot.ok()).map_or_else(String::new, |s| s.label);
+    let new = add(repo, SlotKind::Full, &label, passphrase, cost)?;
+    repo.storage.delete(&keyslot::object_name(old))?;
+    Ok(new)
+}

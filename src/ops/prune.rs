@@ -1,0 +1,497 @@
+//! `prune`: gives back what no snapshot needs. The one operation that deletes data, so it plans first and
+//! refuses whenever anything looks odd (rule I6).
+//!
+//! ```text
+//! survey   packs, then sessions, then snapshots, then the index: in this order nothing new is taken for garbage
+//! condemn  publish generation g+1 with the packs that are to go; from now on nobody relies on them
+//! wait     until every session that began before has ended; a dead one is fenced
+//! re-mark  snapshots published meanwhile may need a condemned pack after all: it stays, and is repacked later
+//! delete   new index objects, proven to cover the old (I7) -> old index objects -> packs (I3)
+//! ```
+//!
+//! With nobody else at work all of it happens in one run; else what must wait stays condemned, and the next run
+//! goes on. First the packs that nobody needs at all go, so that a full disk has room; then partly used packs are
+//! repacked: what is used is stored again in new packs, and the old ones are condemned.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use serde::Serialize;
+
+use crate::env::Cancel;
+use crate::error::{Error, Kind, Result};
+use crate::format::coordination::{Condemned, Generation, generation_name};
+use crate::format::index::{IndexObject, IndexedPack, object_name as index_name};
+use crate::format::manifest;
+use crate::format::pack::{BlobEntry, object_name};
+use crate::id::{IndexId, PackId, SnapshotId};
+use crate::report::{Counter, Report};
+use crate::repo::fence::{LiveSession, end_dead_sessions, live_sessions};
+use crate::repo::reader::Reader;
+use crate::repo::session::{Session, Writing};
+use crate::repo::snapshots::Snapshot;
+use crate::repo::writer::{WriteOptions, write};
+use crate::repo::{Indexed, Repository};
+
+use super::mark::{Marks, mark};
+
+/// An object of local repositories that only takes room: prune gives it up on a full disk to be able to
+/// work, and puts it back.
+pub const RESERVE: &str = "reserve";
+/// Its size in bytes: generations, index objects and session objects of a middling prune.
+pub const RESERVE_BYTES: usize = 1 << 20;
+
+/// Packs of one index object after a compaction.
+const PACKS_PER_INDEX: usize = 4096;
+/// More index objects than this are compacted.
+const INDEX_OBJECTS_MAX: usize = 64;
+/// Packs below this share of the pack size are small.
+const SMALL_SHARE: u64 = 4;
+/// So many small packs are worth repacking into large ones.
+const SMALL_PACKS_MAX: usize = 16;
+
+/// How much unused data may stay in partly used packs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MaxUnused {
+    /// Share of the used bytes, in per cent.
+    Percent(f64),
+    /// Bytes.
+    Bytes(u64),
+    /// Any: nothing is repacked.
+    Unlimited,
+}
+
+/// How to prune.
+#[derive(Clone, Debug)]
+pub struct PruneOptions {
+    /// Bounds the unused data that stays.
+    pub max_unused: MaxUnused,
+    /// A repository without any snapshot may be emptied.
+    pub allow_empty: bool,
+    /// This host's name.
+    pub host: String,
+    /// For repacking.
+    pub write: WriteOptions,
+}
+
+/// What a prune means to do, or did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Plan {
+    /// Packs there are.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of blobs that snapshots need.
+    pub used_bytes: u64,
+    /// Packs that nobody needs: to be deleted.
+    pub unused_packs: u64,
+    /// Their bytes.
+    pub unused_bytes: u64,
+    /// Partly used or small packs: to be repacked.
+    pub repack_packs: u64,
+    /// Their bytes.
+    pub repack_bytes: u64,
+    /// Unused bytes that stay, within `--max-unused`.
+    pub kept_unused_bytes: u64,
+    /// Packs deleted. 0 in a dry run.
+    pub deleted_packs: u64,
+    /// Bytes deleted.
+    pub deleted_bytes: u64,
+    /// Packs that stay condemned until these sessions have ended.
+    pub waiting_packs: u64,
+    /// The sessions that they wait for.
+    pub waiting_for: Vec<LiveSession>,
+}
+
+/// Prunes; with `dry_run` only says what it would do.
+///
+/// # Errors
+/// `Damaged` when anything is unreadable or missing: nothing was deleted. `Busy` when another prune is at work.
+/// `WrongKey`, `Storage`, `Interrupted`.
+pub fn prune(repo: &Repository, options: &PruneOptions, dry_run: bool, report: &dyn Report, cancel: &Cancel) -> Result<Plan> {
+    repo.keys.require_full("pruning")?;
+    if dry_run {
+        let survey = Survey::take(repo, None, options, report, cancel)?;
+        return Ok(survey.plan(options).0);
+    }
+    let who = Writing { host: options.host.clone(), purpose: "prune".to_owned() };
+    let reserve = repo.storage.fills_up();
+    let session = match Session::begin(repo, &who, report) {
+        Err(e) if e.kind() == Kind::Storage && reserve && repo.storage.stat(RESERVE)?.is_some() => {
+            report.warn(&format!("{e}: giving up the reserve to make room"));
+            repo.storage.delete(RESERVE)?;
+            Session::begin(repo, &who, report)?
+        }
+        other => other?,
+    };
+    let survey = Survey::take(repo, Some(session.id), options, report, cancel)?;
+    let (mut plan, unused, repack) = survey.plan(options);
+    let mut work = Work { repo, session: &session, survey: &survey, plan: &mut plan, report, cancel };
+    work.condemn_and_delete(unused)?;
+    if !repack.is_empty() {
+        work.repack(&repack, options)?;
+        work.condemn_and_delete(repack)?;
+    }
+    work.compact_index()?;
+    drop(session);
+    if reserve && repo.storage.stat(RESERVE)?.is_none() {
+        let mut bytes = vec![0; RESERVE_BYTES];
+        repo.env.fill_random(&mut bytes);
+        // Without room for it there will be room after the next prune.
+        let _ = repo.storage.put_new(RESERVE, &bytes);
+    }
+    Ok(plan)
+}
+
+/// The repository as it is, with every doubt settled.
+struct Survey<'r> {
+    indexed: Indexed<'r>,
+    snapshots: HashSet<SnapshotId>,
+    marks: Marks,
+    /// Packs that may go or be repacked: those of running sessions are left out.
+    packs: Vec<Surveyed>,
+}
+
+struct Surveyed {
+    id: PackId,
+    size: u64,
+    /// Bytes of its blobs, and of those that are needed.
+    blob_bytes: u64,
+    used_bytes: u64,
+    condemned_since: Option<u64>,
+}
+
+impl<'r> Survey<'r> {
+    /// Looks at everything, in the order that makes what is new safe: a pack in the first listing belongs to a
+    /// session that was registered before; if that session is no longer listed, its manifest is, and with the
+    /// manifest its index.
+    fn take(repo: &'r Repository, own: Option<SnapshotId>, options: &PruneOptions, report: &dyn Report, cancel: &Cancel) -> Result<Self> {
+        let listed = repo.list_packs()?;
+        let live: HashSet<SnapshotId> = live_sessions(repo, own)?.into_iter().map(|s| s.id).collect();
+        let (snapshots, ids) = all_snapshots(repo)?;
+        if snapshots.is_empty() && !listed.is_empty() && !options.allow_empty {
+            return Err(Error::new(Kind::Failed, "the repository lists no snapshot at all; nothing was deleted")
+                .hint("if that is right, say --allow-empty; if it is not, the storage does not show what it holds"));
+        }
+        let (number, generation) = repo.probe_generation()?;
+        // An unreadable generation: what it condemned was unused, so all that is unused is condemned anew.
+        let indexed = repo.index_at(number, generation.unwrap_or_default(), report)?;
+        if let Some(problem) = indexed.problems.first() {
+            return Err(refused(&problem.object, &problem.what));
+        }
+        let known = known_packs(&indexed, &listed)?;
+        let marks = mark(&indexed, &snapshots, &|_, l| listed.contains_key(&l.pack), report, cancel)?;
+        if let Some(missing) = marks.missing.first() {
+            let harmed: Vec<_> = missing.snapshots.iter().map(|s| &s[..8]).collect();
+            return Err(refused(&missing.object, &format!("{} (needed by {})", missing.what, harmed.join(", "))));
+        }
+        let since: HashMap<PackId, u64> = indexed.state.condemned.iter().map(|c| (c.pack, c.since)).collect();
+        let mut packs = Vec::new();
+        for (&id, &size) in &listed {
+            let (session, entries) = match known.get(&id) {
+                Some(session) => (*session, repo.cache.entries(&id)?),
+                None => match repo.read_pack_header(id) {
+                    Ok((_, header)) => (header.session, Vec::new()),
+                    Err(e) if e.kind() == Kind::NotFound => continue,
+                    Err(e) => return Err(refused(&object_name(id), &e.to_string())),
+                },
+            };
+            if live.contains(&session) || Some(session) == own {
+                continue;
+            }
+            let used = marks.used.get(&id);
+            let bytes = |needed: bool| entries.iter().filter(|(at, _)| !needed || used.is_some_and(|u| u.contains(at))).map(|(_, e)| u64::from(e.stored_len)).sum();
+            packs.push(Surveyed { id, size, blob_bytes: bytes(false), used_bytes: bytes(true), condemned_since: since.get(&id).copied() });
+        }
+        packs.sort_by_key(|p| p.id);
+        Ok(Self { indexed, snapshots: ids, marks, packs })
+    }
+
+    /// What to do: the plan in figures, the packs to delete, the packs to repack.
+    fn plan(&self, options: &PruneOptions) -> (Plan, Vec<PackId>, Vec<PackId>) {
+        let mut plan = Plan { packs: self.packs.len() as u64, ..Plan::default() };
+        let (mut unused, mut partly) = (Vec::new(), Vec::new());
+        for pack in &self.packs {
+            plan.bytes += pack.size;
+            plan.used_bytes += pack.used_bytes;
+            if pack.used_bytes == 0 {
+                plan.unused_packs += 1;
+                plan.unused_bytes += pack.size;
+                unused.push(pack.id);
+            } else {
+                partly.push(pack);
+            }
+        }
+        let repack = self.choose_repack(&mut partly, plan.used_bytes, options.max_unused);
+        plan.kept_unused_bytes = partly.iter().filter(|p| !repack.contains(&p.id)).map(|p| p.blob_bytes - p.used_bytes).sum();
+        plan.repack_packs = repack.len() as u64;
+        plan.repack_bytes = partly.iter().filter(|p| repack.contains(&p.id)).map(|p| p.size).sum();
+        (plan, unused, repack.into_iter().collect())
+    }
+
+    /// The wasteful first, until what is left is within bounds; and small packs, once there are many.
+    fn choose_repack(&self, partly: &mut [&Surveyed], used_bytes: u64, max_unused: MaxUnused) -> BTreeSet<PackId> {
+        let allowed = match max_unused {
+            MaxUnused::Percent(percent) => (used_bytes as f64 * percent / 100.0) as u64,
+            MaxUnused::Bytes(bytes) => bytes,
+            MaxUnused::Unlimited => u64::MAX,
+        };
+        let waste = |p: &Surveyed| p.blob_bytes - p.used_bytes;
+        // By share of waste, without floating point: a/b > c/d.
+        partly.sort_by(|a, b| (u128::from(waste(b)) * u128::from(a.size)).cmp(&(u128::from(waste(a)) * u128::from(b.size))).then(a.id.cmp(&b.id)));
+        let mut left: u64 = partly.iter().map(|p| waste(p)).sum();
+        let mut repack = BTreeSet::new();
+        for pack in partly.iter() {
+            if left <= allowed {
+                break;
+            }
+            left -= waste(pack);
+            repack.insert(pack.id);
+        }
+        let small: Vec<_> = partly.iter().filter(|p| p.size < self.indexed.repo.parameters.pack_bytes / SMALL_SHARE).collect();
+        if max_unused != MaxUnused::Unlimited && small.len() >= SMALL_PACKS_MAX {
+            repack.extend(small.iter().map(|p| p.id));
+        }
+        // A pack that was condemned and is needed again is not worth special care: it is copied like the others.
+        repack.extend(partly.iter().filter(|p| p.condemned_since.is_some()).map(|p| p.id));
+        repack
+    }
+}
+
+fn refused(object: &str, what: &str) -> Error {
+    Error::new(Kind::Damaged, format!("prune refused, nothing was deleted: {object}: {what}"))
+        .hint("`alluvium check` tells the extent; `alluvium repair index` mends the index; a snapshot that is lost can be forgotten by its id")
+}
+
+/// Every snapshot, or a refusal: of an unreadable manifest, and of a listing that lacks manifests which exist.
+fn all_snapshots(repo: &Repository) -> Result<(Vec<Snapshot>, HashSet<SnapshotId>)> {
+    let remembered = repo.cache.manifests()?;
+    let listed = repo.list_snapshots()?;
+    for id in remembered.difference(&listed) {
+        let name = manifest::object_name(*id);
+        if repo.storage.stat(&name)?.is_some() {
+            return Err(refused(&name, "exists, but the storage does not list it: its listing is incomplete"));
+        }
+    }
+    let (snapshots, unreadable) = repo.snapshots()?;
+    if let Some((id, error)) = unreadable.first() {
+        return Err(refused(&manifest::object_name(*id), &error.to_string()));
+    }
+    let ids: HashSet<SnapshotId> = snapshots.iter().map(|s| s.id).collect();
+    // Two listings, at two times, of something that only this or another forget may shorten.
+    if let Some(lost) = listed.difference(&repo.list_snapshots()?).find(|id| matches!(repo.storage.stat(&manifest::object_name(**id)), Ok(Some(_)))) {
+        return Err(refused(&manifest::object_name(*lost), "is listed at one time and not at another"));
+    }
+    Ok((snapshots, ids))
+}
+
+/// The indexed packs with their sessions, or a refusal when one is missing or has another size.
+fn known_packs(indexed: &Indexed<'_>, listed: &HashMap<PackId, u64>) -> Result<HashMap<PackId, SnapshotId>> {
+    let mut known = HashMap::new();
+    for pack in indexed.repo.cache.packs()? {
+        match listed.get(&pack.id) {
+            Some(&size) if size == pack.size => {}
+            // Deleted by a prune that was interrupted before it could say so, or never whole and set aside by a check.
+            None if indexed.is_condemned(pack.id) => continue,
+            found => {
+                let name = object_name(pack.id);
+                let there = indexed.repo.storage.stat(&name)?;
+                let what = match found {
+                    None if there.is_some() => "exists, but the storage does not list it: its listing is incomplete".to_owned(),
+                    None => "is missing".to_owned(),
+                    Some(size) => format!("has {size} bytes, the index says {}", pack.size),
+                };
+                return Err(refused(&name, &what));
+            }
+        }
+        known.insert(pack.id, pack.session);
+    }
+    Ok(known)
+}
+
+/// A prune under way.
+struct Work<'w, 'r> {
+    repo: &'r Repository,
+    session: &'w Session<'r>,
+    survey: &'w Survey<'r>,
+    plan: &'w mut Plan,
+    report: &'w dyn Report,
+    cancel: &'w Cancel,
+}
+
+impl Work<'_, '_> {
+    /// Condemns `packs` and deletes those that no running session may rely on.
+    fn condemn_and_delete(&mut self, packs: Vec<PackId>) -> Result<()> {
+        self.cancel.check()?;
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let (number, state) = self.repo.probe_generation()?;
+        let readable = state.is_ok();
+        let mut state = state.unwrap_or_default();
+        let sizes: HashMap<PackId, u64> = self.survey.packs.iter().map(|p| (p.id, p.size)).collect();
+        let is_gone = |pack: PackId| -> Result<bool> { Ok(self.repo.storage.stat(&object_name(pack))?.is_none()) };
+        // A pack that was condemned once stays condemned until it is gone: another prune may be about to
+        // delete it, so nobody may ever rely on it again. What turns out to be needed is repacked.
+        let mut condemned = Vec::new();
+        for before in state.condemned.drain(..) {
+            if !is_gone(before.pack)? {
+                condemned.push(before);
+            }
+        }
+        let known: HashSet<PackId> = condemned.iter().map(|c| c.pack).collect();
+        let new = packs.iter().filter(|pack| !known.contains(pack));
+        condemned.extend(new.map(|&pack| Condemned { pack, size: sizes[&pack], since: number + 1 }));
+        let mut distrusted = Vec::new();
+        for entry in state.distrusted {
+            if !is_gone(entry.pack)? {
+                distrusted.push(entry);
+            }
+        }
+        let current = if readable && condemned.len() == known.len() {
+            number
+        } else {
+            self.repo.publish_generation(number + 1, &Generation { condemned: condemned.clone(), distrusted })?;
+            // Only the newest counts; the one before stays for the curious.
+            if number > 1 {
+                self.repo.storage.delete(&generation_name(number - 1))?;
+            }
+            number + 1
+        };
+        let candidates: HashSet<PackId> = packs.into_iter().collect();
+        condemned.retain(|c| candidates.contains(&c.pack));
+        self.delete_condemned(&condemned, current)
+    }
+
+    /// Deletes the condemned packs that every running session knows to be condemned and no snapshot needs.
+    fn delete_condemned(&mut self, condemned: &[Condemned], generation: u64) -> Result<()> {
+        let live = end_dead_sessions(self.repo, self.session.id)?;
+        let known_to_all = live.iter().map(|s| s.generation).min().unwrap_or(generation);
+        let (ready, waiting): (Vec<&Condemned>, Vec<&Condemned>) = condemned.iter().partition(|c| c.since <= known_to_all);
+        self.plan.waiting_packs += waiting.len() as u64;
+        if !waiting.is_empty() {
+            self.plan.waiting_for = live.into_iter().filter(|s| waiting.iter().any(|c| s.generation < c.since)).collect();
+        }
+        // The sessions that have ended since the survey may have published what needs a condemned pack.
+        let (snapshots, _) = all_snapshots(self.repo)?;
+        let new: Vec<Snapshot> = snapshots.into_iter().filter(|s| !self.survey.snapshots.contains(&s.id)).collect();
+        let mut rescued = HashSet::new();
+        if !new.is_empty() {
+            let indexed = self.repo.index(self.report)?;
+            let marks = mark(&indexed, &new, &|_, _| true, self.report, self.cancel)?;
+            if let Some(missing) = marks.missing.first() {
+                return Err(refused(&missing.object, &missing.what));
+            }
+            rescued.extend(marks.used.into_keys());
+        }
+        let doomed: HashMap<PackId, u64> = ready.into_iter().filter(|c| !rescued.contains(&c.pack)).map(|c| (c.pack, c.size)).collect();
+        self.cancel.check()?;
+        self.rewrite_index(&doomed)?;
+        self.report.task("Deleting packs", Some(doomed.len() as u64));
+        for (done, (pack, size)) in doomed.iter().enumerate() {
+            self.repo.storage.delete(&object_name(*pack))?;
+            self.report.count(Counter::Deleted, 1);
+            self.report.progress(done as u64 + 1);
+            self.plan.deleted_packs += 1;
+            self.plan.deleted_bytes += size;
+        }
+        Ok(())
+    }
+
+    /// Takes packs out of the index: new index objects first, proven, then the old ones go.
+    fn rewrite_index(&mut self, doomed: &HashMap<PackId, u64>) -> Result<()> {
+        if doomed.is_empty() {
+            return Ok(());
+        }
+        self.replace_index_objects(|object| object.packs.iter().any(|p| doomed.contains_key(&p.id)), doomed)
+    }
+
+    /// Many small index objects become few.
+    fn compact_index(&mut self) -> Result<()> {
+        if self.repo.list_index()?.len() <= INDEX_OBJECTS_MAX {
+            return Ok(());
+        }
+        self.replace_index_objects(|object| object.packs.len() < PACKS_PER_INDEX / 2, &HashMap::new())
+    }
+
+    fn replace_index_objects(&mut self, choose: impl Fn(&IndexObject) -> bool, without: &HashMap<PackId, u64>) -> Result<()> {
+        let mut old: Vec<(IndexId, IndexObject)> = Vec::new();
+        for id in self.repo.list_index()? {
+            match self.repo.read_index_object(id) {
+                Ok(object) if choose(&object) => old.push((id, object)),
+                Ok(_) => {}
+                Err(e) if e.kind() == Kind::NotFound => {}
+                Err(e) => return Err(refused(&index_name(id), &e.to_string())),
+            }
+        }
+        replace(self.repo, &old, &|pack| !without.contains_key(pack), self.report)
+    }
+
+    /// Stores what is used of `packs` again, in packs of this session.
+    fn repack(&mut self, packs: &[PackId], options: &PruneOptions) -> Result<()> {
+        let indexed = &self.survey.indexed;
+        let reader = Reader::new(indexed)?;
+        self.report.task("Repacking", Some(packs.len() as u64));
+        let used_entries = |pack: &PackId| -> Result<Vec<BlobEntry>> {
+            let used = self.survey.marks.used.get(pack);
+            Ok(self.repo.cache.entries(pack)?.into_iter().filter(|(at, _)| used.is_some_and(|u| u.contains(at))).map(|(_, e)| e).collect())
+        };
+        write(self.session, options.write, self.report, self.cancel, |writer| {
+            for (done, pack) in packs.iter().enumerate() {
+                for entry in used_entries(pack)? {
+                    self.cancel.check()?;
+                    writer.store_again(entry.id, reader.blob(&entry.id)?)?;
+                }
+                self.report.progress(done as u64 + 1);
+            }
+            Ok(())
+        })?;
+        // Every used blob now has a copy outside the packs that are to go, or they stay.
+        let going: HashSet<PackId> = packs.iter().copied().collect();
+        for pack in packs {
+            for entry in used_entries(pack)? {
+                if self.repo.cache.lookup(&entry.id, &|l| !going.contains(&l.pack))?.is_none() {
+                    return Err(refused(&object_name(*pack), &format!("chunk {} was repacked and can't be found", entry.id)));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Replaces index objects by new ones with the packs that `keep` lets through. Rule I7: the new ones are read
+/// back from the storage and proven to list all that must stay, before an old one goes. The cache
+/// forgets the old ones before the storage does.
+///
+/// # Errors
+/// `Damaged` when the proof fails, `Storage`.
+pub fn replace(repo: &Repository, old: &[(IndexId, IndexObject)], keep: &dyn Fn(&PackId) -> bool, report: &dyn Report) -> Result<()> {
+    let mut packs: HashMap<PackId, &IndexedPack> = HashMap::new();
+    let mut keys = HashMap::new();
+    for (_, object) in old {
+        keys.extend(object.keys.iter().map(|k| (k.id, k)));
+        packs.extend(object.packs.iter().filter(|p| keep(&p.id)).map(|p| (p.id, p)));
+    }
+    let mut staying: Vec<&IndexedPack> = packs.values().copied().collect();
+    staying.sort_by_key(|p| p.id);
+    let ids: Vec<IndexId> = old.iter().map(|(id, _)| *id).collect();
+    let mut proven: HashMap<PackId, IndexedPack> = HashMap::new();
+    for group in staying.chunks(PACKS_PER_INDEX) {
+        let used: BTreeSet<_> = group.iter().map(|p| p.key).collect();
+        let object = IndexObject {
+            supersedes: ids.clone(),
+            keys: used.iter().map(|id| (*keys[id]).clone()).collect(),
+            packs: group.iter().map(|p| (*p).clone()).collect(),
+        };
+        let id = repo.publish_index(&object)?;
+        proven.extend(repo.read_index_object(id)?.packs.into_iter().map(|p| (p.id, p)));
+    }
+    if let Some(lost) = staying.iter().find(|p| proven.get(&p.id) != Some(p)) {
+        return Err(refused(&object_name(lost.id), "the new index does not cover it"));
+    }
+    repo.cache.remove(&ids)?;
+    for id in ids {
+        repo.storage.delete(&index_name(id))?;
+        report.count(Counter::Deleted, 1);
+    }
+    Ok(())
+}

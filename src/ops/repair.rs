@@ -1,0 +1,160 @@
+//! `repair index`: makes the index anew where it is damaged or wrong, from what the packs say of themselves.
+//!
+//! Sound index entries stay. Packs that no sound index object lists are read (header and trailer) and listed;
+//! entries of packs that are gone or broken are dropped, so that the next snapshot stores their data again.
+//! Nothing but index objects is ever removed, and those only after what replaces them is durable and proven.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Serialize;
+
+use crate::env::Cancel;
+use crate::error::{Kind, Result};
+use crate::format::coordination::{Condemned, Generation};
+use crate::format::index::{IndexObject, object_name as index_name};
+use crate::format::pack::object_name;
+use crate::id::{IndexId, PackId};
+use crate::report::{Counter, Problem, Report};
+use crate::repo::Repository;
+
+use super::mark::mark;
+use super::prune::replace;
+
+/// What a repair did.
+#[derive(Debug, Default, Serialize)]
+pub struct Repaired {
+    /// Packs that are listed now and were not before.
+    pub packs_added: u64,
+    /// Packs that were listed and are gone or broken.
+    pub packs_dropped: u64,
+    /// Index objects that could not be read and were replaced.
+    pub index_objects_replaced: u64,
+    /// True when an unreadable generation was replaced.
+    pub generation_replaced: bool,
+    /// What could not be mended.
+    pub problems: Vec<Problem>,
+}
+
+/// Repairs the index.
+///
+/// # Errors
+/// `WrongKey` from a write-only slot, `Storage`, `Interrupted`.
+pub fn repair_index(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> Result<Repaired> {
+    repo.keys.require_full("repairing the index")?;
+    repo.cache.invalidate()?;
+    let mut repaired = Repaired::default();
+    let (mut sound, mut broken): (Vec<(IndexId, IndexObject)>, Vec<IndexId>) = (Vec::new(), Vec::new());
+    for id in repo.list_index()? {
+        match repo.read_index_object(id) {
+            Ok(object) => sound.push((id, object)),
+            Err(e) if e.kind() == Kind::Damaged => broken.push(id),
+            Err(e) if e.kind() == Kind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    let (number, state) = repo.probe_generation()?;
+    // A condemned pack may be taken out of the index and about to be deleted: it is not brought back.
+    let condemned: HashSet<PackId> = state.iter().flat_map(|s| &s.condemned).map(|c| c.pack).collect();
+    let listed = repo.list_packs()?;
+    let added = read_unlisted(repo, &sound, &listed, &condemned, &mut repaired, report, cancel)?;
+    repaired.packs_added = added.packs.len() as u64;
+    if !added.packs.is_empty() {
+        repo.publish_index(&added)?;
+    }
+    drop_lost(repo, sound, &listed, &condemned, &mut repaired, report)?;
+    // Everything that a broken index object could have listed and that still exists was just read from the
+    // packs themselves. Where a pack could not be read, the broken object would not have helped either.
+    for id in broken {
+        repo.storage.delete(&index_name(id))?;
+        repaired.index_objects_replaced += 1;
+        report.count(Counter::Deleted, 1);
+    }
+    if state.is_err() {
+        replace_generation(repo, number + 1, &listed, report, cancel)?;
+        repaired.generation_replaced = true;
+    }
+    repo.cache.invalidate()?;
+    let indexed = repo.index(report)?;
+    repaired.problems.extend(indexed.problems.iter().cloned());
+    Ok(repaired)
+}
+
+/// Packs that no sound index object lists, as they describe themselves.
+fn read_unlisted(
+    repo: &Repository,
+    sound: &[(IndexId, IndexObject)],
+    listed: &HashMap<PackId, u64>,
+    condemned: &HashSet<PackId>,
+    repaired: &mut Repaired,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<IndexObject> {
+    let known: HashSet<PackId> = sound.iter().flat_map(|(_, o)| &o.packs).map(|p| p.id).collect();
+    let mut unlisted: Vec<_> = listed.iter().filter(|(id, _)| !known.contains(id) && !condemned.contains(id)).collect();
+    unlisted.sort();
+    report.task("Reading packs", Some(unlisted.len() as u64));
+    let mut object = IndexObject::default();
+    for (done, (&id, &size)) in unlisted.into_iter().enumerate() {
+        cancel.check()?;
+        match repo.read_pack(id, size) {
+            Ok(read) => {
+                if !object.keys.iter().any(|k| k.id == read.key.id) {
+                    object.keys.push(read.key);
+                }
+                object.packs.push(read.indexed);
+            }
+            Err(e) if e.kind() == Kind::Damaged => {
+                repaired.problems.push(Problem { object: object_name(id), what: e.to_string(), snapshots: Vec::new() });
+            }
+            Err(e) if e.kind() == Kind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        report.progress(done as u64 + 1);
+    }
+    Ok(object)
+}
+
+/// Drops packs that are gone, or whose trailer no longer agrees, from the sound index objects.
+fn drop_lost(
+    repo: &Repository,
+    sound: Vec<(IndexId, IndexObject)>,
+    listed: &HashMap<PackId, u64>,
+    condemned: &HashSet<PackId>,
+    repaired: &mut Repaired,
+    report: &dyn Report,
+) -> Result<()> {
+    let mut lost: HashSet<PackId> = HashSet::new();
+    for pack in sound.iter().flat_map(|(_, o)| &o.packs).filter(|p| !condemned.contains(&p.id)) {
+        let what = match listed.get(&pack.id) {
+            // A listing may be incomplete; that must not cost an entry.
+            None if repo.storage.stat(&object_name(pack.id))?.is_some() => continue,
+            None => "is missing".to_owned(),
+            Some(&size) => match repo.read_pack(pack.id, size) {
+                Ok(read) if read.indexed == *pack => continue,
+                Ok(_) => "its trailer lists other blobs than the index did".to_owned(),
+                Err(e) if e.kind() == Kind::Damaged => e.to_string(),
+                Err(e) => return Err(e),
+            },
+        };
+        if lost.insert(pack.id) {
+            repaired.packs_dropped += 1;
+            let what = format!("{what}; taken out of the index, so that its data is stored again");
+            repaired.problems.push(Problem { object: object_name(pack.id), what, snapshots: Vec::new() });
+        }
+    }
+    let harmed: Vec<_> = sound.into_iter().filter(|(_, o)| o.packs.iter().any(|p| lost.contains(&p.id))).collect();
+    if harmed.is_empty() { Ok(()) } else { replace(repo, &harmed, &|pack| !lost.contains(pack), report) }
+}
+
+/// A generation that can't be read may have condemned any pack that nobody needs: so all of those are
+/// condemned anew.
+fn replace_generation(repo: &Repository, number: u64, listed: &HashMap<PackId, u64>, report: &dyn Report, cancel: &Cancel) -> Result<()> {
+    repo.cache.invalidate()?;
+    let indexed = repo.index_at(number, Generation::default(), report)?;
+    let (snapshots, _) = repo.snapshots()?;
+    let marks = mark(&indexed, &snapshots, &|_, _| true, report, cancel)?;
+    let unneeded = listed.iter().filter(|(id, _)| !marks.used.contains_key(id));
+    let mut condemned: Vec<_> = unneeded.map(|(&pack, &size)| Condemned { pack, size, since: number }).collect();
+    condemned.sort_by_key(|c| c.pack);
+    repo.publish_generation(number, &Generation { condemned, distrusted: Vec::new() })
+}

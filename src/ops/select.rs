@@ -1,0 +1,96 @@
+//! What people call a snapshot: `latest`, a source's name, `NAME@TIME`, the beginning of an id, each
+//! with `:PART` behind it where a part is meant.
+
+use jiff::civil::{Date, DateTime, Time};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+
+use crate::error::{Error, Kind, Result};
+use crate::format::manifest::{Part, PartKind};
+use crate::repo::snapshots::Snapshot;
+
+/// Fewest digits of an id that name a snapshot.
+const ID_DIGITS_MIN: usize = 4;
+
+/// The snapshot that `text` names, among `snapshots` (newest first).
+///
+/// # Errors
+/// `NotFound`; `Usage` when several ids begin so.
+pub fn snapshot<'s>(snapshots: &'s [Snapshot], text: &str, zone: &TimeZone) -> Result<&'s Snapshot> {
+    let newest = |name: &str, until: Timestamp| snapshots.iter().find(|s| s.manifest.source == name && s.manifest.time <= until);
+    if text == "latest" {
+        return snapshots.first().ok_or_else(|| Error::new(Kind::NotFound, "the repository holds no snapshot yet"));
+    }
+    if let Some(found) = newest(text, Timestamp::MAX) {
+        return Ok(found);
+    }
+    if let Some((name, time)) = text.rsplit_once('@')
+        && let Some(until) = parse_time(time, zone)
+    {
+        return newest(name, until)
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("no snapshot of `{name}` at or before {until}")).hint("`alluvium snapshots` lists what there is"));
+    }
+    let matching: Vec<_> = if text.len() >= ID_DIGITS_MIN { snapshots.iter().filter(|s| s.id.to_string().starts_with(text)).collect() } else { Vec::new() };
+    match matching[..] {
+        [found] => Ok(found),
+        [] => Err(Error::new(Kind::NotFound, format!("no snapshot is called `{text}`"))
+            .hint("say `latest`, a source's name, NAME@TIME, or the beginning of an id; `alluvium snapshots` lists them")),
+        _ => Err(Error::new(Kind::Usage, format!("{} snapshots have ids that begin with `{text}`", matching.len())).hint("give more digits")),
+    }
+}
+
+/// The snapshot and, behind a colon, the part that `text` names. The longest beginning that names a
+/// snapshot wins, since times hold colons too.
+///
+/// # Errors
+/// As [`snapshot`]; `NotFound` for an unknown part.
+pub fn snapshot_and_part<'s>(snapshots: &'s [Snapshot], text: &str, zone: &TimeZone) -> Result<(&'s Snapshot, Option<&'s Part>)> {
+    let whole = snapshot(snapshots, text, zone);
+    if whole.is_ok() {
+        return whole.map(|s| (s, None));
+    }
+    for (colon, _) in text.rmatch_indices(':') {
+        let (name, part) = (&text[..colon], &text[colon + 1..]);
+        if let Ok(found) = snapshot(snapshots, name, zone) {
+            let part = found.manifest.parts.iter().find(|p| p.name == part).ok_or_else(|| {
+                Error::new(Kind::NotFound, format!("snapshot {} has no part `{part}`", short(found))).hint("`alluvium ls SNAP` lists its parts")
+            })?;
+            return Ok((found, Some(part)));
+        }
+    }
+    whole.map(|s| (s, None))
+}
+
+/// An id as people read it.
+pub fn short(snapshot: &Snapshot) -> String {
+    snapshot.id.to_string()[..8].to_owned()
+}
+
+/// The one stream or file that a snapshot holds.
+///
+/// # Errors
+/// `Usage` when it holds several.
+pub fn only_part(snapshot: &Snapshot) -> Result<&Part> {
+    let mut data = snapshot.manifest.parts.iter().filter(|p| matches!(p.kind, PartKind::Stream | PartKind::File { .. }));
+    match (data.next(), data.next()) {
+        (Some(part), None) => Ok(part),
+        _ => Err(Error::new(Kind::Usage, format!("snapshot {} holds {} parts; only one can go to standard output", short(snapshot), snapshot.manifest.parts.len()))
+            .hint("name one (SNAP:PART), or restore into a folder with -o")),
+    }
+}
+
+/// A time as people write it: RFC 3339 (`2026-11-22T02:00:00Z`), or a date with or without a time of day in
+/// `zone`. A date alone means its end: "the newest of that day".
+pub fn parse_time(text: &str, zone: &TimeZone) -> Option<Timestamp> {
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Some(time);
+    }
+    if let Ok(date) = text.parse::<Date>()
+        && text.len() <= "2026-11-22".len()
+    {
+        let end = Time::MAX.to_datetime(date);
+        return end.to_zoned(zone.clone()).ok().map(|z: Zoned| z.timestamp());
+    }
+    let civil: DateTime = text.replacen(' ', "T", 1).parse().ok()?;
+    civil.to_zoned(zone.clone()).ok().map(|z| z.timestamp())
+}

@@ -1,0 +1,324 @@
+//! `snapshot`: a stream, a command's output, or files become one snapshot.
+//!
+//! ```text
+//! begin session -> predict from the predecessor -> store -> judge the source -> publish
+//! ```
+//!
+//! The source is judged before anything is published: a command that failed, a dump without its end, an
+//! empty stream never become a snapshot. What they had stored is garbage, and what a later
+//! success deduplicates against.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+
+use crate::env::Cancel;
+use crate::error::{Error, Kind, Result};
+use crate::format::keyslot::SlotKind;
+use crate::format::limits::NAME_BYTES_MAX;
+use crate::format::manifest::{Digest, Header, Manifest, Part, PartKind, SourceKind, Stored};
+use crate::format::recipe::Recipe;
+use crate::id::SnapshotId;
+use crate::report::{Counter, Problem, Report};
+use crate::repo::Repository;
+use crate::repo::predict::Prediction;
+use crate::repo::publish::publish;
+use crate::repo::reader::Reader;
+use crate::repo::session::{Session, Writing};
+use crate::repo::writer::{StoredStream, WriteOptions, Writer, write};
+use crate::source::command::Command;
+use crate::source::files::{self, Found, FoundKind};
+use crate::source::pipe::Pipe;
+use crate::source::sniff::sniff;
+use crate::source::verdict::judge;
+use crate::source::watch::Watched;
+
+/// What is backed up.
+pub enum Source {
+    /// A stream that somebody else produces.
+    Stream(File),
+    /// A command that alluvium runs and judges: program and arguments.
+    Command(Vec<String>),
+    /// Files and folders.
+    Files(Vec<PathBuf>),
+}
+
+/// How.
+#[derive(Clone, Debug)]
+pub struct SnapshotOptions {
+    /// The source's name.
+    pub name: String,
+    /// This host's name.
+    pub host: String,
+    /// The source's time zone, for the record.
+    pub zone: String,
+    /// Labels.
+    pub tags: BTreeSet<String>,
+    /// Memory and compression.
+    pub write: WriteOptions,
+    /// A stream far smaller than its predecessor is all right.
+    pub allow_shrink: bool,
+}
+
+/// What came of it.
+#[derive(Debug, serde::Serialize)]
+pub struct Taken {
+    /// The snapshot.
+    pub id: SnapshotId,
+    /// Its source.
+    pub source: String,
+    /// When it was begun.
+    pub time: Timestamp,
+    /// Plain bytes.
+    pub bytes: u64,
+    /// What storing it took.
+    pub stored: Stored,
+    /// The predecessor.
+    pub previous: Option<SnapshotId>,
+    /// The predecessor's length, when this one is far smaller.
+    pub shrunk_from: Option<u64>,
+    /// Parts that could not be read; the snapshot lacks them.
+    pub left_out: u64,
+}
+
+/// A snapshot below this share of its predecessor is flagged.
+const SHRUNK_BELOW: f64 = 0.5;
+
+/// Takes a snapshot.
+///
+/// # Errors
+/// `Source` when the data is not to be trusted, `Usage`, `Interrupted`, `Busy`, `Damaged`, `Storage`. In every case
+/// nothing was published.
+pub fn snapshot(repo: &Repository, source: Source, options: &SnapshotOptions, report: &dyn Report, cancel: &Cancel) -> Result<Taken> {
+    check_names(options)?;
+    let time = repo.env.now();
+    let session = Session::begin(repo, &Writing { host: options.host.clone(), purpose: "snapshot".to_owned() }, report)?;
+    for problem in &session.indexed.problems {
+        report.problem(problem.clone());
+    }
+    let series = repo.keys.hasher.series(&options.host, &options.name);
+    let previous = predecessor(repo, &series, time, report)?;
+    let gathered = gather(&session, source, options, previous.as_ref(), report, cancel)?;
+    let Gathered { kind, whole, parts, mut stored, left_out } = gathered;
+    stored.stored_bytes = session.written_bytes();
+
+    let bytes = parts.iter().map(|p| p.digest.bytes).sum();
+    let before = previous.as_ref().map(|(_, header)| header.bytes);
+    let shrunk_from = before.filter(|&before| !options.allow_shrink && (bytes as f64) < before as f64 * SHRUNK_BELOW);
+    if let Some(before) = shrunk_from {
+        report.warn(&format!(
+            "`{}` has {bytes} bytes, the snapshot before it had {before}: stored, and flagged. If this is right, say --allow-shrink",
+            options.name
+        ));
+    }
+    let previous = previous.map(|(id, _)| id);
+    let header = Header { time, series, bytes, previous };
+    let manifest = Manifest {
+        time,
+        finished: repo.env.now(),
+        zone: options.zone.clone(),
+        source: options.name.clone(),
+        kind,
+        host: options.host.clone(),
+        tags: options.tags.clone(),
+        previous,
+        generation: 0,
+        tool: format!("alluvium {}", env!("CARGO_PKG_VERSION")),
+        whole,
+        parts,
+        stored,
+        shrunk_from,
+    };
+    let id = publish(session, &header, manifest, options.write, report, cancel)?;
+    report.count(Counter::FilterMisses, repo.cache.filter_misses());
+    Ok(Taken { id, source: options.name.clone(), time, bytes, stored, previous, shrunk_from, left_out })
+}
+
+fn check_names(options: &SnapshotOptions) -> Result<()> {
+    let name = &options.name;
+    let bad = |what: &str| Err(Error::new(Kind::Usage, format!("the source's name `{}` {what}", name.escape_debug())));
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        return bad("is empty or too long");
+    }
+    if name == "latest" || name.contains('@') {
+        return bad("would be taken for something else: `latest` and `@` have a meaning where a snapshot is named");
+    }
+    if options.tags.iter().any(|tag| tag.is_empty() || tag.contains(',') || tag.len() > NAME_BYTES_MAX) {
+        return Err(Error::new(Kind::Usage, "a tag is empty, too long, or holds a comma"));
+    }
+    Ok(())
+}
+
+/// The newest snapshot of the same host and source that is not in the future.
+fn predecessor(repo: &Repository, series: &[u8; 32], now: Timestamp, report: &dyn Report) -> Result<Option<(SnapshotId, Header)>> {
+    let (headers, unreadable) = repo.headers()?;
+    for (id, error) in unreadable {
+        report.problem(Problem { object: crate::format::manifest::object_name(id), what: error.to_string(), snapshots: vec![id.to_string()] });
+    }
+    Ok(headers.into_iter().filter(|(_, h)| h.series == *series && h.time <= now).max_by_key(|(id, h)| (h.time, *id)))
+}
+
+/// A source's data, stored and judged.
+struct Gathered {
+    kind: SourceKind,
+    whole: Option<Digest>,
+    parts: Vec<Part>,
+    stored: Stored,
+    left_out: u64,
+}
+
+fn gather(
+    session: &Session<'_>,
+    source: Source,
+    options: &SnapshotOptions,
+    previous: Option<&(SnapshotId, Header)>,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Gathered> {
+    let before = Before::read(session, previous, report)?;
+    match source {
+        Source::Stream(file) => {
+            let known = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|m| m.len());
+            report.task(&options.name, known.or(previous.map(|(_, h)| h.bytes)));
+            let (stored, stats) = write(session, options.write, report, cancel, |writer| {
+                let stored = store_stream(writer, Pipe::new(file, cancel)?, &before, report)?;
+                Ok((stored, writer.stored()))
+            })?;
+            Ok(Gathered::stream(SourceKind::Stream, &options.name, stored, stats))
+        }
+        Source::Command(argv) => {
+            report.task(&options.name, previous.map(|(_, h)| h.bytes));
+            let program = argv.first().cloned().unwrap_or_default();
+            let (stored, stats) = write(session, options.write, report, cancel, |writer| {
+                // Dropped on every failure, which kills the command: a failing repository leaves nothing hanging.
+                let mut running = Command::spawn(&argv, cancel)?;
+                let mut watched = Watched::new(running.output());
+                let stored = writer.store(&mut watched, before.prediction(0)).map_err(|e| e.during(format!("`{program}`")));
+                let (head, tail, bytes) = watched.into_parts();
+                let stored = stored?;
+                running.finish()?;
+                judge(&head, &tail, bytes)?;
+                warn_opaque(&head, report);
+                Ok((stored, writer.stored()))
+            })?;
+            let program = PathBuf::from(program).file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+            Ok(Gathered::stream(SourceKind::Command { program }, &options.name, stored, stats))
+        }
+        Source::Files(paths) => {
+            let found = files::walk(&paths, report)?;
+            let total = found.iter().map(|f| if let FoundKind::File { bytes, .. } = f.kind { bytes } else { 0 }).sum();
+            report.task(&options.name, Some(total));
+            write(session, options.write, report, cancel, |writer| {
+                let (mut parts, mut left_out) = (Vec::new(), 0);
+                for found in found {
+                    match store_found(writer, &found, &before, report)? {
+                        Some(part) => parts.push(part),
+                        None => left_out += 1,
+                    }
+                }
+                if parts.is_empty() {
+                    return Err(Error::new(Kind::Source, "there is nothing to back up: no file could be read"));
+                }
+                Ok(Gathered { kind: SourceKind::Files, whole: None, parts, stored: writer.stored(), left_out })
+            })
+        }
+    }
+}
+
+impl Gathered {
+    fn stream(kind: SourceKind, name: &str, stored: StoredStream, stats: Stored) -> Self {
+        let part = Part { name: name.to_owned(), kind: PartKind::Stream, digest: stored.digest, recipe: stored.recipe };
+        Self { kind, whole: Some(stored.digest), parts: vec![part], stored: stats, left_out: 0 }
+    }
+}
+
+fn store_stream(writer: &mut Writer<'_>, input: impl Read + Send, before: &Before<'_>, report: &dyn Report) -> Result<StoredStream> {
+    let mut watched = Watched::new(input);
+    let stored = writer.store(&mut watched, before.prediction(0))?;
+    let (head, tail, bytes) = watched.into_parts();
+    judge(&head, &tail, bytes)?;
+    warn_opaque(&head, report);
+    Ok(stored)
+}
+
+/// Says when the data can't deduplicate, and what to do about it.
+fn warn_opaque(head: &[u8], report: &dyn Report) {
+    if let Some(opaque) = sniff(head) {
+        report.warn(&format!("the data is {}: {}", opaque.what, opaque.advice));
+    }
+}
+
+/// Stores one thing that a walk found; `None` when it could not be read, which was told as a problem.
+fn store_found(writer: &mut Writer<'_>, found: &Found, before: &Before<'_>, report: &dyn Report) -> Result<Option<Part>> {
+    let nothing = Digest { bytes: 0, blake3: *blake3_of_nothing() };
+    let (kind, digest, recipe) = match &found.kind {
+        FoundKind::Folder { mode } => (PartKind::Folder { mode: *mode }, nothing, Recipe::default()),
+        FoundKind::Link { target } => (PartKind::Link { target: target.clone() }, nothing, Recipe::default()),
+        FoundKind::File { mode, modified, .. } => {
+            let mut watched = match File::open(&found.path) {
+                Ok(file) => Watched::new(file),
+                Err(e) => {
+                    report.problem(Problem { object: found.path.display().to_string(), what: format!("could not be opened, left out: {e}"), snapshots: Vec::new() });
+                    return Ok(None);
+                }
+            };
+            let stored = match writer.store(&mut watched, before.prediction_of(&found.name)) {
+                Ok(stored) => stored,
+                Err(e) if e.kind() == Kind::Source => {
+                    let cause = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
+                    report.problem(Problem { object: found.path.display().to_string(), what: format!("could not be read, left out: {cause}"), snapshots: Vec::new() });
+                    return Ok(None);
+                }
+                Err(e) => return Err(e),
+            };
+            let (head, _, _) = watched.into_parts();
+            if let Some(warning) = files::looks_live(&found.path, &head) {
+                report.warn(&warning);
+            }
+            (PartKind::File { mode: *mode, modified: *modified }, stored.digest, stored.recipe)
+        }
+    };
+    Ok(Some(Part { name: found.name.clone(), kind, digest, recipe }))
+}
+
+fn blake3_of_nothing() -> &'static [u8; 32] {
+    static DIGEST: std::sync::OnceLock<[u8; 32]> = std::sync::OnceLock::new();
+    DIGEST.get_or_init(|| crate::transform::hash::stream_digest(b""))
+}
+
+/// The previous snapshot's recipes, for prediction; nothing for the first snapshot and for a
+/// write-only key, which can't read them.
+struct Before<'s> {
+    read: Option<(Reader<'s>, Manifest)>,
+}
+
+impl<'s> Before<'s> {
+    fn read(session: &'s Session<'s>, previous: Option<&(SnapshotId, Header)>, report: &dyn Report) -> Result<Self> {
+        let repo = session.repo();
+        let Some((id, _)) = previous.filter(|_| repo.keys.kind() == SlotKind::Full) else {
+            return Ok(Self { read: None });
+        };
+        match repo.snapshot(*id) {
+            Ok(snapshot) => Ok(Self { read: Some((Reader::new(&session.indexed)?, snapshot.manifest)) }),
+            // Not needed to take a snapshot; check says what is wrong with it.
+            Err(e) => {
+                report.warn(&format!("the previous snapshot can't be read ({e}): this one is cut without its help"));
+                Ok(Self { read: None })
+            }
+        }
+    }
+
+    fn prediction(&self, part: usize) -> Option<Prediction<'_>> {
+        let (reader, manifest) = self.read.as_ref()?;
+        Some(Prediction::new(reader.entries(&manifest.parts.get(part)?.recipe)))
+    }
+
+    fn prediction_of(&self, name: &str) -> Option<Prediction<'_>> {
+        let (_, manifest) = self.read.as_ref()?;
+        // Parts are sorted by name for files, but a manifest is only trusted to be whole, not sorted.
+        self.prediction(manifest.parts.iter().position(|p| p.name == name)?)
+    }
+}

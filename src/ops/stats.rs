@@ -1,0 +1,64 @@
+//! `stats`: what the repository holds and what it saves.
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::report::Report;
+use crate::repo::Repository;
+
+/// Totals.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Stats {
+    /// Snapshots.
+    pub snapshots: u64,
+    /// Distinct sources, by host and name.
+    pub sources: u64,
+    /// Plain bytes of all snapshots, as if each were stored by itself.
+    pub snapshot_bytes: u64,
+    /// Distinct chunks stored.
+    pub chunks: u64,
+    /// Plain bytes of those.
+    pub chunk_bytes: u64,
+    /// Packs.
+    pub packs: u64,
+    /// Bytes of all packs.
+    pub pack_bytes: u64,
+    /// `snapshot_bytes / chunk_bytes`.
+    pub deduplication: f64,
+    /// `chunk_bytes / pack_bytes`.
+    pub compression: f64,
+}
+
+/// Adds up.
+///
+/// # Errors
+/// `Damaged`, `WrongKey`, `Storage`.
+pub fn stats(repo: &Repository, report: &dyn Report) -> Result<Stats> {
+    repo.index(report)?;
+    let (snapshots, unreadable) = repo.snapshots()?;
+    for (id, error) in unreadable {
+        report.problem(crate::report::Problem {
+            object: crate::format::manifest::object_name(id),
+            what: error.to_string(),
+            snapshots: vec![id.to_string()],
+        });
+    }
+    let snapshot_bytes = snapshots.iter().map(|s| s.manifest.bytes()).sum();
+    let mut sources: Vec<_> = snapshots.iter().map(|s| (&s.manifest.host, &s.manifest.source)).collect();
+    sources.sort();
+    sources.dedup();
+    let totals = repo.cache.totals()?;
+    let pack_bytes = repo.list_packs()?.values().sum();
+    let ratio = |a: u64, b: u64| if b == 0 { 1.0 } else { a as f64 / b as f64 };
+    Ok(Stats {
+        snapshots: snapshots.len() as u64,
+        sources: sources.len() as u64,
+        snapshot_bytes,
+        chunks: totals.blobs,
+        chunk_bytes: totals.raw_bytes,
+        packs: totals.packs,
+        pack_bytes,
+        deduplication: ratio(snapshot_bytes, totals.raw_bytes),
+        compression: ratio(totals.raw_bytes, pack_bytes),
+    })
+}

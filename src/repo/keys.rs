@@ -1,0 +1,260 @@
+//! The repository's keys: what a passphrase opens, and what each key is for.
+//!
+//! ```text
+//! passphrase -Argon2id-> key-encryption key -opens-> slot: chunk-id key, chunker seed, index key,
+//!                                                          and per epoch a public and a secret key
+//! session data key -HPKE-> sealed to the newest epoch's public key, in every pack and manifest
+//! ```
+//!
+//! A write-only slot lacks the secret keys. It can do all that writing takes; there is nothing in it
+//! that could open a data key, so no mistake of a program can make it read.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use jiff::Timestamp;
+use zeroize::Zeroizing;
+
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::format::keyslot::{self, Epoch, Kdf, KeySlot, SecretBytes, SlotKeys, SlotKind};
+use crate::format::pack::WrappedKey;
+use crate::format::{Malformed, ObjectKind, associated_data};
+use crate::id::{DataKeyId, RepoId, SlotId};
+use crate::storage::Storage;
+use crate::transform::hash::{ChunkHasher, data_key_id};
+use crate::transform::{kdf, seal};
+
+/// What unlocking costs. Tests lower it; people should not.
+#[derive(Clone, Copy, Debug)]
+pub struct KdfCost {
+    /// Memory in KiB.
+    pub memory_kib: u32,
+    /// Passes over the memory.
+    pub passes: u32,
+    /// Lanes.
+    pub lanes: u32,
+}
+
+impl Default for KdfCost {
+    fn default() -> Self {
+        Self { memory_kib: kdf::MEMORY_KIB, passes: kdf::PASSES, lanes: kdf::LANES }
+    }
+}
+
+/// The open keys of a repository.
+pub struct Keys {
+    repo: RepoId,
+    slot: SlotId,
+    plain: SlotKeys,
+    /// Computes chunk ids.
+    pub hasher: ChunkHasher,
+    /// Seals what every slot may read: trailers, index objects, coordination.
+    pub index: seal::SealKey,
+    opened: Mutex<HashMap<DataKeyId, seal::SealKey>>,
+}
+
+/// A session's own key, with what others need to open it.
+pub struct DataKey {
+    /// Seals and opens blobs and the manifest's body.
+    pub key: seal::SealKey,
+    /// Goes into packs, index objects and the manifest.
+    pub wrapped: WrappedKey,
+}
+
+/// What a listing of slots tells, without opening any.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct SlotInfo {
+    /// The slot.
+    pub id: SlotId,
+    /// What it allows.
+    pub kind: SlotKind,
+    /// What people call it.
+    pub label: String,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+impl Keys {
+    /// Fresh keys for a new repository.
+    pub fn generate(env: &dyn Env, repo: RepoId, slot: SlotId) -> Self {
+        let random = || {
+            let mut bytes = [0; 32];
+            env.fill_random(&mut bytes);
+            bytes
+        };
+        let (public, secret) = seal::generate_key_pair(env);
+        let epoch = Epoch { number: 1, created: env.now(), public, secret: Some(SecretBytes(*secret)) };
+        Self::new(repo, slot, SlotKeys { chunk_id: random(), chunker_seed: random(), index: random(), epochs: vec![epoch] })
+    }
+
+    fn new(repo: RepoId, slot: SlotId, plain: SlotKeys) -> Self {
+        let hasher = ChunkHasher::new(plain.chunk_id);
+        let index = seal::SealKey::new(&plain.index);
+        Self { repo, slot, plain, hasher, index, opened: Mutex::default() }
+    }
+
+    /// The slot that was opened.
+    pub fn slot(&self) -> SlotId {
+        self.slot
+    }
+
+    /// What the opened slot allows.
+    pub fn kind(&self) -> SlotKind {
+        if self.plain.epochs.iter().any(|e| e.secret.is_some()) { SlotKind::Full } else { SlotKind::WriteOnly }
+    }
+
+    /// The chunker's seed.
+    pub fn chunker_seed(&self) -> &[u8; 32] {
+        &self.plain.chunker_seed
+    }
+
+    /// Refuses what needs reading when the slot is write-only; `work` completes "… needs a full key".
+    ///
+    /// # Errors
+    /// `WrongKey`.
+    pub fn require_full(&self, work: &str) -> Result<()> {
+        match self.kind() {
+            SlotKind::Full => Ok(()),
+            SlotKind::WriteOnly => Err(Error::new(Kind::WrongKey, format!("{work} needs a full key, this passphrase opens a write-only slot"))
+                .hint("a write-only slot can take snapshots and nothing else; use a passphrase of a full slot (`alluvium key list`)")),
+        }
+    }
+
+    /// A fresh data key, sealed to the newest epoch.
+    ///
+    /// # Errors
+    /// `Damaged` when the slot's public key is no key.
+    pub fn new_data_key(&self, env: &dyn Env) -> Result<DataKey> {
+        let mut plain = Zeroizing::new([0; 32]);
+        env.fill_random(plain.as_mut_slice());
+        let id = data_key_id(&plain);
+        let epoch = self.plain.epochs.last().expect("decoded slots have an epoch");
+        let (kem_output, sealed) = seal::wrap_key(env, &epoch.public, &self.data_key_name(id, epoch.number), &plain)
+            .map_err(|e| Error::damaged(keyslot::object_name(self.slot), e))?;
+        Ok(DataKey { key: seal::SealKey::new(&plain), wrapped: WrappedKey { id, epoch: epoch.number, kem_output, sealed } })
+    }
+
+    /// Opens a data key; remembers it.
+    ///
+    /// # Errors
+    /// `WrongKey` for a write-only slot; `Damaged` when it does not open or is not the key it says.
+    pub fn open_data_key(&self, wrapped: &WrappedKey) -> Result<seal::SealKey> {
+        let mut opened = self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(key) = opened.get(&wrapped.id) {
+            return Ok(key.clone());
+        }
+        self.require_full("reading stored data")?;
+        let bad = |what: &str| Error::damaged(format!("data key {}", wrapped.id), what);
+        let epoch = self.plain.epochs.iter().find(|e| e.number == wrapped.epoch).ok_or_else(|| bad("of an unknown key epoch"))?;
+        let secret = epoch.secret.as_ref().ok_or_else(|| bad("of an epoch whose secret key this slot lacks"))?;
+        let plain = seal::unwrap_key(&secret.0, &self.data_key_name(wrapped.id, wrapped.epoch), &wrapped.kem_output, &wrapped.sealed)
+            .filter(|key| data_key_id(key) == wrapped.id)
+            .ok_or_else(|| bad("does not open: altered, or from another repository"))?;
+        let key = seal::SealKey::new(&plain);
+        opened.insert(wrapped.id, key.clone());
+        Ok(key)
+    }
+
+    /// Associated data of a wrapped data key: its id and epoch.
+    fn data_key_name(&self, id: DataKeyId, epoch: u32) -> Vec<u8> {
+        let mut name = id.0.to_vec();
+        name.extend_from_slice(&epoch.to_le_bytes());
+        associated_data(ObjectKind::DataKey, self.repo, &name)
+    }
+
+    /// Writes a slot with these keys for `passphrase`, exclusively. A write-only slot gets no secret
+    /// keys; a write-only slot can make no slot at all.
+    ///
+    /// # Errors
+    /// `WrongKey` from a write-only slot; `Storage`.
+    pub fn write_slot(
+        &self,
+        storage: &dyn Storage,
+        env: &dyn Env,
+        id: SlotId,
+        kind: SlotKind,
+        label: &str,
+        passphrase: &[u8],
+        cost: KdfCost,
+    ) -> Result<()> {
+        self.require_full("making a key slot")?;
+        let mut salt = [0; 16];
+        env.fill_random(&mut salt);
+        let KdfCost { memory_kib, passes, lanes } = cost;
+        let kdf = Kdf { name: "argon2id".to_owned(), memory_kib, passes, lanes, salt };
+        let mut keys = self.plain.clone();
+        if kind == SlotKind::WriteOnly {
+            keys.epochs.iter_mut().for_each(|e| e.secret = None);
+        }
+        let wrapping = seal::SealKey::new(&*derive(passphrase, &kdf)?);
+        let plain = Zeroizing::new(keys.encode());
+        let sealed = wrapping.seal(env, &slot_name(self.repo, id, kind), &plain);
+        let slot = KeySlot::new(self.repo, kind, label.to_owned(), env.now(), kdf, sealed);
+        storage.put_new(&keyslot::object_name(id), &slot.encode())
+    }
+}
+
+/// Associated data of a slot: its id, and what it allows, so that the plain word can't lie.
+fn slot_name(repo: RepoId, id: SlotId, kind: SlotKind) -> Vec<u8> {
+    let mut name = id.0.to_vec();
+    name.push(match kind {
+        SlotKind::Full => 1,
+        SlotKind::WriteOnly => 2,
+    });
+    associated_data(ObjectKind::KeySlot, repo, &name)
+}
+
+fn derive(passphrase: &[u8], kdf: &Kdf) -> Result<Zeroizing<[u8; 32]>> {
+    kdf::derive(passphrase, &kdf.salt, kdf.memory_kib, kdf.passes, kdf.lanes).map_err(|e| Error::new(Kind::Failed, e))
+}
+
+/// Every slot of a repository: the readable ones, and what is wrong with the others.
+///
+/// # Errors
+/// `Storage`.
+pub fn list_slots(storage: &dyn Storage) -> Result<Vec<(SlotId, Result<KeySlot>)>> {
+    let mut slots = Vec::new();
+    for object in storage.list("keys/")? {
+        let Some(id) = object.name.strip_prefix("keys/").and_then(|id| id.parse().ok()) else { continue };
+        let slot = storage.get(&object.name).and_then(|bytes| {
+            KeySlot::decode(&bytes).map_err(|e: Malformed| e.in_object(&object.name))
+        });
+        slots.push((id, slot));
+    }
+    slots.sort_by_key(|(id, slot)| (slot.as_ref().map(|s| s.created).unwrap_or_default(), *id));
+    Ok(slots)
+}
+
+/// Opens the slot that `passphrase` belongs to.
+///
+/// # Errors
+/// `WrongKey` when no slot opens (one derivation each), `Damaged` when there is no readable slot, `Storage`.
+pub fn open(storage: &dyn Storage, repo: RepoId, passphrase: &[u8]) -> Result<Keys> {
+    let slots = list_slots(storage)?;
+    let mut first_problem = None;
+    for (id, slot) in slots {
+        let slot = match slot {
+            Ok(slot) if slot.repository == repo => slot,
+            Ok(_) => {
+                first_problem.get_or_insert(Error::damaged(keyslot::object_name(id), "a key slot of another repository"));
+                continue;
+            }
+            Err(error) if error.kind() == Kind::Damaged => {
+                first_problem.get_or_insert(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let wrapping = seal::SealKey::new(&*derive(passphrase, &slot.kdf)?);
+        if let Some(plain) = wrapping.open(&slot_name(repo, id, slot.kind), &slot.sealed).map(Zeroizing::new) {
+            let keys = SlotKeys::decode(&plain).map_err(|e| e.in_object(&keyslot::object_name(id)))?;
+            return Ok(Keys::new(repo, id, keys));
+        }
+    }
+    let error = Error::new(Kind::WrongKey, format!("the passphrase opens no key slot of {}", storage.location()));
+    Err(match first_problem {
+        Some(problem) => error.because(problem).hint("a key slot is damaged; if it was yours, use the passphrase of another slot"),
+        None => error.hint("check the passphrase; without it nobody can read this repository, its makers included"),
+    })
+}

@@ -1,0 +1,388 @@
+//! Storage, keys and index together: what a repository is to everything above.
+//!
+//! ```text
+//! Repository::open  storage + passphrase -> keys, parameters, local cache      (nothing listed yet)
+//! repository.index  + index objects, newest generation -> Indexed              (blobs can be found)
+//! session           + a name of its own -> may write, and publish one manifest
+//! ```
+//!
+//! `writer` is the whole way in, `reader` the whole way out; `docs/format.md` numbers the ordering
+//! rules I1 to I7 that they cite.
+
+pub mod blob;
+pub mod fence;
+pub mod index;
+pub mod keys;
+pub mod packer;
+pub mod packs;
+pub mod predict;
+pub mod publish;
+pub mod reader;
+pub mod session;
+pub mod snapshots;
+pub mod writer;
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::format::config::{self, ChunkSizes, Config, Parameters};
+use crate::format::coordination::{GENERATION_PREFIX, Generation, generation_name, generation_of};
+use crate::format::index::IndexObject;
+use crate::format::keyslot::SlotKind;
+use crate::format::{FORMAT_VERSION, ObjectKind, associated_data, envelope};
+use crate::id::{BlobId, IndexId, PackId, RepoId, SlotId};
+use crate::report::{Problem, Report};
+use crate::storage::{Listed, Storage};
+use crate::transform::chunk::Chunker;
+
+use index::{Index, Location};
+use keys::{KdfCost, Keys};
+
+/// How a new repository stores.
+#[derive(Clone, Copy, Debug)]
+pub struct InitOptions {
+    /// Average chunk in bytes (a power of two serves best).
+    pub chunk_bytes: u32,
+    /// Packs are closed before they grow beyond this many bytes.
+    pub pack_bytes: u64,
+    /// What unlocking costs.
+    pub kdf: KdfCost,
+}
+
+/// The default average chunk; `docs/decisions/0002-chunk-size.md` has the measurements.
+pub const CHUNK_BYTES: u32 = 64 << 10;
+/// The default pack size.
+pub const PACK_BYTES: u64 = 16 << 20;
+/// Average chunk of a recipe: small, since a recipe changes where its stream does.
+const RECIPE_CHUNK_BYTES: u32 = 8 << 10;
+
+impl Default for InitOptions {
+    fn default() -> Self {
+        Self { chunk_bytes: CHUNK_BYTES, pack_bytes: PACK_BYTES, kdf: KdfCost::default() }
+    }
+}
+
+/// An open repository.
+pub struct Repository {
+    /// Where its objects are.
+    pub storage: Arc<dyn Storage>,
+    /// Clock and entropy.
+    pub env: Arc<dyn Env>,
+    /// Its name.
+    pub id: RepoId,
+    /// How it stores.
+    pub parameters: Parameters,
+    /// Its keys, as far as the passphrase's slot goes.
+    pub keys: Keys,
+    /// The local cache.
+    pub cache: Index,
+}
+
+impl Repository {
+    /// Makes a repository in `storage`, with one full key slot for `passphrase`.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when there is one; `Usage` for impossible sizes; `Storage`.
+    pub fn init(storage: &dyn Storage, env: &dyn Env, passphrase: &[u8], label: &str, options: InitOptions) -> Result<RepoId> {
+        let exists = || {
+            Error::new(Kind::AlreadyExists, format!("{} holds a repository already; nothing was changed", storage.location()))
+                .hint("use it with its passphrase, or choose another place")
+        };
+        if storage.stat(config::OBJECT_NAME)?.is_some() {
+            return Err(exists());
+        }
+        let parameters = Parameters {
+            version: FORMAT_VERSION,
+            required_features: Vec::new(),
+            chunks: ChunkSizes::around(options.chunk_bytes),
+            recipes: ChunkSizes::around(RECIPE_CHUNK_BYTES),
+            pack_bytes: options.pack_bytes,
+        };
+        Parameters::decode(&parameters.encode()).map_err(|e| Error::new(Kind::Usage, e.0))?;
+        let (id, slot) = (RepoId::random(env), SlotId::random(env));
+        let keys = Keys::generate(env, id, slot);
+        // The slot comes first and the config last: a repository exists when its config does, and then
+        // it has a key.
+        keys.write_slot(storage, env, slot, SlotKind::Full, label, passphrase, options.kdf)?;
+        let sealed = keys.index.seal(env, &associated_data(ObjectKind::Config, id, b"config"), &parameters.encode());
+        storage.put_new(config::OBJECT_NAME, &Config::new(id, sealed).encode()).map_err(|error| {
+            let _ = storage.delete(&crate::format::keyslot::object_name(slot));
+            if error.kind() == Kind::AlreadyExists { exists() } else { error }
+        })?;
+        Ok(id)
+    }
+
+    /// Opens the repository in `storage`. The local cache lies in `cache_folder/<repository id>/`;
+    /// without one it is held in memory.
+    ///
+    /// # Errors
+    /// `NoRepository`, `WrongKey`, `Damaged`, `Storage`.
+    pub fn open(storage: Arc<dyn Storage>, env: Arc<dyn Env>, passphrase: &[u8], cache_folder: Option<&Path>) -> Result<Self> {
+        let config = read_config(storage.as_ref())?;
+        let id = config.repository;
+        let keys = keys::open(storage.as_ref(), id, passphrase)?;
+        let parameters = keys
+            .index
+            .open(&associated_data(ObjectKind::Config, id, b"config"), &config.sealed)
+            .ok_or_else(|| Error::damaged("config", "its sealed part does not open: altered, or from another repository"))?;
+        let parameters = Parameters::decode(&parameters).map_err(|e| e.in_object("config"))?;
+        if parameters.version != config.version || parameters.required_features != config.required_features {
+            return Err(Error::damaged("config", "its plain part was altered"));
+        }
+        let cache = match cache_folder {
+            Some(folder) => Index::open(&folder.join(id.to_string()).join("index.sqlite"), id)?,
+            None => Index::in_memory(id)?,
+        };
+        Ok(Self { storage, env, id, parameters, keys, cache })
+    }
+
+    /// The chunker for streams.
+    pub fn chunker(&self) -> Chunker {
+        self.chunker_for(self.parameters.chunks)
+    }
+
+    /// The chunker for recipes.
+    pub fn recipe_chunker(&self) -> Chunker {
+        self.chunker_for(self.parameters.recipes)
+    }
+
+    fn chunker_for(&self, sizes: ChunkSizes) -> Chunker {
+        Chunker::new(self.keys.chunker_seed(), sizes.min as usize, sizes.average as usize, sizes.max as usize)
+    }
+
+    /// An object that is sealed whole under the index key, bound to its name.
+    pub fn seal_object(&self, kind: ObjectKind, name: &str, plain: &[u8]) -> Vec<u8> {
+        let sealed = self.keys.index.seal(self.env.as_ref(), &associated_data(kind, self.id, name.as_bytes()), plain);
+        envelope::encode(kind, &sealed)
+    }
+
+    /// Opens what [`seal_object`](Self::seal_object) made.
+    ///
+    /// # Errors
+    /// `Damaged`, naming the object.
+    pub fn open_object(&self, kind: ObjectKind, name: &str, bytes: &[u8]) -> Result<Vec<u8>> {
+        let sealed = envelope::decode(kind, bytes).map_err(|e| e.in_object(name))?;
+        self.keys
+            .index
+            .open(&associated_data(kind, self.id, name.as_bytes()), sealed)
+            .ok_or_else(|| Error::damaged(name, "does not open: altered, swapped, or from another repository"))
+    }
+
+    /// Reads one index object from the storage.
+    ///
+    /// # Errors
+    /// `Damaged`, `NotFound`, `Storage`.
+    pub fn read_index_object(&self, id: IndexId) -> Result<IndexObject> {
+        let name = crate::format::index::object_name(id);
+        let plain = self.open_object(ObjectKind::Index, &name, &self.storage.get(&name)?)?;
+        IndexObject::decode(&plain).map_err(|e| e.in_object(&name))
+    }
+
+    /// The index objects that the storage lists.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn list_index(&self) -> Result<HashSet<IndexId>> {
+        Ok(self.storage.list("index/")?.iter().filter_map(|o| o.name.strip_prefix("index/")?.parse().ok()).collect())
+    }
+
+    /// The packs that the storage lists.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn list_packs(&self) -> Result<HashMap<PackId, u64>> {
+        let pack = |o: &Listed| Some((o.name.rsplit('/').next()?.parse().ok()?, o.size));
+        Ok(self.storage.list("packs/")?.iter().filter_map(pack).collect())
+    }
+
+    /// Publishes an index object, durably (rule I1: its packs are durable already), and loads it.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn publish_index(&self, object: &IndexObject) -> Result<IndexId> {
+        let id = IndexId::random(self.env.as_ref());
+        let name = crate::format::index::object_name(id);
+        self.storage.put_new(&name, &self.seal_object(ObjectKind::Index, &name, &object.encode()))?;
+        self.cache.add(id, object)?;
+        Ok(id)
+    }
+
+    /// The newest generation and its number; 0 and nothing when there was never a prune. A listing may
+    /// be old, so later numbers are asked for by name.
+    ///
+    /// # Errors
+    /// `Damaged`, `Storage`.
+    pub fn newest_generation(&self) -> Result<(u64, Generation)> {
+        let (number, state) = self.probe_generation()?;
+        Ok((number, state?))
+    }
+
+    /// As [`newest_generation`](Self::newest_generation), but an unreadable one keeps its number.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn probe_generation(&self) -> Result<(u64, Result<Generation>)> {
+        let mut number = self.storage.list(GENERATION_PREFIX)?.iter().filter_map(|o| generation_of(&o.name)).max().unwrap_or(0);
+        while self.storage.stat(&generation_name(number + 1))?.is_some() {
+            number += 1;
+        }
+        if number == 0 {
+            return Ok((0, Ok(Generation::default())));
+        }
+        let name = generation_name(number);
+        let bytes = self.storage.get(&name)?;
+        let state = self.open_object(ObjectKind::Generation, &name, &bytes).and_then(|plain| Generation::decode(&plain).map_err(|e| e.in_object(&name)));
+        Ok((number, state))
+    }
+
+    /// Publishes generation `number`, exclusively: of two prunes, one succeeds.
+    ///
+    /// # Errors
+    /// `Busy` when somebody else published it first; `Storage`.
+    pub fn publish_generation(&self, number: u64, state: &Generation) -> Result<()> {
+        let name = generation_name(number);
+        self.storage.put_new(&name, &self.seal_object(ObjectKind::Generation, &name, &state.encode())).map_err(|error| match error.kind() {
+            Kind::AlreadyExists => Error::new(Kind::Busy, format!("another prune published {name} first; nothing was deleted"))
+                .hint("let it finish, then run prune again"),
+            _ => error,
+        })
+    }
+
+    /// Brings the local cache up to date with the storage's index objects and reads the newest
+    /// generation. Index objects that can't be read are told as problems; what only they list is unknown.
+    ///
+    /// # Errors
+    /// `Damaged` for an unreadable generation; `Storage`.
+    pub fn index(&self, report: &dyn Report) -> Result<Indexed<'_>> {
+        let (number, state) = self.newest_generation().map_err(|e| match e.kind() {
+            Kind::Damaged => e.hint("`alluvium repair index` publishes a new one"),
+            _ => e,
+        })?;
+        self.index_at(number, state, report)
+    }
+
+    /// As [`index`](Self::index), with a generation that was read before.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn index_at(&self, number: u64, state: Generation, report: &dyn Report) -> Result<Indexed<'_>> {
+        let problems = self.refresh(report)?;
+        Ok(Indexed { repo: self, generation: number, trust: Trust::new(&state), state, problems })
+    }
+
+    /// Loads new index objects and drops those that are gone. New ones first: between the two, a pack
+    /// that was listed stays listed.
+    fn refresh(&self, report: &dyn Report) -> Result<Vec<Problem>> {
+        let listed = self.list_index()?;
+        let loaded = self.cache.loaded()?;
+        let missing: Vec<_> = listed.difference(&loaded).copied().collect();
+        if missing.len() > 8 {
+            report.task("Reading the index", Some(missing.len() as u64));
+        }
+        let mut problems = Vec::new();
+        let mut done = 0;
+        let objects = missing.into_iter().filter_map(|id| {
+            done += 1;
+            report.progress(done);
+            match self.read_index_object(id) {
+                Ok(object) => Some(Ok((id, object))),
+                // Replaced since it was listed; what replaced it was durable before, so it is in this listing or the next.
+                Err(e) if e.kind() == Kind::NotFound => None,
+                Err(e) if e.kind() == Kind::Damaged => {
+                    let object = crate::format::index::object_name(id);
+                    problems.push(Problem { object, what: e.to_string(), snapshots: Vec::new() });
+                    None
+                }
+                Err(e) => Some(Err(e)),
+            }
+        });
+        self.cache.add_all(objects)?;
+        let gone: Vec<_> = loaded.difference(&listed).copied().collect();
+        if !gone.is_empty() {
+            self.cache.remove(&gone)?;
+        }
+        Ok(problems)
+    }
+}
+
+/// Reads and checks `config`.
+///
+/// # Errors
+/// `NoRepository`, `Damaged`, `Storage`.
+pub fn read_config(storage: &dyn Storage) -> Result<Config> {
+    let bytes = storage.get(config::OBJECT_NAME).map_err(|error| match error.kind() {
+        Kind::NotFound => Error::new(Kind::NoRepository, format!("there is no repository at {}", storage.location()))
+            .hint("check the address (-r or ALLUVIUM_REPOSITORY), or make one with `alluvium init`"),
+        _ => error,
+    })?;
+    Config::decode(&bytes).map_err(|e| e.in_object(config::OBJECT_NAME))
+}
+
+/// A repository whose index was brought up to date: blobs can be found.
+pub struct Indexed<'r> {
+    /// The repository.
+    pub repo: &'r Repository,
+    /// The number of the generation that was read.
+    pub generation: u64,
+    /// Its state.
+    pub state: Generation,
+    /// Index objects that could not be read.
+    pub problems: Vec<Problem>,
+    trust: Trust,
+}
+
+impl Indexed<'_> {
+    /// A copy of the blob that a new snapshot may rely on: not condemned, not known to be damaged.
+    ///
+    /// # Errors
+    /// Of the local cache.
+    pub fn usable(&self, id: &BlobId) -> Result<Option<Location>> {
+        self.repo.cache.lookup(id, &|location| self.trust.usable(id, location.pack))
+    }
+
+    /// Every known copy of a blob, the best first.
+    ///
+    /// # Errors
+    /// Of the local cache.
+    pub fn copies(&self, id: &BlobId) -> Result<Vec<Location>> {
+        let mut copies = self.repo.cache.copies(id)?;
+        copies.sort_by_key(|location| !self.trust.usable(id, location.pack));
+        Ok(copies)
+    }
+
+    /// True when the pack is condemned.
+    pub fn is_condemned(&self, pack: PackId) -> bool {
+        self.trust.condemned.contains(&pack)
+    }
+
+    /// True when this copy of the blob is known to be damaged.
+    pub fn is_distrusted(&self, id: &BlobId, pack: PackId) -> bool {
+        self.trust.distrusts(id, pack)
+    }
+}
+
+/// A generation's state in a form that answers quickly.
+struct Trust {
+    condemned: HashSet<PackId>,
+    distrusted: HashMap<PackId, HashSet<BlobId>>,
+}
+
+impl Trust {
+    fn new(state: &Generation) -> Self {
+        Self {
+            condemned: state.condemned.iter().map(|c| c.pack).collect(),
+            distrusted: state.distrusted.iter().map(|d| (d.pack, d.blobs.iter().copied().collect())).collect(),
+        }
+    }
+
+    fn usable(&self, id: &BlobId, pack: PackId) -> bool {
+        !self.condemned.contains(&pack) && !self.distrusts(id, pack)
+    }
+
+    fn distrusts(&self, id: &BlobId, pack: PackId) -> bool {
+        self.distrusted.get(&pack).is_some_and(|blobs| blobs.is_empty() || blobs.contains(id))
+    }
+}

@@ -1,0 +1,195 @@
+//! Sealed blobs to packs, packs to storage, index objects after them (rule I1).
+//!
+//! Two packs are open at a time and each blob goes to one of them by chance, so that a pack's
+//! composition does not tell the order of chunks. A pack is closed before it would outgrow its size
+//! and padded to a Padmé length with random bytes, so that its size tells little.
+
+use std::sync::Mutex;
+
+use crate::env::Env;
+use crate::error::Result;
+use crate::format::index::{IndexObject, IndexedPack};
+use crate::format::pack::{self, FOOTER_LEN, HEADER_LEN, PackHeader, Trailer};
+use crate::format::{ObjectKind, associated_data};
+use crate::id::PackId;
+use crate::report::{Counter, Report};
+use crate::transform::hash::stream_digest;
+use crate::transform::seal::OVERHEAD;
+
+use super::Repository;
+use super::blob::SealedBlob;
+use super::session::Session;
+
+/// Packs whose blobs one index object lists, while a session works: bounds what a crash makes anew, and
+/// what the session remembers.
+const PACKS_PER_INDEX: usize = 64;
+
+/// A pack that can be written: its bytes and its line of the index.
+pub struct ClosedPack {
+    /// The line of the index.
+    pub indexed: IndexedPack,
+    bytes: Vec<u8>,
+}
+
+/// A pack that takes blobs.
+struct OpenPack {
+    id: PackId,
+    bytes: Vec<u8>,
+    entries: Vec<pack::BlobEntry>,
+}
+
+/// Gathers blobs into two open packs.
+pub struct Packer<'s> {
+    session: &'s Session<'s>,
+    header: Vec<u8>,
+    open: [Option<OpenPack>; 2],
+    dice: Dice,
+}
+
+impl<'s> Packer<'s> {
+    /// A packer for a session's blobs.
+    pub fn new(session: &'s Session<'s>) -> Self {
+        let repo = session.repo();
+        let header = PackHeader { repo: repo.id, session: session.id, key: session.key.wrapped.clone() }.encode();
+        Self { session, header, open: [None, None], dice: Dice::default() }
+    }
+
+    /// Adds a blob; a pack that has no room for it is closed and returned.
+    pub fn add(&mut self, blob: SealedBlob) -> Option<ClosedPack> {
+        let repo = self.session.repo();
+        let side = self.dice.throw(repo.env.as_ref());
+        let full = self.open[side].as_ref().is_some_and(|open| {
+            let size = size_of(open.bytes.len() + blob.bytes.len(), open.entries.len() + 1);
+            size > repo.parameters.pack_bytes || open.entries.len() == crate::format::limits::PACK_BLOBS_MAX
+        });
+        let closed = if full { self.close(side) } else { None };
+        let open = self.open[side].get_or_insert_with(|| OpenPack {
+            id: PackId::random(repo.env.as_ref()),
+            bytes: {
+                // Room for the whole pack at once: untouched pages cost nothing, growing would copy.
+                let mut bytes = Vec::with_capacity(repo.parameters.pack_bytes as usize);
+                bytes.extend_from_slice(&self.header);
+                bytes
+            },
+            entries: Vec::new(),
+        });
+        open.bytes.extend_from_slice(&blob.bytes);
+        open.entries.push(blob.entry);
+        closed
+    }
+
+    /// Closes what is open. Two packs that fit into one become one.
+    pub fn finish(&mut self) -> Vec<ClosedPack> {
+        if let [Some(first), Some(second)] = &mut self.open {
+            let together = size_of(first.bytes.len() + second.bytes.len(), first.entries.len() + second.entries.len());
+            if together <= self.session.repo().parameters.pack_bytes {
+                first.bytes.extend_from_slice(&second.bytes[HEADER_LEN..]);
+                first.entries.append(&mut second.entries);
+                self.open[1] = None;
+            }
+        }
+        [self.close(0), self.close(1)].into_iter().flatten().collect()
+    }
+
+    fn close(&mut self, side: usize) -> Option<ClosedPack> {
+        let OpenPack { id, mut bytes, entries } = self.open[side].take()?;
+        let repo = self.session.repo();
+        let env = repo.env.as_ref();
+        let size = pack::padme(size_of(bytes.len(), entries.len()));
+        let blobs_end = bytes.len();
+        bytes.resize(size as usize - FOOTER_LEN - OVERHEAD - Trailer::encoded_len(entries.len()), 0);
+        env.fill_random(&mut bytes[blobs_end..]);
+        let trailer = Trailer { content: stream_digest(&bytes), entries };
+        let sealed = repo.keys.index.seal(env, &trailer_name(repo, id, &self.header), &trailer.encode());
+        bytes.extend_from_slice(&sealed);
+        bytes.extend_from_slice(&pack::encode_footer(sealed.len()));
+        let indexed = IndexedPack { id, size, session: self.session.id, key: self.session.key.wrapped.id, entries: trailer.entries };
+        Some(ClosedPack { indexed, bytes })
+    }
+}
+
+/// The size of a pack before padding: `bytes` of header and blobs, and a trailer of `entries`.
+fn size_of(bytes: usize, entries: usize) -> u64 {
+    (bytes + Trailer::encoded_len(entries) + OVERHEAD + FOOTER_LEN) as u64
+}
+
+/// Associated data of a trailer: the pack's name and its whole header.
+pub fn trailer_name(repo: &Repository, id: PackId, header: &[u8]) -> Vec<u8> {
+    let mut name = pack::object_name(id).into_bytes();
+    name.extend_from_slice(header);
+    associated_data(ObjectKind::PackTrailer, repo.id, &name)
+}
+
+/// One random bit at a time, without a system call for each.
+#[derive(Default)]
+struct Dice {
+    bits: u64,
+    left: u32,
+}
+
+impl Dice {
+    fn throw(&mut self, env: &dyn Env) -> usize {
+        if self.left == 0 {
+            let mut bytes = [0; 8];
+            env.fill_random(&mut bytes);
+            (self.bits, self.left) = (u64::from_le_bytes(bytes), 64);
+        }
+        let bit = self.bits & 1;
+        self.bits >>= 1;
+        self.left -= 1;
+        bit as usize
+    }
+}
+
+/// Writes packs, and index objects for those that are durable. Used by several threads.
+pub struct Shelf<'s> {
+    session: &'s Session<'s>,
+    report: &'s dyn Report,
+    durable: Mutex<Vec<IndexedPack>>,
+}
+
+impl<'s> Shelf<'s> {
+    /// For a session's packs.
+    pub fn new(session: &'s Session<'s>, report: &'s dyn Report) -> Self {
+        Self { session, report, durable: Mutex::default() }
+    }
+
+    /// Makes a pack durable; every [`PACKS_PER_INDEX`] packs an index object follows.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn put(&self, pack: ClosedPack) -> Result<()> {
+        let ClosedPack { indexed, bytes } = pack;
+        let storage = &self.session.repo().storage;
+        storage.put_new(&pack::object_name(indexed.id), &bytes)?;
+        self.report.count(Counter::Packs, 1);
+        self.report.count(Counter::StoredBytes, indexed.size);
+        self.session.wrote(indexed.id, indexed.size);
+        let full = {
+            let mut durable = self.lock();
+            durable.push(indexed);
+            (durable.len() >= PACKS_PER_INDEX).then(|| std::mem::take(&mut *durable))
+        };
+        full.map_or(Ok(()), |packs| self.publish(packs))
+    }
+
+    /// Publishes the index of what is durable and not yet listed.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn finish(&self) -> Result<()> {
+        let packs = std::mem::take(&mut *self.lock());
+        if packs.is_empty() { Ok(()) } else { self.publish(packs) }
+    }
+
+    fn publish(&self, packs: Vec<IndexedPack>) -> Result<()> {
+        let object = IndexObject { supersedes: Vec::new(), keys: vec![self.session.key.wrapped.clone()], packs };
+        self.session.repo().publish_index(&object)?;
+        self.session.indexed_now(object.packs.iter().flat_map(|p| &p.entries).map(|e| &e.id));
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<IndexedPack>> {
+        self.durable.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,384 @@
+//! The whole way out: the writer's line read backwards.
+//!
+//! ```text
+//! planner          fetchers (ahead)      decoders (one a core)        caller
+//! recipe, in  ->   ranges of packs,  ->  open, decompress,       ->   in order: digest, write
+//! batches, with    coalesced             compare every id
+//! locations
+//!      ^                                                                  |
+//!      +------------------------- free buffers <--------------------------+
+//! ```
+//!
+//! A fixed number of batch buffers goes round, so a restore of any length holds no more than that.
+//! Nothing leaves a decoder that was not verified. A blob that can't be read where the index says is
+//! looked for again in a fresh index (rule I2: prune may have moved it), then in every other copy;
+//! then it is an error, never zeros.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+use crate::env::Cancel;
+use crate::error::{Error, Kind, Result};
+use crate::format::manifest::Digest;
+use crate::format::pack::{self, BlobEntry, WrappedKey};
+use crate::format::recipe::{self, Recipe, RecipeEntry};
+use crate::id::{BlobId, DataKeyId, PackId};
+use crate::report::{Counter, Report, Silent};
+use crate::transform::hash::StreamHasher;
+use crate::transform::seal::SealKey;
+
+use super::Indexed;
+use super::blob::BlobDecoder;
+use super::index::Location;
+
+/// Plain bytes that are read, decoded and written at a time.
+const BATCH_BYTES: usize = 4 << 20;
+/// Chunks of a batch: bounds the look-ups where chunks are tiny.
+const BATCH_CHUNKS: usize = 1024;
+/// Bytes between two blobs that are read over rather than around.
+const GAP_BYTES: u32 = 64 << 10;
+/// Threads that wait for storage.
+const FETCHERS: usize = 4;
+
+/// Reads blobs, recipes and streams.
+pub struct Reader<'r> {
+    indexed: &'r Indexed<'r>,
+    /// An index read afresh, once something was not where the first one said.
+    fresh: Mutex<Option<Indexed<'r>>>,
+}
+
+impl<'r> Reader<'r> {
+    /// A reader.
+    ///
+    /// # Errors
+    /// `WrongKey` from a write-only slot.
+    pub fn new(indexed: &'r Indexed<'r>) -> Result<Self> {
+        indexed.repo.keys.require_full("reading stored data")?;
+        Ok(Self { indexed, fresh: Mutex::new(None) })
+    }
+
+    /// One blob, from any copy that is whole.
+    ///
+    /// # Errors
+    /// `Damaged` when no copy is; `Storage`.
+    pub fn blob(&self, id: &BlobId) -> Result<Vec<u8>> {
+        let tried = self.indexed.copies(id)?;
+        match self.first_whole(id, &tried)? {
+            Ok(raw) => Ok(raw),
+            Err(problem) => self.blob_elsewhere(id, &tried, problem),
+        }
+    }
+
+    /// Reads the index again and tries the copies that were not tried.
+    fn blob_elsewhere(&self, id: &BlobId, tried: &[Location], problem: Option<Error>) -> Result<Vec<u8>> {
+        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = match &mut *fresh {
+            Some(fresh) => fresh,
+            none => none.insert(self.indexed.repo.index(&Silent)?),
+        };
+        let mut copies = fresh.copies(id)?;
+        copies.retain(|copy| !tried.iter().any(|t| t.pack == copy.pack));
+        self.first_whole(id, &copies)?.map_err(|later| {
+            later.or(problem).unwrap_or_else(|| {
+                Error::damaged(format!("chunk {id}"), "is in no pack that the index lists").hint("`alluvium repair index` reads the packs themselves")
+            })
+        })
+    }
+
+    /// The first copy that opens. The inner error is what is wrong with the first that does not.
+    fn first_whole(&self, id: &BlobId, copies: &[Location]) -> Result<std::result::Result<Vec<u8>, Option<Error>>> {
+        let mut problem = None;
+        for copy in copies {
+            match self.copy(id, copy) {
+                Ok(raw) => return Ok(Ok(raw)),
+                Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {
+                    problem.get_or_insert(e.as_kind(Kind::Damaged));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Err(problem))
+    }
+
+    /// The blob at exactly this place.
+    ///
+    /// # Errors
+    /// `Damaged`, `NotFound` when the pack is gone, `Storage`.
+    pub fn copy(&self, id: &BlobId, location: &Location) -> Result<Vec<u8>> {
+        let name = pack::object_name(location.pack);
+        let mut sealed = self.indexed.repo.storage.get_range(&name, u64::from(location.offset), location.stored_len as usize)?;
+        let mut raw = vec![0; location.raw_len as usize];
+        self.decode(&mut BlobDecoder::default(), id, location, &mut sealed, &mut raw)?;
+        Ok(raw)
+    }
+
+    fn decode(&self, decoder: &mut BlobDecoder, id: &BlobId, location: &Location, sealed: &mut [u8], raw: &mut [u8]) -> Result<()> {
+        let repo = self.indexed.repo;
+        let key = self.data_key(location.key)?;
+        let Location { codec, raw_len, stored_len, .. } = *location;
+        let entry = BlobEntry { id: *id, codec, raw_len, stored_len };
+        decoder
+            .decode(repo.id, &repo.keys.hasher, &key, location.key, &entry, sealed, raw)
+            .map_err(|what| Error::damaged(pack::object_name(location.pack), format!("chunk {id} at byte {}: {what}", location.offset)))
+    }
+
+    fn data_key(&self, id: DataKeyId) -> Result<SealKey> {
+        let repo = self.indexed.repo;
+        let wrapped: WrappedKey = repo
+            .cache
+            .wrapped_key(id)?
+            .ok_or_else(|| Error::damaged(format!("data key {id}"), "is in no index object").hint("`alluvium repair index` reads it from the packs"))?;
+        repo.keys.open_data_key(&wrapped)
+    }
+
+    /// The chunks of a stream, in order, without holding its whole recipe. Ends at the first error.
+    pub fn entries<'a>(&'a self, recipe: &Recipe) -> Box<dyn Iterator<Item = Result<RecipeEntry>> + Send + 'a> {
+        let mut entries: Box<dyn Iterator<Item = Result<RecipeEntry>> + Send + 'a> = Box::new(recipe.chunks.clone().into_iter().map(Ok));
+        for _ in 0..recipe.depth {
+            entries = Box::new(Expand { reader: self, inner: entries, entries: Vec::new().into_iter(), ended: false });
+        }
+        entries
+    }
+
+    /// The entries of one chunk of a recipe.
+    ///
+    /// # Errors
+    /// `Damaged`; `Storage`.
+    pub fn recipe_chunk(&self, id: &BlobId) -> Result<Vec<RecipeEntry>> {
+        let bytes = self.blob(id).map_err(|e| e.during("reading a recipe"))?;
+        recipe::decode_entries(&bytes).map_err(|e| Error::damaged(format!("recipe chunk {id}"), e))
+    }
+
+    /// Reads a whole stream in order and gives it to `out`, verified chunk by chunk; at its end, length
+    /// and digest must be those of the manifest.
+    ///
+    /// # Errors
+    /// `Damaged` with the object's name; `Interrupted`; `Storage`; what `out` says.
+    pub fn stream(
+        &self,
+        recipe: &Recipe,
+        expected: Digest,
+        memory_bytes: usize,
+        report: &dyn Report,
+        cancel: &Cancel,
+        out: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let batches = (memory_bytes / 3 / BATCH_BYTES).clamp(2, 2 * threads + FETCHERS + 2);
+        let mut hasher = StreamHasher::new();
+        std::thread::scope(|scope| {
+            let (give, free) = unbounded();
+            let (planned, to_fetch) = unbounded::<Batch>();
+            let (fetched, to_decode) = bounded::<(Batch, Result<Vec<Range>>)>(batches);
+            let (decoded, results) = unbounded();
+            (0..batches).for_each(|_| give.send(Vec::new()).expect("the receiver is here"));
+            let plan = scope.spawn(move || self.plan(recipe, &free, &planned));
+            for _ in 0..FETCHERS {
+                let (to_fetch, fetched) = (to_fetch.clone(), fetched.clone());
+                scope.spawn(move || {
+                    for batch in to_fetch {
+                        let ranges = self.fetch(&batch, report);
+                        if fetched.send((batch, ranges)).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            for _ in 0..threads {
+                let (to_decode, decoded) = (to_decode.clone(), decoded.clone());
+                scope.spawn(move || {
+                    let mut decoder = BlobDecoder::default();
+                    for (mut batch, ranges) in to_decode {
+                        let result = ranges.and_then(|ranges| self.decode_batch(&mut decoder, &mut batch, ranges));
+                        if decoded.send((batch.seq, result.map(|()| batch.raw))).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop((to_fetch, fetched, to_decode, decoded));
+            write_in_order(&results, &give, &mut hasher, cancel, report, out)?;
+            drop(give);
+            plan.join().unwrap_or_else(|_| Err(Error::new(Kind::Failed, "the planning thread panicked")))
+        })?;
+        let found = Digest { bytes: hasher.count(), blake3: *hasher.finalize().as_bytes() };
+        if found == expected {
+            Ok(())
+        } else {
+            Err(Error::damaged("the stream", format!("every chunk is whole, but {} bytes came out instead of {}, or in another order", found.bytes, expected.bytes))
+                .hint("run `alluvium check --read-data`; do not use what was restored"))
+        }
+    }
+
+    /// Cuts the recipe into batches, each with a free buffer and the places of its chunks.
+    fn plan(&self, recipe: &Recipe, free: &Receiver<Vec<u8>>, planned: &Sender<Batch>) -> Result<()> {
+        let mut entries = self.entries(recipe).peekable();
+        let mut seq = 0;
+        while entries.peek().is_some() {
+            // The buffers end when the caller has failed: there is nothing more to plan.
+            let Ok(raw) = free.recv() else { return Ok(()) };
+            let mut batch = Batch { seq, raw, chunks: Vec::new() };
+            let mut bytes = 0;
+            while let Some(Ok(entry)) = entries.peek()
+                && batch.chunks.len() < BATCH_CHUNKS
+                && (bytes == 0 || bytes + entry.len as usize <= BATCH_BYTES)
+            {
+                bytes += entry.len as usize;
+                let location = self.indexed.copies(&entry.id)?.into_iter().find(|l| l.raw_len == entry.len);
+                batch.chunks.push((*entry, location));
+                entries.next();
+            }
+            if let Some(Err(_)) = entries.peek() {
+                return entries.next().map_or(Ok(()), |e| e.map(|_| ()));
+            }
+            batch.raw.resize(bytes, 0);
+            seq += 1;
+            if planned.send(batch).is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what a batch needs, neighbours of one pack together. What can't be read here is left to
+    /// [`decode_batch`](Self::decode_batch), which looks elsewhere.
+    fn fetch(&self, batch: &Batch, report: &dyn Report) -> Result<Vec<Range>> {
+        let mut wanted: Vec<&Location> = batch.chunks.iter().filter_map(|(_, location)| location.as_ref()).collect();
+        wanted.sort_unstable_by_key(|l| (l.pack, l.offset));
+        wanted.dedup_by_key(|l| (l.pack, l.offset));
+        let mut ranges: Vec<Range> = Vec::new();
+        for location in wanted {
+            let end = location.offset + location.stored_len;
+            match ranges.last_mut() {
+                Some(range) if range.pack == location.pack && location.offset <= range.end.saturating_add(GAP_BYTES) => range.end = range.end.max(end),
+                _ => ranges.push(Range { pack: location.pack, start: location.offset, end, bytes: Vec::new() }),
+            }
+        }
+        for range in &mut ranges {
+            let len = (range.end - range.start) as usize;
+            match self.indexed.repo.storage.get_range(&pack::object_name(range.pack), u64::from(range.start), len) {
+                Ok(bytes) => range.bytes = bytes,
+                Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => {}
+                Err(e) => return Err(e),
+            }
+            report.count(Counter::PackReads, 1);
+            report.count(Counter::PackReadBytes, len as u64);
+        }
+        Ok(ranges)
+    }
+
+    fn decode_batch(&self, decoder: &mut BlobDecoder, batch: &mut Batch, mut ranges: Vec<Range>) -> Result<()> {
+        // Opening is done in place, so a chunk that occurs twice is copied from where it came out first.
+        let mut done: HashMap<BlobId, usize> = HashMap::with_capacity(batch.chunks.len());
+        let mut at = 0;
+        for (entry, location) in &batch.chunks {
+            let len = entry.len as usize;
+            if let Some(&first) = done.get(&entry.id) {
+                batch.raw.copy_within(first..first + len, at);
+            } else {
+                let out = &mut batch.raw[at..at + len];
+                let here = location.as_ref().and_then(|l| Some((l, find(&mut ranges, l)?)));
+                let decoded = here.is_some_and(|(location, sealed)| self.decode(decoder, &entry.id, location, sealed, out).is_ok());
+                if !decoded {
+                    let raw = self.blob(&entry.id)?;
+                    if raw.len() != len {
+                        return Err(Error::damaged(format!("chunk {}", entry.id), format!("has {} bytes, its recipe says {len}", raw.len())));
+                    }
+                    out.copy_from_slice(&raw);
+                }
+                done.insert(entry.id, at);
+            }
+            at += len;
+        }
+        Ok(())
+    }
+}
+
+/// The sealed bytes of a blob among the ranges read, sorted by pack and offset.
+fn find<'a>(ranges: &'a mut [Range], location: &Location) -> Option<&'a mut [u8]> {
+    let after = ranges.partition_point(|r| (r.pack, r.start) <= (location.pack, location.offset));
+    let range = ranges.get_mut(after.checked_sub(1)?)?;
+    let start = location.offset.checked_sub(range.start)? as usize;
+    range.bytes.get_mut(start..start + location.stored_len as usize)
+}
+
+/// The caller's part: batches as they come, out in order.
+fn write_in_order(
+    results: &Receiver<(u64, Result<Vec<u8>>)>,
+    give: &Sender<Vec<u8>>,
+    hasher: &mut StreamHasher,
+    cancel: &Cancel,
+    report: &dyn Report,
+    out: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut early = BTreeMap::new();
+    let mut next = 0;
+    for (seq, result) in results {
+        cancel.check()?;
+        early.insert(seq, result);
+        while let Some(result) = early.remove(&next) {
+            let raw = result?;
+            hasher.update(&raw);
+            out(&raw)?;
+            report.count(Counter::RestoredBytes, raw.len() as u64);
+            report.progress(hasher.count());
+            // The planner may be done with buffers already.
+            let _ = give.send(raw);
+            next += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Some consecutive chunks of a stream on their way.
+struct Batch {
+    seq: u64,
+    raw: Vec<u8>,
+    chunks: Vec<(RecipeEntry, Option<Location>)>,
+}
+
+/// A piece of a pack; empty when it could not be read.
+struct Range {
+    pack: PackId,
+    start: u32,
+    end: u32,
+    bytes: Vec<u8>,
+}
+
+/// Entries of a recipe level from those of the level above. Chunks of recipes hold whole entries.
+struct Expand<'a, 'r> {
+    reader: &'a Reader<'r>,
+    inner: Box<dyn Iterator<Item = Result<RecipeEntry>> + Send + 'a>,
+    entries: std::vec::IntoIter<RecipeEntry>,
+    ended: bool,
+}
+
+impl Expand<'_, '_> {
+    fn next_chunk(&mut self) -> Result<Option<std::vec::IntoIter<RecipeEntry>>> {
+        let Some(entry) = self.inner.next().transpose()? else { return Ok(None) };
+        self.reader.recipe_chunk(&entry.id).map(|entries| Some(entries.into_iter()))
+    }
+}
+
+impl Iterator for Expand<'_, '_> {
+    type Item = Result<RecipeEntry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.ended {
+            if let Some(entry) = self.entries.next() {
+                return Some(Ok(entry));
+            }
+            match self.next_chunk() {
+                Ok(Some(entries)) => self.entries = entries,
+                Ok(None) => self.ended = true,
+                Err(e) => {
+                    self.ended = true;
+                    return Some(Err(e));
+                }
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,268 @@
+//! Sessions: how a writer makes itself known, and how it publishes (rule I4).
+//!
+//! ```text
+//! begin:  put_new sessions/<id>     from now on prune leaves this session's packs alone
+//!         read the newest generation, then the index
+//!         put sessions/<id>.beat    "I rely on nothing that generation g or an older one condemned"
+//! work:   packs, index objects; the heartbeat is refreshed
+//! commit: generation moved? -> store again what was relied on in newly condemned packs
+//!         every pack relied on exists with its size (I5)
+//!         put_new snapshots/<id>    publishes, and is the session's end: a prune that takes the
+//!                                   session for dead takes this very name first, exactly one wins
+//! ```
+//!
+//! A session that is dropped without a commit leaves garbage, never a snapshot.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+use crate::format::coordination::{self, Beat, beat_name, session_name};
+use crate::format::manifest::{self, Header, Manifest, SealedManifest};
+use crate::format::{ObjectKind, associated_data, pack};
+use crate::id::{BlobId, PackId, SnapshotId};
+use crate::report::Report;
+
+use super::keys::DataKey;
+use super::{Indexed, Repository};
+
+/// How often a working session refreshes its heartbeat.
+const BEAT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Who writes, for messages to others.
+#[derive(Clone, Debug)]
+pub struct Writing {
+    /// The host's name.
+    pub host: String,
+    /// `snapshot` or `prune`.
+    pub purpose: String,
+}
+
+/// A writer's registration.
+pub struct Session<'r> {
+    /// The session's name, and that of the snapshot it will publish.
+    pub id: SnapshotId,
+    /// Where blobs can be found, as of the session's beginning.
+    pub indexed: Indexed<'r>,
+    /// Seals this session's data.
+    pub key: DataKey,
+    /// Ids that this session has taken on to store and that no index object names yet.
+    claimed: Mutex<HashSet<BlobId>>,
+    /// Packs that the snapshot relies on: found by deduplication, or written here.
+    relied: Mutex<HashSet<PackId>>,
+    /// Packs written here, with their sizes.
+    written: Mutex<HashMap<PackId, u64>>,
+    beat: Option<Heartbeat>,
+}
+
+impl<'r> Session<'r> {
+    /// Registers a session and brings the index up to date, in this order.
+    ///
+    /// # Errors
+    /// `Storage`, `Damaged`.
+    pub fn begin(repo: &'r Repository, who: &Writing, report: &dyn Report) -> Result<Self> {
+        let env = repo.env.as_ref();
+        let id = SnapshotId::random(env);
+        let session =
+            coordination::Session { host: who.host.clone(), pid: std::process::id(), purpose: who.purpose.clone(), started: env.now() };
+        let name = session_name(id);
+        repo.storage.put_new(&name, &repo.seal_object(ObjectKind::Session, &name, &session.encode()))?;
+        let ready = (|| {
+            let indexed = repo.index(report)?;
+            let beat = Heartbeat::start(repo, id, indexed.generation)?;
+            Ok((indexed, beat, repo.keys.new_data_key(env)?))
+        })();
+        match ready {
+            Ok((indexed, beat, key)) => {
+                Ok(Self { id, indexed, key, claimed: Mutex::default(), relied: Mutex::default(), written: Mutex::default(), beat: Some(beat) })
+            }
+            Err(error) => {
+                remove(repo, id);
+                Err(error)
+            }
+        }
+    }
+
+    /// The repository.
+    pub fn repo(&self) -> &'r Repository {
+        self.indexed.repo
+    }
+
+    /// Decides a chunk's fate: `false` when it is stored already or is being stored, `true` when the
+    /// caller must store it now. Two chunks of the same content within the data in flight get one `true`.
+    ///
+    /// # Errors
+    /// Of the local cache.
+    pub fn claim(&self, id: &BlobId) -> Result<bool> {
+        if lock(&self.claimed).contains(id) {
+            return Ok(false);
+        }
+        if let Some(location) = self.indexed.usable(id)? {
+            self.rely(location.pack);
+            return Ok(false);
+        }
+        Ok(lock(&self.claimed).insert(*id))
+    }
+
+    /// As [`claim`](Self::claim) for a chunk that is to be stored again although a copy exists.
+    pub fn claim_again(&self, id: &BlobId) -> bool {
+        lock(&self.claimed).insert(*id)
+    }
+
+    /// Notes that the snapshot relies on a pack.
+    pub fn rely(&self, pack: PackId) {
+        lock(&self.relied).insert(pack);
+    }
+
+    /// Notes that a pack of this session is durable.
+    pub fn wrote(&self, pack: PackId, size: u64) {
+        lock(&self.written).insert(pack, size);
+    }
+
+    /// Bytes of the packs written so far.
+    pub fn written_bytes(&self) -> u64 {
+        lock(&self.written).values().sum()
+    }
+
+    /// Notes that an index object names these blobs now: the cache answers for them.
+    pub fn indexed_now<'a>(&self, ids: impl Iterator<Item = &'a BlobId>) {
+        let mut claimed = lock(&self.claimed);
+        for id in ids {
+            claimed.remove(id);
+        }
+    }
+
+    /// The packs that the newest generation has condemned since this session began and that it relies on.
+    /// Reads the generation again; empty means that the session is up to date with it.
+    ///
+    /// # Errors
+    /// `Storage`, `Damaged`.
+    pub fn condemned_since(&mut self, report: &dyn Report) -> Result<Vec<PackId>> {
+        let (number, state) = self.repo().newest_generation()?;
+        if number == self.indexed.generation {
+            return Ok(Vec::new());
+        }
+        self.indexed = self.repo().index_at(number, state, report)?;
+        let relied = lock(&self.relied);
+        Ok(relied.iter().copied().filter(|pack| self.indexed.is_condemned(*pack)).collect())
+    }
+
+    /// The snapshot no longer relies on `pack`: what it needed of it is stored elsewhere.
+    pub fn relies_no_longer(&self, pack: PackId) {
+        lock(&self.relied).remove(&pack);
+    }
+
+    /// Rule I5: every pack that the snapshot relies on exists with the size that the index says.
+    fn check_packs(&self) -> Result<()> {
+        let repo = self.repo();
+        let sizes: HashMap<PackId, u64> = repo.cache.packs()?.into_iter().map(|p| (p.id, p.size)).collect();
+        let written = lock(&self.written);
+        let relied = lock(&self.relied);
+        for id in relied.iter().chain(written.keys()) {
+            let name = pack::object_name(*id);
+            let expected = written.get(id).or_else(|| sizes.get(id)).copied();
+            let found = repo.storage.stat(&name)?;
+            if found.is_none() || found != expected {
+                // Whatever told us about this pack is wrong: the next session reads the index afresh.
+                repo.cache.invalidate()?;
+                let what = found.map_or("is gone".to_owned(), |n| format!("has {n} bytes instead of {}", expected.unwrap_or(0)));
+                return Err(Error::damaged(name, format!("{what}; this snapshot needs it, and was not published"))
+                    .hint("run `alluvium check`; then take the snapshot again"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes the manifest and ends the session. Generation and packs are checked first; the
+    /// caller has dealt with [`condemned_since`](Self::condemned_since).
+    ///
+    /// # Errors
+    /// `Busy` when prune has declared this session dead; `Damaged` when a pack is gone; `Storage`.
+    pub fn publish(mut self, header: &Header, manifest: &Manifest) -> Result<SnapshotId> {
+        self.check_packs()?;
+        let repo = self.repo();
+        let name = manifest::object_name(self.id);
+        let seal = |kind, key: &crate::transform::seal::SealKey, plain: &[u8]| {
+            key.seal(repo.env.as_ref(), &associated_data(kind, repo.id, name.as_bytes()), plain)
+        };
+        let header = seal(ObjectKind::ManifestHeader, &repo.keys.index, &header.encode());
+        let body = seal(ObjectKind::ManifestBody, &self.key.key, &manifest.encode());
+        let object = SealedManifest { key: self.key.wrapped.clone(), header: &header, body: &body }.encode();
+        repo.storage.put_new(&name, &object).map_err(|error| match error.kind() {
+            Kind::AlreadyExists => Error::new(Kind::Busy, format!("prune took session {} for dead and fenced it; nothing was published", self.id))
+                .hint("this happens when a writer gave no sign of life for long (a suspended machine, a wrong clock); take the snapshot again"),
+            _ => error,
+        })?;
+        if let Some(beat) = self.beat.take() {
+            beat.stop();
+        }
+        remove(repo, self.id);
+        repo.cache.put_manifest(&self.id, &object)?;
+        Ok(self.id)
+    }
+}
+
+impl Drop for Session<'_> {
+    /// Gives up: the session's packs become garbage that prune may take.
+    fn drop(&mut self) {
+        if let Some(beat) = self.beat.take() {
+            beat.stop();
+            remove(self.indexed.repo, self.id);
+        }
+    }
+}
+
+/// Removes a session's objects, heartbeat last: a heartbeat without a session means nothing. What can't
+/// be removed is fenced by prune later.
+fn remove(repo: &Repository, id: SnapshotId) {
+    let _ = repo.storage.delete(&session_name(id));
+    let _ = repo.storage.delete(&beat_name(id));
+}
+
+/// The thread that refreshes a session's heartbeat.
+struct Heartbeat {
+    stop: Arc<(Mutex<bool>, Condvar)>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Heartbeat {
+    /// Puts the first beat at once, the next ones from a thread.
+    fn start(repo: &Repository, id: SnapshotId, generation: u64) -> Result<Self> {
+        let count = AtomicU64::new(0);
+        let (storage, env) = (Arc::clone(&repo.storage), Arc::clone(&repo.env));
+        let (key, repo_id, name) = (repo.keys.index.clone(), repo.id, beat_name(id));
+        let put = move || {
+            let beat = Beat { count: count.fetch_add(1, Ordering::Relaxed) + 1, time: env.now(), generation };
+            let sealed = key.seal(env.as_ref(), &associated_data(ObjectKind::Session, repo_id, name.as_bytes()), &beat.encode());
+            storage.put_replace(&name, &crate::format::envelope::encode(ObjectKind::Session, &sealed))
+        };
+        put()?;
+        let stop = Arc::new((Mutex::new(false), Condvar::new()));
+        let waiting = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let (stopped, wake) = &*waiting;
+            let mut guard = lock(stopped);
+            while !*guard {
+                let (next, timeout) = wake.wait_timeout(guard, BEAT_INTERVAL).unwrap_or_else(PoisonError::into_inner);
+                guard = next;
+                if timeout.timed_out() && !*guard {
+                    // A beat that fails is one sign of life less; patience is an hour.
+                    let _ = put();
+                }
+            }
+        });
+        Ok(Self { stop, thread })
+    }
+
+    fn stop(self) {
+        *lock(&self.stop.0) = true;
+        self.stop.1.notify_all();
+        let _ = self.thread.join();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

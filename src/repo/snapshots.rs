@@ -1,0 +1,114 @@
+//! Reading what was published: headers with the index key, manifests with the data key.
+//!
+//! Manifests never change, so their sealed bytes are kept in the local cache: a listing reads the
+//! storage only for what is new.
+
+use std::collections::HashSet;
+
+use crate::error::{Error, Kind, Result};
+use crate::format::manifest::{self, Header, Manifest, Published, SealedManifest};
+use crate::format::{ObjectKind, associated_data};
+use crate::id::SnapshotId;
+use crate::storage::Listed;
+
+use super::Repository;
+
+/// A snapshot with its manifest.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Its name.
+    pub id: SnapshotId,
+    /// What it says.
+    pub manifest: Manifest,
+}
+
+impl Repository {
+    /// The names under `snapshots/`, fences included.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn list_snapshots(&self) -> Result<HashSet<SnapshotId>> {
+        let id = |o: &Listed| o.name.strip_prefix(manifest::PREFIX)?.parse().ok();
+        Ok(self.storage.list(manifest::PREFIX)?.iter().filter_map(id).collect())
+    }
+
+    /// Every snapshot, newest first, and the error of each that can't be read.
+    ///
+    /// # Errors
+    /// `WrongKey` from a write-only slot; `Storage`.
+    pub fn snapshots(&self) -> Result<(Vec<Snapshot>, Vec<(SnapshotId, Error)>)> {
+        self.keys.require_full("reading snapshots")?;
+        let (mut snapshots, unreadable) = self.published(|id, sealed| Ok(Snapshot { id, manifest: self.open_manifest(id, sealed)? }))?;
+        snapshots.sort_by_key(|s| (std::cmp::Reverse(s.manifest.time), s.id));
+        Ok((snapshots, unreadable))
+    }
+
+    /// Every snapshot's header, and the error of each that can't be read. Any slot may.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn headers(&self) -> Result<(Vec<(SnapshotId, Header)>, Vec<(SnapshotId, Error)>)> {
+        self.published(|id, sealed| {
+            let name = manifest::object_name(id);
+            let plain = self
+                .keys
+                .index
+                .open(&associated_data(ObjectKind::ManifestHeader, self.id, name.as_bytes()), sealed.header)
+                .ok_or_else(|| Error::damaged(&name, "does not open: altered, swapped, or from another repository"))?;
+            Ok((id, Header::decode(&plain).map_err(|e| e.in_object(&name))?))
+        })
+    }
+
+    /// One snapshot by its full name.
+    ///
+    /// # Errors
+    /// `NotFound`, `Damaged`, `WrongKey`, `Storage`.
+    pub fn snapshot(&self, id: SnapshotId) -> Result<Snapshot> {
+        self.open_published(id, &|id, sealed| Ok(Snapshot { id, manifest: self.open_manifest(id, sealed)? }))?
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("{id} is the fence of a dead session, not a snapshot")))
+    }
+
+    fn open_manifest(&self, id: SnapshotId, sealed: &SealedManifest<'_>) -> Result<Manifest> {
+        let name = manifest::object_name(id);
+        let key = self.keys.open_data_key(&sealed.key).map_err(|e| e.during(&name))?;
+        let plain = key
+            .open(&associated_data(ObjectKind::ManifestBody, self.id, name.as_bytes()), sealed.body)
+            .ok_or_else(|| Error::damaged(&name, "does not open: altered, swapped, or from another repository"))?;
+        Manifest::decode(&plain).map_err(|e| e.in_object(&name))
+    }
+
+    fn published<T>(&self, open: impl Fn(SnapshotId, &SealedManifest<'_>) -> Result<T>) -> Result<(Vec<T>, Vec<(SnapshotId, Error)>)> {
+        let listed = self.list_snapshots()?;
+        self.cache.retain_manifests(&listed)?;
+        let (mut found, mut unreadable) = (Vec::new(), Vec::new());
+        for id in listed {
+            match self.open_published(id, &open) {
+                Ok(opened) => found.extend(opened),
+                // Forgotten since it was listed.
+                Err(e) if e.kind() == Kind::NotFound => {}
+                Err(e) if e.kind() == Kind::Damaged => unreadable.push((id, e)),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok((found, unreadable))
+    }
+
+    /// Opens what stands under a manifest's name; `None` for a fence. What opened is kept in the cache; what
+    /// the cache has and does not open is read again.
+    fn open_published<T>(&self, id: SnapshotId, open: &impl Fn(SnapshotId, &SealedManifest<'_>) -> Result<T>) -> Result<Option<T>> {
+        let name = manifest::object_name(id);
+        let open = |bytes: &[u8]| match manifest::decode(bytes).map_err(|e| e.in_object(&name))? {
+            Published::Manifest(sealed) => open(id, &sealed).map(Some),
+            Published::Fence => Ok(None),
+        };
+        if let Some(bytes) = self.cache.manifest(&id)?
+            && let Ok(opened) = open(&bytes)
+        {
+            return Ok(opened);
+        }
+        let bytes = self.storage.get(&name)?;
+        let opened = open(&bytes)?;
+        self.cache.put_manifest(&id, &bytes)?;
+        Ok(opened)
+    }
+}

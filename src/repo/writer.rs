@@ -1,0 +1,611 @@
+//! The whole way in.
+//!
+//! ```text
+//! reader thread     caller              workers (one a core)             packer       uploaders
+//! read, digest  ->  guess or cut   ->   hash, seen?, compress, prove, ->  two open  -> put_new pack
+//! the stream        into chunks         seal                              packs        then index
+//!      ^                 |                     |
+//!      |            recipe, in order <- ids ---+
+//!      +---- free segments <------- dropped ---+
+//! ```
+//!
+//! All at the same time, with every queue bounded: the segments that hold a stream's bytes come from a
+//! fixed pool, so a reader that is ahead waits. Chunks are slices of segments, never copied; what is
+//! left uncut at a segment's end (less than a chunk) is moved in front of the next.
+//!
+//! A failure anywhere is remembered once ([`Failure`]), everybody else drains and stops, and the source
+//! is told by the cancel token, so that a dump command is killed rather than left hanging.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+use crate::env::Cancel;
+use crate::error::{Error, Kind, Result};
+use crate::format::limits::RECIPE_INLINE_MAX;
+use crate::format::manifest::{Digest, Stored};
+use crate::format::recipe::{ENTRY_LEN, Recipe, RecipeEntry, decode_entries};
+use crate::id::BlobId;
+use crate::report::{Counter, Report};
+use crate::transform::chunk::Chunker;
+use crate::transform::hash::StreamHasher;
+
+use super::blob::{BlobEncoder, SealedBlob};
+use super::packer::{Packer, Shelf};
+use super::predict::Prediction;
+use super::session::Session;
+
+/// How a session writes.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteOptions {
+    /// All that the pipeline may hold, in bytes.
+    pub memory_bytes: usize,
+    /// zstd level.
+    pub level: i32,
+}
+
+/// The default memory budget: 256 MiB.
+pub const MEMORY_BYTES: usize = 256 << 20;
+/// The least that packs and queues need: 96 MiB.
+pub const MEMORY_BYTES_MIN: usize = 96 << 20;
+/// The default zstd level.
+pub const LEVEL: i32 = 3;
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self { memory_bytes: MEMORY_BYTES, level: LEVEL }
+    }
+}
+
+/// New bytes of a stream per segment: enough chunks to keep all cores busy, few enough to stay small.
+const SEGMENT_BYTES: usize = 2 << 20;
+/// Sealed blobs waiting for the packer.
+const BLOBS_WAITING: usize = 64;
+
+/// A stream as it was stored.
+#[derive(Clone, Debug)]
+pub struct StoredStream {
+    /// Its chunks.
+    pub recipe: Recipe,
+    /// Its length and digest.
+    pub digest: Digest,
+}
+
+/// Runs `body` with a writer for `session`. When this returns `Ok`, all that `body` stored is durable and
+/// listed by durable index objects (rule I1): a manifest may be published.
+///
+/// # Errors
+/// The first failure of any thread; else `body`'s.
+pub fn write<T>(
+    session: &Session<'_>,
+    options: WriteOptions,
+    report: &dyn Report,
+    cancel: &Cancel,
+    body: impl FnOnce(&mut Writer<'_>) -> Result<T>,
+) -> Result<T> {
+    let repo = session.repo();
+    let failure = Failure { first: Mutex::new(None), cancel };
+    let tally = Tally::default();
+    let shelf = Shelf::new(session, report);
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let roomy = options.memory_bytes >= MEMORY_BYTES;
+
+    let result = std::thread::scope(|scope| {
+        let (jobs, jobs_waiting) = bounded::<Job>(2 * threads + 16);
+        let (done, results) = unbounded();
+        let (blobs, blobs_waiting) = bounded::<SealedBlob>(BLOBS_WAITING);
+        let (packs, packs_waiting) = bounded(0);
+        for _ in 0..threads {
+            let worker = Worker { session, failure: &failure, tally: &tally, report, blobs: blobs.clone(), done: done.clone() };
+            let jobs = jobs_waiting.clone();
+            scope.spawn(move || worker.run(&jobs, BlobEncoder::new(repo.id, options.level)));
+        }
+        for _ in 0..if roomy { 2 } else { 1 } {
+            let packs = packs_waiting.clone();
+            let (shelf, failure) = (&shelf, &failure);
+            scope.spawn(move || {
+                for pack in packs {
+                    failure.guard(|| shelf.put(pack));
+                }
+            });
+        }
+        // Only the threads hold these ends now: a queue closes when its last writer is gone.
+        drop((jobs_waiting, packs_waiting, done));
+        let stopped = &failure;
+        scope.spawn(move || {
+            let mut packer = Packer::new(session);
+            let mut send = |pack| {
+                let _ = packs.send(pack);
+            };
+            for blob in blobs_waiting {
+                if !stopped.is_set() {
+                    packer.add(blob).into_iter().for_each(&mut send);
+                }
+            }
+            if !stopped.is_set() {
+                packer.finish().into_iter().for_each(send);
+            }
+        });
+
+        let mut writer = Writer {
+            session,
+            report,
+            cancel,
+            failure: &failure,
+            tally: &tally,
+            chunker: repo.chunker(),
+            recipe_chunker: repo.recipe_chunker(),
+            pool: Pool::new(options.memory_bytes, repo.parameters.chunks.max as usize),
+            encoder: BlobEncoder::new(repo.id, options.level),
+            jobs,
+            results,
+            blobs,
+        };
+        let result = body(&mut writer);
+        if let Err(error) = &result
+            && error.kind() != Kind::Interrupted
+        {
+            failure.stop();
+        }
+        result
+    });
+    if let Some(first) = failure.first.into_inner().unwrap_or_else(PoisonError::into_inner).flatten() {
+        return Err(first);
+    }
+    let value = result?;
+    cancel.check()?;
+    shelf.finish()?;
+    Ok(value)
+}
+
+/// Stores streams and blobs; see [`write`].
+pub struct Writer<'w> {
+    session: &'w Session<'w>,
+    report: &'w dyn Report,
+    cancel: &'w Cancel,
+    failure: &'w Failure<'w>,
+    tally: &'w Tally,
+    chunker: Chunker,
+    recipe_chunker: Chunker,
+    pool: Pool,
+    encoder: BlobEncoder,
+    jobs: Sender<Job>,
+    results: Receiver<(u64, Vec<RecipeEntry>)>,
+    blobs: Sender<SealedBlob>,
+}
+
+impl Writer<'_> {
+    /// Stores a stream to its end. `prediction` comes from the source's previous snapshot; it changes
+    /// how fast this is, never what is stored.
+    ///
+    /// # Errors
+    /// What `input` says (as `Source`); `Interrupted`; a failure of the pipeline.
+    pub fn store(&mut self, input: &mut (dyn Read + Send), prediction: Option<Prediction<'_>>) -> Result<StoredStream> {
+        let headroom = self.chunker.max();
+        let mut first = self.pool.take();
+        let mut hasher = StreamHasher::new();
+        let n = read_segment(input, &mut first[headroom..], &mut hasher, self.cancel, self.report)?;
+        let ended = n < first.len() - headroom;
+        let mut cutting = Cutting::new(prediction);
+        // A stream of one segment needs no thread of its own.
+        let digest = if ended {
+            self.cut_segment(&mut cutting, first, n)?;
+            Digest { bytes: hasher.count(), blake3: *hasher.finalize().as_bytes() }
+        } else {
+            self.store_long(input, hasher, first, &mut cutting)?
+        };
+        self.cut_rest(&mut cutting)?;
+        while cutting.collected < cutting.sent {
+            let result = self.results.recv().map_err(|_| self.failure.stopped())?;
+            self.collect(&mut cutting, result)?;
+        }
+        self.failure.check()?;
+        let recipe = self.finish_recipe(cutting.recipe)?;
+        Ok(StoredStream { recipe, digest })
+    }
+
+    /// Stores `raw` under `id` even where a copy exists: the one in an old pack is about to go.
+    /// Within one session it is still stored once.
+    ///
+    /// # Errors
+    /// A failure of the pipeline.
+    pub fn store_again(&mut self, id: BlobId, raw: Vec<u8>) -> Result<()> {
+        let cuts = vec![Cut { range: 0..raw.len(), id: Some(id) }];
+        let job = Job { seq: None, segment: Arc::new(Segment { bytes: raw, home: None }), cuts };
+        self.jobs.send(job).map_err(|_| self.failure.stopped())?;
+        self.failure.check()
+    }
+
+    /// What was stored so far, all streams together.
+    pub fn stored(&self) -> Stored {
+        let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        Stored { chunks: load(&self.tally.chunks), new_chunks: load(&self.tally.new_chunks), new_bytes: load(&self.tally.new_bytes), stored_bytes: 0 }
+    }
+
+    /// Reads on in a thread of its own while this one cuts.
+    fn store_long(&mut self, input: &mut (dyn Read + Send), mut hasher: StreamHasher, first: Vec<u8>, cutting: &mut Cutting<'_>) -> Result<Digest> {
+        let headroom = self.chunker.max();
+        let (filled, segments) = bounded(2);
+        let (pool, cancel, report) = (self.pool.free.clone(), self.cancel, self.report);
+        std::thread::scope(|scope| {
+            let reading = scope.spawn(move || -> Result<Digest> {
+                loop {
+                    // The pool's other end is held by the writer, which outlives this thread.
+                    let mut segment = pool.recv().map_err(|_| Error::new(Kind::Failed, "the writer is gone"))?;
+                    let n = read_segment(input, &mut segment[headroom..], &mut hasher, cancel, report)?;
+                    let ended = n < segment.len() - headroom;
+                    if filled.send((segment, n)).is_err() || ended {
+                        return Ok(Digest { bytes: hasher.count(), blake3: *hasher.finalize().as_bytes() });
+                    }
+                }
+            });
+            let mut cut = self.cut_segment(cutting, first, SEGMENT_BYTES.max(headroom));
+            for (segment, n) in segments {
+                if cut.is_ok() {
+                    cut = self.cut_segment(cutting, segment, n);
+                } else {
+                    self.pool.give(segment);
+                }
+            }
+            let read = reading.join().unwrap_or_else(|_| Err(Error::new(Kind::Failed, "the reading thread panicked")));
+            cut.and(read)
+        })
+    }
+
+    /// Cuts what is certain of a segment with `n` new bytes, hands the chunks to the workers, and keeps
+    /// the rest for the next.
+    fn cut_segment(&mut self, cutting: &mut Cutting<'_>, mut bytes: Vec<u8>, n: usize) -> Result<()> {
+        let headroom = self.chunker.max();
+        let begin = headroom - cutting.rest.len();
+        bytes[begin..headroom].copy_from_slice(&cutting.rest);
+        let end = headroom + n;
+        let mut cuts = Vec::with_capacity(n / self.session.repo().parameters.chunks.average as usize + 2);
+        let mut at = begin;
+        while end - at >= self.chunker.max() {
+            let cut = self.cut(cutting, &bytes, at..end);
+            at = cut.range.end;
+            cuts.push(cut);
+        }
+        cutting.rest.clear();
+        cutting.rest.extend_from_slice(&bytes[at..end]);
+        self.send(cutting, bytes, cuts)
+    }
+
+    /// Cuts the stream's end.
+    fn cut_rest(&mut self, cutting: &mut Cutting<'_>) -> Result<()> {
+        let rest = std::mem::take(&mut cutting.rest);
+        let mut bytes = self.pool.take();
+        bytes[..rest.len()].copy_from_slice(&rest);
+        let mut cuts = Vec::new();
+        let mut at = 0;
+        while at < rest.len() {
+            let cut = self.cut(cutting, &bytes, at..rest.len());
+            at = cut.range.end;
+            cuts.push(cut);
+        }
+        self.send(cutting, bytes, cuts)
+    }
+
+    /// The next chunk of `bytes[range]`: as guessed where the guess is right, else by scanning.
+    fn cut(&self, cutting: &mut Cutting<'_>, bytes: &[u8], range: Range<usize>) -> Cut {
+        let hasher = &self.session.repo().keys.hasher;
+        let Some(prediction) = &mut cutting.prediction else {
+            return Cut { range: range.start..range.start + self.chunker.cut(&bytes[range]), id: None };
+        };
+        if let Some(guess) = prediction.guess() {
+            let guessed = range.start..range.start + guess.len as usize;
+            if guessed.end <= range.end && hasher.id(&bytes[guessed.clone()]) == guess.id {
+                prediction.advance(&guess.id);
+                cutting.predicted += 1;
+                return Cut { range: guessed, id: Some(guess.id) };
+            }
+            prediction.miss();
+        }
+        let range = range.start..range.start + self.chunker.cut(&bytes[range.clone()]);
+        let id = hasher.id(&bytes[range.clone()]);
+        prediction.advance(&id);
+        Cut { range, id: Some(id) }
+    }
+
+    fn send(&mut self, cutting: &mut Cutting<'_>, bytes: Vec<u8>, cuts: Vec<Cut>) -> Result<()> {
+        if cuts.is_empty() {
+            self.pool.give(bytes);
+            return Ok(());
+        }
+        self.report.count(Counter::PredictedChunks, std::mem::take(&mut cutting.predicted));
+        let segment = Arc::new(Segment { bytes, home: Some(self.pool.home.clone()) });
+        let job = Job { seq: Some(cutting.sent), segment, cuts };
+        self.jobs.send(job).map_err(|_| self.failure.stopped())?;
+        cutting.sent += 1;
+        while let Ok(result) = self.results.try_recv() {
+            self.collect(cutting, result)?;
+        }
+        self.failure.check()
+    }
+
+    /// Takes a segment's ids; puts those that are next in order into the recipe.
+    fn collect(&mut self, cutting: &mut Cutting<'_>, (seq, entries): (u64, Vec<RecipeEntry>)) -> Result<()> {
+        cutting.early.insert(seq, entries);
+        while let Some(entries) = cutting.early.remove(&cutting.collected) {
+            cutting.collected += 1;
+            for entry in entries {
+                self.push(&mut cutting.recipe, 0, entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends an entry to level `level` of a recipe. What is certain to be cut is stored as chunks, whose
+    /// entries go one level up, so that a recipe of any length takes little memory.
+    fn push(&mut self, recipe: &mut RecipeBuilder, level: usize, entry: RecipeEntry) -> Result<()> {
+        if recipe.levels.len() == level {
+            recipe.levels.push(Level::default());
+        }
+        entry.encode(&mut recipe.levels[level].bytes);
+        let max = self.recipe_chunker.max();
+        if recipe.levels[level].bytes.len() < 8 * max {
+            return Ok(());
+        }
+        let bytes = std::mem::take(&mut recipe.levels[level].bytes);
+        let mut at = 0;
+        while bytes.len() - at >= max + ENTRY_LEN {
+            let end = at + self.cut_entries(&bytes[at..]);
+            let stored = self.store_one(&bytes[at..end])?;
+            self.push(recipe, level + 1, stored)?;
+            at = end;
+        }
+        recipe.levels[level].bytes.extend_from_slice(&bytes[at..]);
+        recipe.levels[level].cut = true;
+        Ok(())
+    }
+
+    /// Ends a recipe: the lowest level that is short enough to stand in the manifest is its root.
+    fn finish_recipe(&mut self, mut recipe: RecipeBuilder) -> Result<Recipe> {
+        let mut level = 0;
+        loop {
+            let Some(current) = recipe.levels.get_mut(level) else {
+                return Ok(Recipe::default());
+            };
+            let (bytes, cut) = (std::mem::take(&mut current.bytes), current.cut);
+            if !cut && bytes.len() <= RECIPE_INLINE_MAX * ENTRY_LEN {
+                let chunks = decode_entries(&bytes).map_err(|e| Error::new(Kind::Failed, e.0))?;
+                return Ok(Recipe { depth: level as u8, chunks });
+            }
+            let mut at = 0;
+            while at < bytes.len() {
+                let end = at + self.cut_entries(&bytes[at..]);
+                let stored = self.store_one(&bytes[at..end])?;
+                self.push(&mut recipe, level + 1, stored)?;
+                at = end;
+            }
+            level += 1;
+        }
+    }
+
+    /// The length of the first chunk of a recipe, moved on to the end of an entry.
+    fn cut_entries(&self, entries: &[u8]) -> usize {
+        self.recipe_chunker.cut(entries).next_multiple_of(ENTRY_LEN).min(entries.len())
+    }
+
+    /// Stores one chunk on this thread, for recipes.
+    fn store_one(&mut self, raw: &[u8]) -> Result<RecipeEntry> {
+        let repo = self.session.repo();
+        let id = repo.keys.hasher.id(raw);
+        self.tally.chunks.fetch_add(1, Ordering::Relaxed);
+        if self.session.claim(&id)? {
+            let blob = self.encoder.encode(repo.env.as_ref(), &self.session.key, id, raw)?;
+            self.tally.new_chunk(raw.len(), self.report);
+            self.blobs.send(blob).map_err(|_| self.failure.stopped())?;
+        }
+        Ok(RecipeEntry { id, len: raw.len() as u32 })
+    }
+}
+
+/// Fills `into` with what `input` gives; fewer bytes only at its end.
+fn read_segment(input: &mut dyn Read, into: &mut [u8], hasher: &mut StreamHasher, cancel: &Cancel, report: &dyn Report) -> Result<usize> {
+    let mut n = 0;
+    while n < into.len() {
+        cancel.check()?;
+        match input.read(&mut into[n..]) {
+            Ok(0) => break,
+            Ok(read) => {
+                hasher.update(&into[n..n + read]);
+                n += read;
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => {
+                // A source that was told to stop says so by an error: the reason is who told it.
+                cancel.check()?;
+                return Err(Error::new(Kind::Source, "reading the source failed").because(e));
+            }
+        }
+    }
+    report.count(Counter::SourceBytes, n as u64);
+    report.progress(hasher.count());
+    Ok(n)
+}
+
+/// One stream being cut.
+struct Cutting<'p> {
+    prediction: Option<Prediction<'p>>,
+    predicted: u64,
+    /// Bytes that are not certain to be cut yet, less than the longest chunk.
+    rest: Vec<u8>,
+    sent: u64,
+    collected: u64,
+    early: BTreeMap<u64, Vec<RecipeEntry>>,
+    recipe: RecipeBuilder,
+}
+
+impl<'p> Cutting<'p> {
+    fn new(prediction: Option<Prediction<'p>>) -> Self {
+        Self { prediction, predicted: 0, rest: Vec::new(), sent: 0, collected: 0, early: BTreeMap::new(), recipe: RecipeBuilder::default() }
+    }
+}
+
+/// A recipe while it grows: level 0 holds the stream's entries, level n those of level n - 1's chunks.
+#[derive(Default)]
+struct RecipeBuilder {
+    levels: Vec<Level>,
+}
+
+#[derive(Default)]
+struct Level {
+    bytes: Vec<u8>,
+    cut: bool,
+}
+
+/// A piece of a stream in memory.
+struct Segment {
+    bytes: Vec<u8>,
+    home: Option<Sender<Vec<u8>>>,
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        if let Some(home) = &self.home {
+            let _ = home.send(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+/// The fixed number of segments that streams pass through: the larger part of the memory budget.
+struct Pool {
+    home: Sender<Vec<u8>>,
+    free: Receiver<Vec<u8>>,
+}
+
+impl Pool {
+    fn new(memory_bytes: usize, headroom: usize) -> Self {
+        let segment = headroom + SEGMENT_BYTES.max(headroom);
+        let segments = (memory_bytes / 4 / segment).clamp(6, 64);
+        let (home, free) = unbounded();
+        for _ in 0..segments {
+            // Untouched pages cost nothing: a small file pays for what it fills.
+            let _ = home.send(vec![0; segment]);
+        }
+        Self { home, free }
+    }
+
+    fn take(&self) -> Vec<u8> {
+        self.free.recv().expect("the pool holds its own sender")
+    }
+
+    fn give(&self, segment: Vec<u8>) {
+        let _ = self.home.send(segment);
+    }
+}
+
+/// A chunk of a segment; its id where the caller had to know it.
+struct Cut {
+    range: Range<usize>,
+    id: Option<BlobId>,
+}
+
+/// Chunks for a worker. Without `seq` they are stored again, whatever exists, and nobody waits for the ids.
+struct Job {
+    seq: Option<u64>,
+    segment: Arc<Segment>,
+    cuts: Vec<Cut>,
+}
+
+/// What one core does.
+struct Worker<'w> {
+    session: &'w Session<'w>,
+    failure: &'w Failure<'w>,
+    tally: &'w Tally,
+    report: &'w dyn Report,
+    blobs: Sender<SealedBlob>,
+    done: Sender<(u64, Vec<RecipeEntry>)>,
+}
+
+impl Worker<'_> {
+    fn run(&self, jobs: &Receiver<Job>, mut encoder: BlobEncoder) {
+        for Job { seq, segment, cuts } in jobs {
+            let mut entries = Vec::with_capacity(cuts.len());
+            self.tally.chunks.fetch_add(cuts.len() as u64, Ordering::Relaxed);
+            self.report.count(Counter::Chunks, cuts.len() as u64);
+            for cut in cuts {
+                let raw = &segment.bytes[cut.range];
+                let id = cut.id.unwrap_or_else(|| self.session.repo().keys.hasher.id(raw));
+                entries.push(RecipeEntry { id, len: raw.len() as u32 });
+                self.failure.guard(|| self.store(&mut encoder, id, raw, seq.is_none()));
+            }
+            drop(segment);
+            if let Some(seq) = seq {
+                let _ = self.done.send((seq, entries));
+            }
+        }
+    }
+
+    fn store(&self, encoder: &mut BlobEncoder, id: BlobId, raw: &[u8], again: bool) -> Result<()> {
+        let mine = if again { self.session.claim_again(&id) } else { self.session.claim(&id)? };
+        if mine {
+            let blob = encoder.encode(self.session.repo().env.as_ref(), &self.session.key, id, raw)?;
+            self.tally.new_chunk(raw.len(), self.report);
+            let _ = self.blobs.send(blob);
+        }
+        Ok(())
+    }
+}
+
+/// What a run stored.
+#[derive(Default)]
+struct Tally {
+    chunks: AtomicU64,
+    new_chunks: AtomicU64,
+    new_bytes: AtomicU64,
+}
+
+impl Tally {
+    fn new_chunk(&self, bytes: usize, report: &dyn Report) {
+        self.new_chunks.fetch_add(1, Ordering::Relaxed);
+        self.new_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        report.count(Counter::NewChunks, 1);
+        report.count(Counter::NewBytes, bytes as u64);
+    }
+}
+
+/// The first failure of any thread. Once it is set, the others only drain, and the source is told to stop.
+struct Failure<'c> {
+    /// `Some(None)`: stop, the reason is known elsewhere.
+    first: Mutex<Option<Option<Error>>>,
+    cancel: &'c Cancel,
+}
+
+impl Failure<'_> {
+    fn guard(&self, work: impl FnOnce() -> Result<()>) {
+        if self.is_set() {
+            return;
+        }
+        if let Err(error) = work() {
+            self.lock().get_or_insert(Some(error));
+            self.cancel.cancel();
+        }
+    }
+
+    fn stop(&self) {
+        self.lock().get_or_insert(None);
+    }
+
+    fn is_set(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// What a thread says that can't go on because of another's failure.
+    fn stopped(&self) -> Error {
+        Error::new(Kind::Interrupted, "stopped by a failure elsewhere")
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.is_set() { Err(self.stopped()) } else { Ok(()) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Option<Error>>> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,589 @@
+//! A folder of the local file system (or of a network file system that is mounted).
+//!
+//! The folder is opened once and everything else is relative to that handle: a repository that is
+//! renamed, or whose disk is mounted over, can't turn into another one (or an empty one) half-way.
+//!
+//! An object is written to `tmp/`, synced, and then moved to its name by a rename that refuses to
+//! replace; where the file system has no such rename (NFS), by a hard link, which refuses as well.
+//! Then the folder is synced, and so are the parents of folders that this process has not yet seen
+//! become durable. So a power loss leaves the whole object or none, and what a killed writer leaves
+//! lies in `tmp/`, is never listed, and is swept later ([`Local::sweep_temporary`]).
+//!
+//! Modes: folders 0700, objects 0400 (written once, never again), replaceable objects 0600.
+
+use std::collections::BTreeSet;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use rustix::buffer::spare_capacity;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::memory::lock;
+use super::{Listed, Storage, check_name};
+use crate::error::{Error, Kind, Result};
+
+/// Where objects are while they are written; not part of the repository's names.
+const TEMPORARY: &str = "tmp";
+const MODE_FOLDER: Mode = Mode::RWXU;
+const MODE_IMMUTABLE: Mode = Mode::RUSR;
+const MODE_REPLACEABLE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// A repository in a folder.
+#[derive(Debug)]
+pub struct Local {
+    path: PathBuf,
+    root: OwnedFd,
+    /// Folders whose entry in their parent is known to be on the disk.
+    durable_folders: Mutex<BTreeSet<String>>,
+    /// The file system has no rename that refuses to replace: hard links do it.
+    links_only: AtomicBool,
+    temporaries: AtomicU64,
+}
+
+impl Local {
+    /// Opens the folder at `path`. Nothing is created, so read-only media can be read.
+    ///
+    /// # Errors
+    /// `NoRepository` when there is no folder at `path`, `Storage` when it can't be opened.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        let root = open_folder(rustix::fs::CWD, &path).map_err(|errno| not_a_folder(&path, errno))?;
+        Ok(Self {
+            path,
+            root,
+            durable_folders: Mutex::default(),
+            links_only: AtomicBool::new(false),
+            temporaries: AtomicU64::new(0),
+        })
+    }
+
+    /// Opens the folder at `path`, after creating it (0700, with its parents) where it is missing.
+    ///
+    /// # Errors
+    /// `NoRepository` when something else than a folder is at `path`, `Storage` when the folder
+    /// can't be created or opened.
+    pub fn create(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        make_folders(&path).map_err(|error| match Errno::from_io_error(&error) {
+            Some(errno @ (Errno::EXIST | Errno::NOTDIR)) => not_a_folder(&path, errno),
+            _ => with_advice(format!("can't create the folder {}", path.display()), error),
+        })?;
+        Self::open(path)
+    }
+
+    /// Places objects by hard links even where the file system knows an exclusive rename: what a
+    /// repository on NFS gets, for tests on any disk.
+    #[must_use]
+    pub fn with_links_only(self) -> Self {
+        self.links_only.store(true, Ordering::Relaxed);
+        self
+    }
+
+    /// Removes what writers that were killed left in `tmp/` longer than `older_than` ago, and says
+    /// how many files that were. A living writer that is that slow loses its put, not data.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn sweep_temporary(&self, older_than: Duration) -> Result<usize> {
+        self.sweep(older_than).map_err(|error| self.failed("sweep", TEMPORARY, error))
+    }
+
+    fn sweep(&self, older_than: Duration) -> io::Result<usize> {
+        let mut folder = match open_folder(&self.root, TEMPORARY) {
+            Ok(folder) => Dir::new(folder)?,
+            Err(Errno::NOENT) => return Ok(0),
+            Err(errno) => return Err(errno.into()),
+        };
+        let now = SystemTime::now();
+        let mut swept = 0;
+        while let Some(entry) = folder.read() {
+            let entry = entry?;
+            let found = match rustix::fs::statat(folder.fd()?, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => continue,
+                found => found?,
+            };
+            let written = SystemTime::UNIX_EPOCH + Duration::from_secs(found.st_mtime.max(0) as u64);
+            // A time in the future is a clock that disagrees: left alone.
+            let is_old = now.duration_since(written).is_ok_and(|age| age >= older_than);
+            if !FileType::from_raw_mode(found.st_mode).is_file() || !is_old {
+                continue;
+            }
+            match rustix::fs::unlinkat(folder.fd()?, entry.file_name(), AtFlags::empty()) {
+                Ok(()) => swept += 1,
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Writes and syncs a temporary that holds `bytes`.
+    fn write_temporary(&self, bytes: &[u8], mode: Mode) -> io::Result<Temporary<'_>> {
+        let mut temporary = self.new_temporary()?;
+        temporary.file.write_all(bytes)?;
+        if mode != MODE_REPLACEABLE {
+            match rustix::fs::fchmod(&temporary.file, mode) {
+                // Only a guard against accidents: a file system without modes (FAT, SMB) does without.
+                Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        temporary.file.sync_all()?;
+        Ok(temporary)
+    }
+
+    fn new_temporary(&self) -> io::Result<Temporary<'_>> {
+        // Hosts that share a network file system share process ids, hence the random part.
+        let random = getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?;
+        let counter = self.temporaries.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{TEMPORARY}/{}-{counter}-{random:016x}", std::process::id());
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let create = || rustix::fs::openat(&self.root, &name, flags, MODE_REPLACEABLE);
+        let file = match create() {
+            Err(Errno::NOENT) => {
+                self.make_folder(TEMPORARY)?;
+                create()
+            }
+            file => file,
+        }?;
+        Ok(Temporary { local: self, name, file: File::from(file), moved: false })
+    }
+
+    /// Makes a folder whose parent exists; false when it exists already.
+    fn make_folder(&self, folder: &str) -> io::Result<bool> {
+        match rustix::fs::mkdirat(&self.root, folder, MODE_FOLDER) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Makes the folders above `name`, durably. A folder that another writer just made may not be
+    /// on the disk yet, so the first use of each folder by this process syncs its parent as well.
+    fn make_parents(&self, name: &str) -> io::Result<()> {
+        for (end, _) in name.match_indices('/') {
+            let folder = &name[..end];
+            let is_new = self.make_folder(folder)?;
+            if is_new || !lock(&self.durable_folders).contains(folder) {
+                self.sync_folder(parent(folder))?;
+                lock(&self.durable_folders).insert(folder.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_folder(&self, folder: &str) -> io::Result<()> {
+        sync(&open_folder(&self.root, folder)?)
+    }
+
+    /// False when the name was taken.
+    fn create_object(&self, name: &str, bytes: &[u8]) -> io::Result<bool> {
+        let mut temporary = self.write_temporary(bytes, MODE_IMMUTABLE)?;
+        self.make_parents(name)?;
+        if !temporary.claim(name)? {
+            return Ok(false);
+        }
+        self.sync_folder(parent(name))?;
+        Ok(true)
+    }
+
+    fn replace_object(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut temporary = self.write_temporary(bytes, MODE_REPLACEABLE)?;
+        self.make_parents(name)?;
+        temporary.replace(name)?;
+        self.sync_folder(parent(name))
+    }
+
+    fn delete_object(&self, name: &str) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.root, name, AtFlags::empty()) {
+            // A missing object may be a delete that was killed before it was durable: sync all the same.
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(Errno::NOTDIR | Errno::ISDIR) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        }
+        match self.sync_folder(parent(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            synced => synced,
+        }
+    }
+
+    fn open_object(&self, name: &str) -> Result<OwnedFd> {
+        check_object_name(name)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        rustix::fs::openat(&self.root, name, flags, Mode::empty()).map_err(|errno| self.unreadable(name, errno))
+    }
+
+    /// Reads up to `len` bytes from `offset`; less only where the file ends.
+    fn read(&self, name: &str, file: &OwnedFd, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).map_err(|error| {
+            Error::new(Kind::Storage, format!("no memory for {len} bytes of {name} in {}", self.path.display()))
+                .because(error)
+        })?;
+        while bytes.len() < len {
+            let position = offset + bytes.len() as u64;
+            match rustix::io::pread(file, spare_capacity(&mut bytes), position) {
+                Ok(0) => break,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(self.unreadable(name, errno)),
+            }
+        }
+        // The allocation, and so the last read, may be larger than what was asked for.
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
+    fn list_folder(&self, prefix: &str) -> io::Result<Vec<Listed>> {
+        let mut listed = Vec::new();
+        match open_folder(&self.root, if prefix.is_empty() { "." } else { prefix }) {
+            Ok(folder) => walk(folder, prefix, &mut listed)?,
+            Err(Errno::NOENT) => self.check_absent(prefix)?,
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(listed)
+    }
+
+    /// A folder that could not be opened is an empty one only if it is truly not there: a dangling
+    /// symbolic link is a disk that is not mounted, and a deleted repository has no objects to list.
+    fn check_absent(&self, prefix: &str) -> io::Result<()> {
+        let link = rustix::fs::statat(&self.root, prefix.trim_end_matches('/'), AtFlags::SYMLINK_NOFOLLOW);
+        if link.is_ok() || rustix::fs::fstat(&self.root)?.st_nlink == 0 {
+            return Err(Errno::NOENT.into());
+        }
+        Ok(())
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::new(Kind::NotFound, format!("{name} does not exist in {}", self.path.display()))
+    }
+
+    fn unreadable(&self, name: &str, errno: Errno) -> Error {
+        match errno {
+            Errno::NOENT | Errno::NOTDIR | Errno::ISDIR => self.missing(name),
+            _ => self.failed("read", name, errno.into()),
+        }
+    }
+
+    fn failed(&self, verb: &str, name: &str, error: io::Error) -> Error {
+        with_advice(format!("can't {verb} {name} in {}", self.path.display()), error)
+    }
+}
+
+impl Storage for Local {
+    fn put_new(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        check_object_name(name)?;
+        if self.create_object(name, bytes).map_err(|error| self.failed("write", name, error))? {
+            Ok(())
+        } else {
+            Err(Error::new(Kind::AlreadyExists, format!("{name} exists already in {}", self.path.display())))
+        }
+    }
+
+    fn put_replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        check_object_name(name)?;
+        self.replace_object(name, bytes).map_err(|error| self.failed("replace", name, error))
+    }
+
+    fn get(&self, name: &str) -> Result<Vec<u8>> {
+        let file = self.open_object(name)?;
+        let found = rustix::fs::fstat(&file).map_err(|errno| self.unreadable(name, errno))?;
+        if !FileType::from_raw_mode(found.st_mode).is_file() {
+            return Err(self.missing(name));
+        }
+        let size = found.st_size as usize;
+        let bytes = self.read(name, &file, 0, size)?;
+        if bytes.len() < size {
+            // Objects never change: somebody cut the file while it was read.
+            return Err(Error::damaged(name, format!("ended after {} of {size} bytes", bytes.len())));
+        }
+        Ok(bytes)
+    }
+
+    fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let file = self.open_object(name)?;
+        // The kernel's offsets are signed; nothing lies beyond.
+        let is_possible = offset.checked_add(len as u64).is_some_and(|end| i64::try_from(end).is_ok());
+        let bytes = if is_possible { self.read(name, &file, offset, len)? } else { Vec::new() };
+        if bytes.len() == len {
+            return Ok(bytes);
+        }
+        let size = rustix::fs::fstat(&file).map_err(|errno| self.unreadable(name, errno))?.st_size as u64;
+        Err(too_short(name, size, offset, len))
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
+        check_prefix(prefix)?;
+        self.list_folder(prefix)
+            .map_err(|error| self.failed("list", if prefix.is_empty() { "/" } else { prefix }, error))
+    }
+
+    fn stat(&self, name: &str) -> Result<Option<u64>> {
+        check_object_name(name)?;
+        match rustix::fs::statat(&self.root, name, AtFlags::empty()) {
+            Ok(found) if FileType::from_raw_mode(found.st_mode).is_file() => Ok(Some(found.st_size as u64)),
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(self.unreadable(name, errno)),
+        }
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        check_object_name(name)?;
+        self.delete_object(name).map_err(|error| self.failed("delete", name, error))
+    }
+
+    fn location(&self) -> String {
+        self.path.display().to_string()
+    }
+}
+
+/// A file in `tmp/` that goes away unless it becomes an object.
+struct Temporary<'a> {
+    local: &'a Local,
+    name: String,
+    file: File,
+    moved: bool,
+}
+
+impl Temporary<'_> {
+    /// Takes `name`; false when somebody else has it.
+    fn claim(&mut self, name: &str) -> io::Result<bool> {
+        let root = &self.local.root;
+        if !self.local.links_only.load(Ordering::Relaxed) {
+            match rustix::fs::renameat_with(root, &self.name, root, name, RenameFlags::NOREPLACE) {
+                Ok(()) => {
+                    self.moved = true;
+                    return Ok(true);
+                }
+                Err(Errno::EXIST) => return Ok(false),
+                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                    self.local.links_only.store(true, Ordering::Relaxed);
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        match rustix::fs::linkat(root, &self.name, root, name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            // NFS sends a request again when the answer got lost, and then reports our own success as EXIST.
+            Err(Errno::EXIST) => Ok(rustix::fs::fstat(&self.file)?.st_nlink == 2),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Takes `name`, whoever had it.
+    fn replace(&mut self, name: &str) -> io::Result<()> {
+        rustix::fs::renameat(&self.local.root, &self.name, &self.local.root, name)?;
+        self.moved = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        if !self.moved {
+            // What can't be removed now is swept later.
+            let _ = rustix::fs::unlinkat(&self.local.root, &self.name, AtFlags::empty());
+        }
+    }
+}
+
+/// Adds the objects below `folder`, whose names begin with `prefix`.
+fn walk(folder: OwnedFd, prefix: &str, listed: &mut Vec<Listed>) -> io::Result<()> {
+    let mut folder = Dir::new(folder)?;
+    while let Some(entry) = folder.read() {
+        let entry = entry?;
+        // What has no object's name is not ours: `.`, `..`, `lost+found`, a file browser's traces.
+        let Ok(component) = entry.file_name().to_str() else { continue };
+        let name = format!("{prefix}{component}");
+        if check_object_name(&name).is_err() {
+            continue;
+        }
+        if entry.file_type() == FileType::Directory {
+            walk(open_folder(folder.fd()?, component)?, &format!("{name}/"), listed)?;
+            continue;
+        }
+        let Some(found) = stat_listed(folder.fd()?, component)? else { continue };
+        match FileType::from_raw_mode(found.st_mode) {
+            FileType::RegularFile => listed.push(Listed { name, size: found.st_size as u64 }),
+            // A symbolic link to a folder, or a file system that does not tell types in listings.
+            FileType::Directory => walk(open_folder(folder.fd()?, component)?, &format!("{name}/"), listed)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Looks at what a listing named; `None` when it was deleted since.
+fn stat_listed(folder: impl AsFd, component: &str) -> io::Result<Option<rustix::fs::Stat>> {
+    match rustix::fs::statat(&folder, component, AtFlags::empty()) {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NOENT) => match rustix::fs::statat(&folder, component, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(None),
+            // Still there, so it is a symbolic link to nowhere: not a deleted object but a missing disk.
+            _ => Err(Errno::NOENT.into()),
+        },
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn open_folder(at: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat(at, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn sync(folder: impl AsFd) -> io::Result<()> {
+    match rustix::fs::fsync(folder) {
+        // Some network and FUSE file systems refuse to sync a folder, and have nothing to sync there.
+        Ok(()) | Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Makes `path` and the folders above it that are missing, each of them durable.
+fn make_folders(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = match path.parent() {
+        Some(above) if !above.as_os_str().is_empty() => above,
+        _ => Path::new("."),
+    };
+    make_folders(above)?;
+    match DirBuilder::new().mode(0o700).create(path) {
+        // Somebody else was faster.
+        Err(_) if path.is_dir() => {}
+        made => made?,
+    }
+    sync(File::open(above)?)
+}
+
+/// The folder of an object or folder, as a path from the repository's root.
+fn parent(name: &str) -> &str {
+    name.rsplit_once('/').map_or(".", |(folder, _)| folder)
+}
+
+/// [`check_name`], and `tmp/` is taken: what would be put there, no listing shows.
+fn check_object_name(name: &str) -> Result<()> {
+    check_name(name)?;
+    if name.split('/').next() == Some(TEMPORARY) {
+        return Err(Error::new(
+            Kind::Usage,
+            format!("`{name}` is not an object name: `{TEMPORARY}/` is for temporaries"),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses prefixes that are neither empty nor a folder's name that ends in `/`.
+///
+/// # Errors
+/// `Usage`.
+pub(super) fn check_prefix(prefix: &str) -> Result<()> {
+    match prefix.strip_suffix('/') {
+        None if prefix.is_empty() => Ok(()),
+        Some(folder) => check_name(folder),
+        None => {
+            Err(Error::new(Kind::Usage, format!("`{}` is not a folder's name ending in `/`", prefix.escape_debug())))
+        }
+    }
+}
+
+/// The error of a range that reaches past the end of its object.
+pub(super) fn too_short(name: &str, size: u64, offset: u64, len: usize) -> Error {
+    Error::damaged(name, format!("has {size} bytes, but {len} bytes from offset {offset} are needed"))
+}
+
+fn not_a_folder(path: &Path, errno: Errno) -> Error {
+    let shown = path.display();
+    match errno {
+        Errno::NOENT => Error::new(Kind::NoRepository, format!("there is no folder {shown}"))
+            .hint("check the path, and that its disk is mounted; `init` makes a new repository"),
+        Errno::NOTDIR | Errno::EXIST if path.exists() => {
+            Error::new(Kind::NoRepository, format!("{shown} is a file, not a folder"))
+                .hint("name the folder of the repository")
+        }
+        Errno::NOTDIR | Errno::EXIST => Error::new(
+            Kind::NoRepository,
+            format!("{shown} can't be a folder: a part of this path is a file or a dangling link"),
+        )
+        .because(io::Error::from(errno))
+        .hint("check the path"),
+        _ => with_advice(format!("can't open the folder {shown}"), errno.into()),
+    }
+}
+
+fn with_advice(context: String, error: io::Error) -> Error {
+    let advice = Errno::from_io_error(&error).and_then(advice);
+    let error = Error::storage(context, error);
+    match advice {
+        Some(advice) => error.hint(advice),
+        None => error,
+    }
+}
+
+/// What a person can do about a failure of the file system.
+fn advice(errno: Errno) -> Option<&'static str> {
+    Some(match errno {
+        Errno::NOSPC | Errno::DQUOT => {
+            "the disk or the quota is full; nothing partial was kept; free some space, for example with `prune`"
+        }
+        Errno::FBIG => "the file is larger than the file system or `ulimit -f` allows",
+        Errno::ROFS => {
+            "the file system is read-only: remount it writable; if it became so by itself, see the kernel's log"
+        }
+        Errno::ACCESS | Errno::PERM => {
+            "run as the user that owns the repository, or give it to this user; `lsattr` shows immutable files"
+        }
+        Errno::MFILE | Errno::NFILE => "too many open files: raise `ulimit -n`",
+        Errno::IO => "the disk reports errors: see the kernel's log, and copy the repository to another disk",
+        Errno::STALE => "the network file system lost this folder: mount it again",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_that_a_person_can_mend_say_how() {
+        for (errno, word) in [
+            (Errno::NOSPC, "prune"),
+            (Errno::DQUOT, "quota"),
+            (Errno::ROFS, "remount"),
+            (Errno::ACCESS, "owns"),
+            (Errno::PERM, "lsattr"),
+            (Errno::FBIG, "ulimit -f"),
+            (Errno::MFILE, "ulimit -n"),
+            (Errno::IO, "kernel"),
+        ] {
+            let error = with_advice("can't write x in /y".to_owned(), errno.into());
+            assert_eq!(error.kind(), Kind::Storage);
+            assert!(error.advice().is_some_and(|advice| advice.contains(word)), "{errno}: {:?}", error.advice());
+            assert!(std::error::Error::source(&error).is_some(), "{errno} keeps its cause");
+        }
+    }
+
+    #[test]
+    fn an_object_that_vanishes_between_listing_and_looking_is_no_error_but_a_dangling_link_is() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::os::unix::fs::symlink("/nowhere/at/all", folder.path().join("link")).expect("a link");
+        let open = open_folder(rustix::fs::CWD, folder.path()).expect("opens");
+        assert!(stat_listed(&open, "gone").expect("no error").is_none());
+        assert!(stat_listed(&open, "link").is_err());
+    }
+
+    #[test]
+    fn a_folder_is_synced_into_its_parent_once_a_process() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let local = Local::create(folder.path()).expect("creates");
+        local.put_new("packs/4f/a", b"1").expect("puts");
+        let known: Vec<String> = lock(&local.durable_folders).iter().cloned().collect();
+        assert_eq!(known, ["packs", "packs/4f"]);
+    }
+}

@@ -1,0 +1,60 @@
+//! zstd (RFC 8878), one frame a chunk. The frame carries neither content size nor checksum: the blob's
+//! entry has the length, its id is the checksum.
+
+use zstd_safe::{CCtx, CParameter, DCtx, ErrorCode};
+
+/// Compresses chunks at one level; kept per thread, so that its tables are allocated once.
+pub struct Compressor {
+    context: CCtx<'static>,
+}
+
+impl Compressor {
+    /// A compressor at zstd `level` (1 to 22, negative for faster).
+    pub fn new(level: i32) -> Self {
+        let mut context = CCtx::create();
+        let mut set = |parameter| {
+            context.set_parameter(parameter).expect("zstd knows its parameters");
+        };
+        set(CParameter::CompressionLevel(level));
+        set(CParameter::ContentSizeFlag(false));
+        set(CParameter::ChecksumFlag(false));
+        Self { context }
+    }
+
+    /// Appends the frame of `raw` to `out`, and says whether it is shorter than `raw`; if not, `out`
+    /// is as it was.
+    pub fn compress(&mut self, raw: &[u8], out: &mut Vec<u8>) -> bool {
+        let front = out.len();
+        out.resize(front + raw.len(), 0);
+        // A frame that does not fit into the raw length is of no use: zstd says so and that is all.
+        let written = self.context.compress2(&mut out[front..], raw).unwrap_or(raw.len());
+        let shorter = written < raw.len();
+        out.truncate(front + if shorter { written } else { 0 });
+        shorter
+    }
+}
+
+/// Decompresses chunks; kept per thread.
+pub struct Decompressor {
+    context: DCtx<'static>,
+}
+
+impl Default for Decompressor {
+    fn default() -> Self {
+        Self { context: DCtx::create() }
+    }
+}
+
+impl Decompressor {
+    /// Decodes one frame into exactly `out`.
+    ///
+    /// # Errors
+    /// What zstd says, or a length that differs from `out`'s.
+    pub fn decompress(&mut self, frame: &[u8], out: &mut [u8]) -> Result<(), String> {
+        let name = |code: ErrorCode| format!("zstd: {}", zstd_safe::get_error_name(code));
+        match self.context.decompress(out, frame).map_err(name)? {
+            n if n == out.len() => Ok(()),
+            n => Err(format!("decompresses to {n} bytes instead of {}", out.len())),
+        }
+    }
+}

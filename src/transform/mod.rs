@@ -1,0 +1,8 @@
+//! Bytes to bytes, one step a file, in the order in which a chunk passes them. These know keys and
+//! algorithms, but no objects, no storage and no format.
+
+pub mod chunk;
+pub mod compress;
+pub mod hash;
+pub mod kdf;
+pub mod seal;
