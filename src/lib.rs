@@ -32,4 +32,4 @@ pub mod repo;
 
 pub mod ops;
 
-pub mod cli;
+

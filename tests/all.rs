@@ -1,4 +1,6 @@
 //! The integration tests: one binary, one link step.
 
 mod conformance;
+mod crash;
 mod retention;
+mod support;

@@ -66,12 +66,22 @@ pub struct KeySlot {
     /// The sealed [`SlotKeys`].
     #[serde(with = "hex")]
     pub sealed: Vec<u8>,
+    /// Keyed digest of all of the above: whoever has opened any slot can tell whether this one was altered.
+    #[serde(with = "hex")]
+    pub mac: [u8; 32],
 }
 
 impl KeySlot {
     /// A slot of the current version.
     pub fn new(repository: RepoId, kind: SlotKind, label: String, created: Timestamp, kdf: Kdf, sealed: Vec<u8>) -> Self {
-        Self { magic: MAGIC.to_owned(), version: FORMAT_VERSION, repository, kind, label, created, kdf, sealed }
+        Self { magic: MAGIC.to_owned(), version: FORMAT_VERSION, repository, kind, label, created, kdf, sealed, mac: [0; 32] }
+    }
+
+    /// What [`mac`](Self::mac) is computed over: the slot's bytes with an empty one, and its name.
+    pub fn authenticated(&self, id: SlotId) -> Vec<u8> {
+        let mut bytes = Self { mac: [0; 32], ..self.clone() }.encode();
+        bytes.extend_from_slice(object_name(id).as_bytes());
+        bytes
     }
 
     /// The object's bytes.

@@ -140,10 +140,8 @@ pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cance
 fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result<()> {
     let mut wrong = |object: String, what: String| problems.push(Problem { object, what, snapshots: Vec::new() });
     for (id, slot) in list_slots(repo.storage.as_ref())? {
-        match slot {
-            Ok(slot) if slot.repository == repo.id => {}
-            Ok(_) => wrong(keyslot::object_name(id), format!("a key slot of another repository; `alluvium key remove {id}` removes it")),
-            Err(e) => wrong(keyslot::object_name(id), e.to_string()),
+        if let Err(e) = slot.and_then(|slot| repo.keys.verify_slot(id, &slot)) {
+            wrong(keyslot::object_name(id), e.to_string());
         }
     }
     for object in repo.storage.list("")? {

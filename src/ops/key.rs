@@ -17,9 +17,8 @@ use crate::repo::keys::{KdfCost, SlotInfo, list_slots};
 pub fn list(repo: &Repository, report: &dyn Report) -> Result<Vec<SlotInfo>> {
     let mut slots = Vec::new();
     for (id, slot) in list_slots(repo.storage.as_ref())? {
-        match slot {
-            Ok(slot) if slot.repository == repo.id => slots.push(SlotInfo { id, kind: slot.kind, label: slot.label, created: slot.created }),
-            Ok(_) => report.problem(Problem { object: keyslot::object_name(id), what: "a key slot of another repository".to_owned(), snapshots: Vec::new() }),
+        match slot.and_then(|slot| repo.keys.verify_slot(id, &slot).map(|()| slot)) {
+            Ok(slot) => slots.push(SlotInfo { id, kind: slot.kind, label: slot.label, created: slot.created }),
             Err(e) => report.problem(Problem { object: keyslot::object_name(id), what: e.to_string(), snapshots: Vec::new() }),
         }
     }

@@ -123,6 +123,8 @@ pub fn prune(repo: &Repository, options: &PruneOptions, dry_run: bool, report: &
         }
         other => other?,
     };
+    // What dead sessions left is garbage of this prune already.
+    end_dead_sessions(repo, session.id)?;
     let survey = Survey::take(repo, Some(session.id), options, report, cancel)?;
     let (mut plan, unused, repack) = survey.plan(options);
     let mut work = Work { repo, session: &session, survey: &survey, plan: &mut plan, report, cancel };

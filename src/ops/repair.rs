@@ -2,7 +2,8 @@
 //!
 //! Sound index entries stay. Packs that no sound index object lists are read (header and trailer) and listed;
 //! entries of packs that are gone or broken are dropped, so that the next snapshot stores their data again.
-//! Nothing but index objects is ever removed, and those only after what replaces them is durable and proven.
+//! Nothing is ever removed but index objects, and generations that can't be read; and those only after what
+//! replaces them is durable and proven.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,7 +11,8 @@ use serde::Serialize;
 
 use crate::env::Cancel;
 use crate::error::{Kind, Result};
-use crate::format::coordination::{Condemned, Generation};
+use crate::format::ObjectKind;
+use crate::format::coordination::{Condemned, GENERATION_PREFIX, Generation, generation_of};
 use crate::format::index::{IndexObject, object_name as index_name};
 use crate::format::pack::object_name;
 use crate::id::{IndexId, PackId};
@@ -73,6 +75,7 @@ pub fn repair_index(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> 
         replace_generation(repo, number + 1, &listed, report, cancel)?;
         repaired.generation_replaced = true;
     }
+    remove_unreadable_generations(repo)?;
     repo.cache.invalidate()?;
     let indexed = repo.index(report)?;
     repaired.problems.extend(indexed.problems.iter().cloned());
@@ -157,4 +160,18 @@ fn replace_generation(repo: &Repository, number: u64, listed: &HashMap<PackId, u
     let mut condemned: Vec<_> = unneeded.map(|(&pack, &size)| Condemned { pack, size, since: number }).collect();
     condemned.sort_by_key(|c| c.pack);
     repo.publish_generation(number, &Generation { condemned, distrusted: Vec::new() })
+}
+
+/// Only the newest generation counts, and it is readable now.
+fn remove_unreadable_generations(repo: &Repository) -> Result<()> {
+    let (newest, _) = repo.probe_generation()?;
+    for object in repo.storage.list(GENERATION_PREFIX)? {
+        let readable = |bytes: Vec<u8>| repo.open_object(ObjectKind::Generation, &object.name, &bytes);
+        if generation_of(&object.name).is_some_and(|n| n < newest)
+            && repo.storage.get(&object.name).and_then(readable).is_err_and(|e| e.kind() == Kind::Damaged)
+        {
+            repo.storage.delete(&object.name)?;
+        }
+    }
+    Ok(())
 }

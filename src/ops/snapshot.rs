@@ -8,7 +8,7 @@
 //! empty stream never become a snapshot. What they had stored is garbage, and what a later
 //! success deduplicates against.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
@@ -28,18 +28,25 @@ use crate::repo::predict::Prediction;
 use crate::repo::publish::publish;
 use crate::repo::reader::Reader;
 use crate::repo::session::{Session, Writing};
+use crate::repo::snapshots::Snapshot;
 use crate::repo::writer::{StoredStream, WriteOptions, Writer, write};
-use crate::source::command::Command;
+use crate::source::command;
 use crate::source::files::{self, Found, FoundKind};
-use crate::source::pipe::Pipe;
+use crate::source::pipe::read_error;
 use crate::source::sniff::sniff;
 use crate::source::verdict::judge;
 use crate::source::watch::Watched;
+use crate::transform::hash::stream_digest;
 
 /// What is backed up.
-pub enum Source {
+pub enum Source<'s> {
     /// A stream that somebody else produces.
-    Stream(File),
+    Stream {
+        /// The stream; it is read to its end.
+        input: Box<dyn Read + Send + 's>,
+        /// Its length in bytes where known, for the progress.
+        bytes: Option<u64>,
+    },
     /// A command that alluvium runs and judges: program and arguments.
     Command(Vec<String>),
     /// Files and folders.
@@ -92,7 +99,7 @@ const SHRUNK_BELOW: f64 = 0.5;
 /// # Errors
 /// `Source` when the data is not to be trusted, `Usage`, `Interrupted`, `Busy`, `Damaged`, `Storage`. In every case
 /// nothing was published.
-pub fn snapshot(repo: &Repository, source: Source, options: &SnapshotOptions, report: &dyn Report, cancel: &Cancel) -> Result<Taken> {
+pub fn snapshot(repo: &Repository, source: Source<'_>, options: &SnapshotOptions, report: &dyn Report, cancel: &Cancel) -> Result<Taken> {
     check_names(options)?;
     let time = repo.env.now();
     let session = Session::begin(repo, &Writing { host: options.host.clone(), purpose: "snapshot".to_owned() }, report)?;
@@ -172,7 +179,7 @@ struct Gathered {
 
 fn gather(
     session: &Session<'_>,
-    source: Source,
+    source: Source<'_>,
     options: &SnapshotOptions,
     previous: Option<&(SnapshotId, Header)>,
     report: &dyn Report,
@@ -180,11 +187,12 @@ fn gather(
 ) -> Result<Gathered> {
     let before = Before::read(session, previous, report)?;
     match source {
-        Source::Stream(file) => {
-            let known = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|m| m.len());
-            report.task(&options.name, known.or(previous.map(|(_, h)| h.bytes)));
+        Source::Stream { input, bytes } => {
+            report.task(&options.name, bytes.or(previous.map(|(_, h)| h.bytes)));
             let (stored, stats) = write(session, options.write, report, cancel, |writer| {
-                let stored = store_stream(writer, Pipe::new(file, cancel)?, &before, report)?;
+                let mut watched = Watched::new(input);
+                let stored = store_stream(writer, &mut watched, &before, report)?;
+                judge(watched.head(), watched.tail(), watched.length())?;
                 Ok((stored, writer.stored()))
             })?;
             Ok(Gathered::stream(SourceKind::Stream, &options.name, stored, stats))
@@ -194,14 +202,12 @@ fn gather(
             let program = argv.first().cloned().unwrap_or_default();
             let (stored, stats) = write(session, options.write, report, cancel, |writer| {
                 // Dropped on every failure, which kills the command: a failing repository leaves nothing hanging.
-                let mut running = Command::spawn(&argv, cancel)?;
-                let mut watched = Watched::new(running.output());
-                let stored = writer.store(&mut watched, before.prediction(0)).map_err(|e| e.during(format!("`{program}`")));
-                let (head, tail, bytes) = watched.into_parts();
-                let stored = stored?;
-                running.finish()?;
-                judge(&head, &tail, bytes)?;
-                warn_opaque(&head, report);
+                let mut watched = Watched::new(command::spawn(&argv, cancel)?);
+                let stored = store_stream(writer, &mut watched, &before, report).map_err(|e| e.during(format!("`{program}`")))?;
+                let verdict = judge(watched.head(), watched.tail(), watched.length());
+                // The exit status tells more than a missing end: it comes first.
+                watched.into_inner().finish()?;
+                verdict?;
                 Ok((stored, writer.stored()))
             })?;
             let program = PathBuf::from(program).file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
@@ -235,25 +241,18 @@ impl Gathered {
     }
 }
 
-fn store_stream(writer: &mut Writer<'_>, input: impl Read + Send, before: &Before<'_>, report: &dyn Report) -> Result<StoredStream> {
-    let mut watched = Watched::new(input);
-    let stored = writer.store(&mut watched, before.prediction(0))?;
-    let (head, tail, bytes) = watched.into_parts();
-    judge(&head, &tail, bytes)?;
-    warn_opaque(&head, report);
-    Ok(stored)
-}
-
-/// Says when the data can't deduplicate, and what to do about it.
-fn warn_opaque(head: &[u8], report: &dyn Report) {
+/// Stores a stream; says first when it can't deduplicate, and what to do about it.
+fn store_stream(writer: &mut Writer<'_>, watched: &mut Watched<impl Read + Send>, before: &Before<'_>, report: &dyn Report) -> Result<StoredStream> {
+    let head = watched.peek_head().map_err(|e| read_error(e, "the source"))?;
     if let Some(opaque) = sniff(head) {
         report.warn(&format!("the data is {}: {}", opaque.what, opaque.advice));
     }
+    writer.store(watched, before.prediction(0))
 }
 
 /// Stores one thing that a walk found; `None` when it could not be read, which was told as a problem.
 fn store_found(writer: &mut Writer<'_>, found: &Found, before: &Before<'_>, report: &dyn Report) -> Result<Option<Part>> {
-    let nothing = Digest { bytes: 0, blake3: *blake3_of_nothing() };
+    let nothing = Digest { bytes: 0, blake3: stream_digest(b"") };
     let (kind, digest, recipe) = match &found.kind {
         FoundKind::Folder { mode } => (PartKind::Folder { mode: *mode }, nothing, Recipe::default()),
         FoundKind::Link { target } => (PartKind::Link { target: target.clone() }, nothing, Recipe::default()),
@@ -274,8 +273,7 @@ fn store_found(writer: &mut Writer<'_>, found: &Found, before: &Before<'_>, repo
                 }
                 Err(e) => return Err(e),
             };
-            let (head, _, _) = watched.into_parts();
-            if let Some(warning) = files::looks_live(&found.path, &head) {
+            if let Some(warning) = files::looks_live(&found.path, watched.head()) {
                 report.warn(&warning);
             }
             (PartKind::File { mode: *mode, modified: *modified }, stored.digest, stored.recipe)
@@ -284,31 +282,35 @@ fn store_found(writer: &mut Writer<'_>, found: &Found, before: &Before<'_>, repo
     Ok(Some(Part { name: found.name.clone(), kind, digest, recipe }))
 }
 
-fn blake3_of_nothing() -> &'static [u8; 32] {
-    static DIGEST: std::sync::OnceLock<[u8; 32]> = std::sync::OnceLock::new();
-    DIGEST.get_or_init(|| crate::transform::hash::stream_digest(b""))
-}
-
 /// The previous snapshot's recipes, for prediction; nothing for the first snapshot and for a
 /// write-only key, which can't read them.
 struct Before<'s> {
     read: Option<(Reader<'s>, Manifest)>,
+    /// Parts by name.
+    places: HashMap<String, usize>,
 }
 
 impl<'s> Before<'s> {
     fn read(session: &'s Session<'s>, previous: Option<&(SnapshotId, Header)>, report: &dyn Report) -> Result<Self> {
         let repo = session.repo();
         let Some((id, _)) = previous.filter(|_| repo.keys.kind() == SlotKind::Full) else {
-            return Ok(Self { read: None });
+            return Ok(Self::nothing());
         };
         match repo.snapshot(*id) {
-            Ok(snapshot) => Ok(Self { read: Some((Reader::new(&session.indexed)?, snapshot.manifest)) }),
+            Ok(Snapshot { manifest, .. }) => {
+                let places = manifest.parts.iter().enumerate().map(|(i, part)| (part.name.clone(), i)).collect();
+                Ok(Self { read: Some((Reader::new(&session.indexed)?, manifest)), places })
+            }
             // Not needed to take a snapshot; check says what is wrong with it.
             Err(e) => {
                 report.warn(&format!("the previous snapshot can't be read ({e}): this one is cut without its help"));
-                Ok(Self { read: None })
+                Ok(Self::nothing())
             }
         }
+    }
+
+    fn nothing() -> Self {
+        Self { read: None, places: HashMap::new() }
     }
 
     fn prediction(&self, part: usize) -> Option<Prediction<'_>> {
@@ -317,8 +319,6 @@ impl<'s> Before<'s> {
     }
 
     fn prediction_of(&self, name: &str) -> Option<Prediction<'_>> {
-        let (_, manifest) = self.read.as_ref()?;
-        // Parts are sorted by name for files, but a manifest is only trusted to be whole, not sorted.
-        self.prediction(manifest.parts.iter().position(|p| p.name == name)?)
+        self.prediction(*self.places.get(name)?)
     }
 }

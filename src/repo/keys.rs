@@ -22,7 +22,7 @@ use crate::format::pack::WrappedKey;
 use crate::format::{Malformed, ObjectKind, associated_data};
 use crate::id::{DataKeyId, RepoId, SlotId};
 use crate::storage::Storage;
-use crate::transform::hash::{ChunkHasher, data_key_id};
+use crate::transform::hash::{ChunkHasher, data_key_id, slot_mac};
 use crate::transform::{kdf, seal};
 
 /// What unlocking costs. Tests lower it; people should not.
@@ -163,6 +163,22 @@ impl Keys {
         associated_data(ObjectKind::DataKey, self.repo, &name)
     }
 
+    /// Tells whether a slot of this repository is as it was written.
+    ///
+    /// # Errors
+    /// `Damaged`, naming the slot.
+    pub fn verify_slot(&self, id: SlotId, slot: &KeySlot) -> Result<()> {
+        if slot.repository != self.repo {
+            return Err(Error::damaged(keyslot::object_name(id), "a key slot of another repository")
+                .hint(format!("`alluvium key remove {id}` removes it")));
+        }
+        if self.mac(id, slot) == slot.mac { Ok(()) } else { Err(Error::damaged(keyslot::object_name(id), "altered since it was written")) }
+    }
+
+    fn mac(&self, id: SlotId, slot: &KeySlot) -> [u8; 32] {
+        slot_mac(&self.plain.index, &slot.authenticated(id))
+    }
+
     /// Writes a slot with these keys for `passphrase`, exclusively. A write-only slot gets no secret
     /// keys; a write-only slot can make no slot at all.
     ///
@@ -190,7 +206,8 @@ impl Keys {
         let wrapping = seal::SealKey::new(&*derive(passphrase, &kdf)?);
         let plain = Zeroizing::new(keys.encode());
         let sealed = wrapping.seal(env, &slot_name(self.repo, id, kind), &plain);
-        let slot = KeySlot::new(self.repo, kind, label.to_owned(), env.now(), kdf, sealed);
+        let mut slot = KeySlot::new(self.repo, kind, label.to_owned(), env.now(), kdf, sealed);
+        slot.mac = self.mac(id, &slot);
         storage.put_new(&keyslot::object_name(id), &slot.encode())
     }
 }
@@ -229,31 +246,36 @@ pub fn list_slots(storage: &dyn Storage) -> Result<Vec<(SlotId, Result<KeySlot>)
 /// Opens the slot that `passphrase` belongs to.
 ///
 /// # Errors
-/// `WrongKey` when no slot opens (one derivation each), `Damaged` when there is no readable slot, `Storage`.
+/// `WrongKey` when no slot opens (one derivation each), `Damaged` when there is none to try, `Storage`.
 pub fn open(storage: &dyn Storage, repo: RepoId, passphrase: &[u8]) -> Result<Keys> {
-    let slots = list_slots(storage)?;
-    let mut first_problem = None;
-    for (id, slot) in slots {
+    let (mut tried, mut problem) = (0, None);
+    for (id, slot) in list_slots(storage)? {
+        let name = keyslot::object_name(id);
         let slot = match slot {
             Ok(slot) if slot.repository == repo => slot,
             Ok(_) => {
-                first_problem.get_or_insert(Error::damaged(keyslot::object_name(id), "a key slot of another repository"));
+                problem.get_or_insert(Error::damaged(name, "a key slot of another repository"));
                 continue;
             }
             Err(error) if error.kind() == Kind::Damaged => {
-                first_problem.get_or_insert(error);
+                problem.get_or_insert(error);
                 continue;
             }
             Err(error) => return Err(error),
         };
+        tried += 1;
         let wrapping = seal::SealKey::new(&*derive(passphrase, &slot.kdf)?);
         if let Some(plain) = wrapping.open(&slot_name(repo, id, slot.kind), &slot.sealed).map(Zeroizing::new) {
-            let keys = SlotKeys::decode(&plain).map_err(|e| e.in_object(&keyslot::object_name(id)))?;
-            return Ok(Keys::new(repo, id, keys));
+            let keys = Keys::new(repo, id, SlotKeys::decode(&plain).map_err(|e| e.in_object(&name))?);
+            keys.verify_slot(id, &slot)?;
+            return Ok(keys);
         }
     }
+    if tried == 0 {
+        return Err(problem.unwrap_or_else(|| Error::damaged("keys/", "there is no key slot")).hint("without a key slot nobody can read this repository: bring one back from a copy"));
+    }
     let error = Error::new(Kind::WrongKey, format!("the passphrase opens no key slot of {}", storage.location()));
-    Err(match first_problem {
+    Err(match problem {
         Some(problem) => error.because(problem).hint("a key slot is damaged; if it was yours, use the passphrase of another slot"),
         None => error.hint("check the passphrase; without it nobody can read this repository, its makers included"),
     })

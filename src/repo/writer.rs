@@ -31,6 +31,7 @@ use crate::format::manifest::{Digest, Stored};
 use crate::format::recipe::{ENTRY_LEN, Recipe, RecipeEntry, decode_entries};
 use crate::id::BlobId;
 use crate::report::{Counter, Report};
+use crate::source::pipe::read_error;
 use crate::transform::chunk::Chunker;
 use crate::transform::hash::StreamHasher;
 
@@ -420,7 +421,7 @@ fn read_segment(input: &mut dyn Read, into: &mut [u8], hasher: &mut StreamHasher
             Err(e) => {
                 // A source that was told to stop says so by an error: the reason is who told it.
                 cancel.check()?;
-                return Err(Error::new(Kind::Source, "reading the source failed").because(e));
+                return Err(read_error(e, "the source"));
             }
         }
     }

@@ -50,3 +50,8 @@ pub type StreamHasher = blake3::Hasher;
 pub fn stream_digest(bytes: &[u8]) -> [u8; 32] {
     *blake3::hash(bytes).as_bytes()
 }
+
+/// A keyed digest of a key slot, under a key derived from the index key.
+pub fn slot_mac(index_key: &[u8; 32], bytes: &[u8]) -> [u8; 32] {
+    *blake3::keyed_hash(&blake3::derive_key("alluvium v1 key slot authentication", index_key), bytes).as_bytes()
+}

@@ -16,7 +16,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, ffi};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, ffi};
 
 use crate::error::{Error, Kind};
 use crate::format::Malformed;
@@ -245,21 +245,25 @@ fn configure(connection: Connection) -> Inner<Connection> {
     Ok(connection)
 }
 
-/// Writes the schema into an empty file; refuses another's.
+/// Writes the schema into an empty file; refuses another's. Waits for no writer unless it must write.
 fn prepare(connection: &Connection, repo: RepoId) -> Inner<()> {
-    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
-    let transaction = rusqlite::Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-    let tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if tables == 0 {
-        transaction.execute_batch(SCHEMA)?;
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        transaction.execute("INSERT INTO meta VALUES ('repository', ?1)", [repo.0])?;
+    let number = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let is_empty = || Ok::<_, Fault>(number("SELECT count(*) FROM sqlite_schema")? == 0);
+    if is_empty()? {
+        let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+        if is_empty()? {
+            transaction.execute_batch(SCHEMA)?;
+            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            transaction.execute("INSERT INTO meta VALUES ('repository', ?1)", [repo.0])?;
+        }
+        transaction.commit()?;
     }
-    let ours = number("application_id")? == APPLICATION_ID && number("user_version")? == SCHEMA_VERSION;
+    let ours = number("PRAGMA application_id")? == APPLICATION_ID && number("PRAGMA user_version")? == SCHEMA_VERSION;
     let get = "SELECT value FROM meta WHERE name = 'repository'";
-    if !ours || transaction.query_row(get, [], |row| row.get::<_, [u8; 16]>(0)).optional()? != Some(repo.0) {
-        return Err(Fault::Damage("it belongs to another repository or another version of this program".into()));
+    if ours && connection.query_row(get, [], |row| row.get::<_, [u8; 16]>(0)).optional()? == Some(repo.0) {
+        Ok(())
+    } else {
+        Err(Fault::Damage("it belongs to another repository or another version of this program".into()))
     }
-    Ok(transaction.commit()?)
 }

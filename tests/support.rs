@@ -1,0 +1,133 @@
+//! What the tests share: a world with its own clock and entropy, repositories in memory, data that looks like dumps.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use alluvium::env::{Cancel, Env};
+use alluvium::error::Result;
+use alluvium::ops::forget;
+use alluvium::ops::prune::{MaxUnused, Plan, PruneOptions, prune};
+use alluvium::ops::restore::{Target, restore};
+use alluvium::ops::snapshot::{SnapshotOptions, Source, Taken, snapshot};
+use alluvium::report::{Report, Silent};
+use alluvium::repo::keys::KdfCost;
+use alluvium::repo::snapshots::Snapshot;
+use alluvium::repo::writer::WriteOptions;
+use alluvium::repo::{InitOptions, Repository};
+use alluvium::storage::Storage;
+use jiff::{SignedDuration, Timestamp};
+
+/// Unlocking that costs a test nothing.
+pub const CHEAP: KdfCost = KdfCost { memory_kib: 8, passes: 1, lanes: 1 };
+/// The tests' passphrase.
+pub const PASSPHRASE: &[u8] = b"correct horse battery staple";
+
+/// A clock that tests move, and entropy that repeats: one seed, one history.
+pub struct World {
+    seconds: AtomicI64,
+    seed: u64,
+    drawn: AtomicU64,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Arc<Self> {
+        Arc::new(Self { seconds: AtomicI64::new(1_790_000_000), seed, drawn: AtomicU64::new(0) })
+    }
+
+    pub fn pass(&self, time: SignedDuration) {
+        self.seconds.fetch_add(time.as_secs(), Ordering::SeqCst);
+    }
+}
+
+impl Env for World {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_second(self.seconds.load(Ordering::SeqCst)).expect("a time within the calendar")
+    }
+
+    fn fill_random(&self, bytes: &mut [u8]) {
+        let draw = self.drawn.fetch_add(1, Ordering::SeqCst);
+        blake3::Hasher::new()
+            .update(&self.seed.to_le_bytes())
+            .update(&draw.to_le_bytes())
+            .finalize_xof()
+            .fill(bytes);
+    }
+}
+
+/// Small chunks and packs, so that small data has many of both.
+pub fn small() -> InitOptions {
+    InitOptions { chunk_bytes: 1024, pack_bytes: 64 << 10, kdf: CHEAP }
+}
+
+/// Makes a repository in `storage` and opens it.
+pub fn init(storage: impl Storage + 'static, world: &Arc<World>) -> Repository {
+    Repository::init(&storage, world.as_ref(), PASSPHRASE, "test", small()).expect("init");
+    open(storage, world).expect("open")
+}
+
+/// Opens a repository with a cache of its own.
+pub fn open(storage: impl Storage + 'static, world: &Arc<World>) -> Result<Repository> {
+    open_with(storage, world, PASSPHRASE)
+}
+
+pub fn open_with(storage: impl Storage + 'static, world: &Arc<World>, passphrase: &[u8]) -> Result<Repository> {
+    Repository::open(Arc::new(storage), Arc::clone(world) as Arc<dyn Env>, passphrase, None)
+}
+
+pub fn options(name: &str) -> SnapshotOptions {
+    SnapshotOptions {
+        name: name.to_owned(),
+        host: "host".to_owned(),
+        zone: "UTC".to_owned(),
+        tags: BTreeSet::new(),
+        write: WriteOptions::default(),
+        allow_shrink: false,
+    }
+}
+
+/// A snapshot of `data` as a stream called `name`.
+pub fn take(repo: &Repository, name: &str, data: &[u8]) -> Result<Taken> {
+    take_with(repo, name, data, &Silent)
+}
+
+pub fn take_with(repo: &Repository, name: &str, data: &[u8], report: &dyn Report) -> Result<Taken> {
+    let source = Source::Stream { input: Box::new(data), bytes: None };
+    snapshot(repo, source, &options(name), report, &Cancel::new())
+}
+
+/// What a snapshot gives back.
+pub fn restored(repo: &Repository, snapshot: &Snapshot) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    restore(repo, snapshot, None, Target::Stream(&mut out), 96 << 20, &Silent, &Cancel::new())?;
+    Ok(out)
+}
+
+pub fn prune_options() -> PruneOptions {
+    PruneOptions { max_unused: MaxUnused::Percent(0.0), allow_empty: false, host: "host".to_owned(), write: WriteOptions::default() }
+}
+
+pub fn pruned(repo: &Repository) -> Result<Plan> {
+    prune(repo, &prune_options(), false, &Silent, &Cancel::new())
+}
+
+pub fn forget_ids(repo: &Repository, ids: &[alluvium::id::SnapshotId]) -> Result<()> {
+    forget::execute(repo, ids, &Silent, &Cancel::new())
+}
+
+/// Bytes that look like a dump: `n` rows, some of which depend on `day`.
+pub fn dump(n: usize, day: usize) -> Vec<u8> {
+    let row = |i: usize| {
+        let changed = if i % 97 == day % 97 { day } else { 0 };
+        let mixed = (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
+        format!("{i}\tuser{mixed}@example.com\t{}\t{changed}\n", mixed % 1009).into_bytes()
+    };
+    (0..n + day * 10).flat_map(row).collect()
+}
+
+/// Bytes without any pattern.
+pub fn noise(n: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; n];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
