@@ -2,5 +2,7 @@
 
 mod conformance;
 mod crash;
+mod damage;
 mod retention;
+mod source;
 mod support;

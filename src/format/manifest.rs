@@ -67,6 +67,15 @@ impl SealedManifest<'_> {
     }
 }
 
+/// What a manifest's body is bound to, besides its kind and repository: its name, and all that stands in front of it.
+pub fn body_name(name: &str, key: &WrappedKey, header: &[u8]) -> Vec<u8> {
+    let mut out = Encoder::default();
+    out.bytes(name.as_bytes());
+    key.encode(&mut out);
+    out.bytes(header);
+    out.0
+}
+
 /// A fence's bytes; the sealed part says who set it and when.
 pub fn encode_fence(sealed: &[u8]) -> Vec<u8> {
     let mut out = Encoder::default();

@@ -8,7 +8,7 @@
 //! What is found damaged is *set aside*: a new generation lists it, so that writers stop relying on it and the
 //! next snapshot of the same data stores it again. That heals old snapshots too.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -124,7 +124,7 @@ pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cance
             found.problems.push(Problem { object: object_name(*pack), what: format!("chunk {blob} is damaged{elsewhere}"), snapshots });
         }
     }
-    for lost in missing {
+    for lost in blame_lost_index(&indexed, &packs, missing)? {
         // What the packs have told already only lacks its victims.
         match found.problems.iter_mut().find(|p| p.object == lost.object && (p.snapshots.is_empty() || p.what == lost.what)) {
             Some(told) => told.snapshots = lost.snapshots,
@@ -219,6 +219,28 @@ fn check_packs(
     found.packs = ids.len() as u64;
     report.count(Counter::CheckedPacks, ids.len() as u64);
     Ok(sound)
+}
+
+/// Chunks that no index object lists may be in packs that no index object lists: then it is an index object that is
+/// missing, and one sentence a pack says so.
+fn blame_lost_index(indexed: &Indexed<'_>, packs: &HashMap<PackId, ReadPack>, missing: Vec<Problem>) -> Result<Vec<Problem>> {
+    let known: HashSet<PackId> = indexed.repo.cache.packs()?.into_iter().map(|p| p.id).collect();
+    let unlisted = packs.values().filter(|p| !known.contains(&p.indexed.id));
+    let holder: HashMap<String, PackId> =
+        unlisted.flat_map(|p| p.indexed.entries.iter().map(|e| (format!("chunk {}", e.id), p.indexed.id))).collect();
+    let (mut problems, mut blamed) = (Vec::new(), BTreeMap::<PackId, BTreeSet<String>>::new());
+    for problem in missing {
+        match holder.get(&problem.object) {
+            Some(pack) => blamed.entry(*pack).or_default().extend(problem.snapshots),
+            None => problems.push(problem),
+        }
+    }
+    problems.extend(blamed.into_iter().map(|(pack, snapshots)| Problem {
+        object: object_name(pack),
+        what: "snapshots need it and no index object lists it: an index object is missing; `alluvium repair index` makes it anew".to_owned(),
+        snapshots: snapshots.into_iter().collect(),
+    }));
+    Ok(problems)
 }
 
 fn look_at(indexed: &Indexed<'_>, id: PackId, listed: Option<u64>, known: Option<u64>) -> Result<ReadPack> {

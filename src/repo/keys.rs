@@ -254,7 +254,7 @@ pub fn open(storage: &dyn Storage, repo: RepoId, passphrase: &[u8]) -> Result<Ke
         let slot = match slot {
             Ok(slot) if slot.repository == repo => slot,
             Ok(_) => {
-                problem.get_or_insert(Error::damaged(name, "a key slot of another repository"));
+                problem.get_or_insert(Error::damaged(format!("config and {name}"), "they belong to different repositories"));
                 continue;
             }
             Err(error) if error.kind() == Kind::Damaged => {

@@ -24,6 +24,7 @@ use crate::format::manifest::{self, Header, Manifest, SealedManifest};
 use crate::format::{ObjectKind, associated_data, pack};
 use crate::id::{BlobId, PackId, SnapshotId};
 use crate::report::Report;
+use crate::transform::seal::SealKey;
 
 use super::keys::DataKey;
 use super::{Indexed, Repository};
@@ -184,11 +185,10 @@ impl<'r> Session<'r> {
         self.check_packs()?;
         let repo = self.repo();
         let name = manifest::object_name(self.id);
-        let seal = |kind, key: &crate::transform::seal::SealKey, plain: &[u8]| {
-            key.seal(repo.env.as_ref(), &associated_data(kind, repo.id, name.as_bytes()), plain)
-        };
-        let header = seal(ObjectKind::ManifestHeader, &repo.keys.index, &header.encode());
-        let body = seal(ObjectKind::ManifestBody, &self.key.key, &manifest.encode());
+        let seal = |kind, key: &SealKey, name: &[u8], plain: &[u8]| key.seal(repo.env.as_ref(), &associated_data(kind, repo.id, name), plain);
+        let header = seal(ObjectKind::ManifestHeader, &repo.keys.index, name.as_bytes(), &header.encode());
+        let body_name = manifest::body_name(&name, &self.key.wrapped, &header);
+        let body = seal(ObjectKind::ManifestBody, &self.key.key, &body_name, &manifest.encode());
         let object = SealedManifest { key: self.key.wrapped.clone(), header: &header, body: &body }.encode();
         repo.storage.put_new(&name, &object).map_err(|error| match error.kind() {
             Kind::AlreadyExists => Error::new(Kind::Busy, format!("prune took session {} for dead and fenced it; nothing was published", self.id))

@@ -72,7 +72,7 @@ impl Repository {
         let name = manifest::object_name(id);
         let key = self.keys.open_data_key(&sealed.key).map_err(|e| e.during(&name))?;
         let plain = key
-            .open(&associated_data(ObjectKind::ManifestBody, self.id, name.as_bytes()), sealed.body)
+            .open(&associated_data(ObjectKind::ManifestBody, self.id, &manifest::body_name(&name, &sealed.key, sealed.header)), sealed.body)
             .ok_or_else(|| Error::damaged(&name, "does not open: altered, swapped, or from another repository"))?;
         Manifest::decode(&plain).map_err(|e| e.in_object(&name))
     }
