@@ -3,6 +3,9 @@
 mod conformance;
 mod crash;
 mod damage;
+mod demo;
+mod engine;
+mod layers;
 mod retention;
 mod source;
 mod support;

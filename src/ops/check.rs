@@ -26,11 +26,9 @@ use crate::repo::fence::live_sessions;
 use crate::repo::index::Location;
 use crate::repo::keys::list_slots;
 use crate::repo::packs::ReadPack;
-use crate::repo::reader::Reader;
-use crate::repo::snapshots::Snapshot;
 use crate::repo::{Indexed, Repository};
 
-use super::mark::{Marks, mark};
+use super::mark::{Marks, damaged, mark};
 
 /// Which packs to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,25 +106,30 @@ pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cance
         None => Damage::default(),
     };
     found.blobs_read = data.blobs_read;
-    let bad = |id: &BlobId, location: &Location| data.blobs.get(&location.pack).is_some_and(|blobs| blobs.contains(id));
-    let present = |id: &BlobId, location: &Location| packs.contains_key(&location.pack) && !bad(id, location);
-    let Marks { missing, .. } = mark(&indexed, &snapshots, &present, report, cancel)?;
-    let harmed = harm(&indexed, &snapshots, &data, &present)?;
+    let flaw = |id: &BlobId, location: &Location| {
+        if !packs.contains_key(&location.pack) {
+            return Some("the pack is missing or damaged as a whole".to_owned());
+        }
+        data.blobs.get(&location.pack).filter(|blobs| blobs.contains(id)).map(|_| damaged(id))
+    };
+    let Marks { missing, .. } = mark(&indexed, &snapshots, &flaw, report, cancel)?;
     for (pack, blobs) in &data.blobs {
         for blob in blobs {
-            let snapshots = harmed.get(blob).cloned().unwrap_or_default();
-            // Known, and needed by nobody: waiting for prune.
-            if snapshots.is_empty() && indexed.is_distrusted(blob, *pack) {
-                found.set_aside += 1;
+            let (object, what) = (object_name(*pack), damaged(blob));
+            if missing.iter().any(|lost| lost.object == object && lost.what == what) {
                 continue;
             }
-            let elsewhere = if snapshots.is_empty() { "; no snapshot needs this copy" } else { "" };
-            found.problems.push(Problem { object: object_name(*pack), what: format!("chunk {blob} is damaged{elsewhere}"), snapshots });
+            // Known, and needed by nobody: waiting for prune.
+            if indexed.is_distrusted(blob, *pack) {
+                found.set_aside += 1;
+            } else {
+                found.problems.push(Problem { object, what: format!("{what}; no snapshot needs this copy"), snapshots: Vec::new() });
+            }
         }
     }
     for lost in blame_lost_index(&indexed, &packs, missing)? {
         // What the packs have told already only lacks its victims.
-        match found.problems.iter_mut().find(|p| p.object == lost.object && (p.snapshots.is_empty() || p.what == lost.what)) {
+        match found.problems.iter_mut().find(|p| p.object == lost.object && p.snapshots.is_empty() && !lost.what.starts_with("chunk")) {
             Some(told) => told.snapshots = lost.snapshots,
             None => found.problems.push(lost),
         }
@@ -323,36 +326,6 @@ fn read_pack_data(indexed: &Indexed<'_>, read: &ReadPack) -> Result<(HashSet<Blo
         }
     }
     Ok((bad, whole))
-}
-
-/// The snapshots that need a damaged blob of which no whole copy is left.
-fn harm(indexed: &Indexed<'_>, snapshots: &[Snapshot], damage: &Damage, present: &dyn Fn(&BlobId, &Location) -> bool) -> Result<HashMap<BlobId, Vec<String>>> {
-    let mut lost: HashSet<BlobId> = HashSet::new();
-    for blob in damage.blobs.values().flatten() {
-        if !indexed.copies(blob)?.iter().any(|l| present(blob, l) && !indexed.is_distrusted(blob, l.pack)) {
-            lost.insert(*blob);
-        }
-    }
-    let mut harmed: HashMap<BlobId, Vec<String>> = HashMap::new();
-    if lost.is_empty() {
-        return Ok(harmed);
-    }
-    let reader = Reader::new(indexed)?;
-    for snapshot in snapshots {
-        let mut needed: HashSet<BlobId> = HashSet::new();
-        for part in &snapshot.manifest.parts {
-            for depth in 0..=part.recipe.depth {
-                let mut level = part.recipe.clone();
-                level.depth = depth;
-                // A recipe that can't be read harms the whole snapshot, which the mark has told.
-                needed.extend(reader.entries(&level).map_while(Result::ok).map(|e| e.id).filter(|id| lost.contains(id)));
-            }
-        }
-        for blob in needed {
-            harmed.entry(blob).or_default().push(snapshot.id.to_string());
-        }
-    }
-    Ok(harmed)
 }
 
 /// Publishes a generation that says what is damaged, and what turned out to be whole after all.

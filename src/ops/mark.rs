@@ -37,27 +37,28 @@ pub struct Lost {
     pub what: String,
 }
 
-/// Walks `snapshots` and marks what they need, each chunk at the best copy that `present` accepts.
+/// Walks `snapshots` and marks what they need, each chunk at the best copy in which `flaw` finds nothing.
 ///
 /// # Errors
 /// `Storage`, `Interrupted`. Missing and damaged data are not errors but [`Marks::missing`].
 pub fn mark(
     indexed: &Indexed<'_>,
     snapshots: &[Snapshot],
-    present: &dyn Fn(&BlobId, &Location) -> bool,
+    flaw: &dyn Fn(&BlobId, &Location) -> Option<String>,
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Marks> {
     let find = |id: &BlobId| -> Result<std::result::Result<Location, Lost>> {
         let copies = indexed.copies(id)?;
-        if let Some(whole) = copies.iter().find(|l| present(id, l) && !indexed.is_distrusted(id, l.pack)) {
-            return Ok(Ok(*whole));
+        let mut lost = None;
+        for copy in &copies {
+            let what = flaw(id, copy).or_else(|| indexed.is_distrusted(id, copy.pack).then(|| damaged(id)));
+            match what {
+                None => return Ok(Ok(*copy)),
+                Some(what) => lost.get_or_insert(Lost { object: object_name(copy.pack), what }),
+            };
         }
-        Ok(Err(match copies.first() {
-            Some(copy) if !present(id, copy) => Lost { object: object_name(copy.pack), what: "the pack is missing or has the wrong size".to_owned() },
-            Some(copy) => Lost { object: object_name(copy.pack), what: format!("chunk {id} is damaged") },
-            None => Lost { object: format!("chunk {id}"), what: "is in no pack that the index lists".to_owned() },
-        }))
+        Ok(Err(lost.unwrap_or_else(|| Lost { object: format!("chunk {id}"), what: "is in no pack that the index lists".to_owned() })))
     };
     let reader = Reader::new(indexed)?;
     let mut walk = Walk { reader: &reader, find: &find, marks: Marks::default(), recipes: HashMap::new(), lost: HashMap::new() };
@@ -77,6 +78,11 @@ pub fn mark(
     }
     marks.missing.sort_by(|a, b| (&a.object, &a.what).cmp(&(&b.object, &b.what)));
     Ok(marks)
+}
+
+/// What is said of a blob whose bytes are wrong.
+pub fn damaged(id: &BlobId) -> String {
+    format!("chunk {id} is damaged")
 }
 
 struct Walk<'w> {

@@ -2,6 +2,7 @@
 //! returns what it found as a value. Destructive verbs plan first, and the plan is what `--dry-run` shows.
 
 pub mod check;
+pub mod demo;
 
 pub mod diff;
 pub mod forget;

@@ -181,7 +181,7 @@ impl<'r> Survey<'r> {
             return Err(refused(&problem.object, &problem.what));
         }
         let known = known_packs(&indexed, &listed)?;
-        let marks = mark(&indexed, &snapshots, &|_, l| listed.contains_key(&l.pack), report, cancel)?;
+        let marks = mark(&indexed, &snapshots, &|_, l| (!listed.contains_key(&l.pack)).then(|| "the pack is missing".to_owned()), report, cancel)?;
         if let Some(missing) = marks.missing.first() {
             let harmed: Vec<_> = missing.snapshots.iter().map(|s| &s[..8]).collect();
             return Err(refused(&missing.object, &format!("{} (needed by {})", missing.what, harmed.join(", "))));
@@ -379,7 +379,7 @@ impl Work<'_, '_> {
         let mut rescued = HashSet::new();
         if !new.is_empty() {
             let indexed = self.repo.index(self.report)?;
-            let marks = mark(&indexed, &new, &|_, _| true, self.report, self.cancel)?;
+            let marks = mark(&indexed, &new, &|_, _| None, self.report, self.cancel)?;
             if let Some(missing) = marks.missing.first() {
                 return Err(refused(&missing.object, &missing.what));
             }

@@ -155,7 +155,7 @@ fn replace_generation(repo: &Repository, number: u64, listed: &HashMap<PackId, u
     repo.cache.invalidate()?;
     let indexed = repo.index_at(number, Generation::default(), report)?;
     let (snapshots, _) = repo.snapshots()?;
-    let marks = mark(&indexed, &snapshots, &|_, _| true, report, cancel)?;
+    let marks = mark(&indexed, &snapshots, &|_, _| None, report, cancel)?;
     let unneeded = listed.iter().filter(|(id, _)| !marks.used.contains_key(id));
     let mut condemned: Vec<_> = unneeded.map(|(&pack, &size)| Condemned { pack, size, since: number }).collect();
     condemned.sort_by_key(|c| c.pack);

@@ -173,7 +173,7 @@ impl Work<'_> {
                     restored.parts += 1;
                     restored.bytes += part.digest.bytes;
                 }
-                Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Usage) => {
+                Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Usage | Kind::AlreadyExists) => {
                     restored.failed += 1;
                     self.report.problem(Problem { object: part.name.clone(), what: e.to_string(), snapshots: vec![restored.id.to_string()] });
                 }

@@ -1,0 +1,546 @@
+//! The engine through its operations: what goes in comes out, what is stored is stored once, and what is wrong is
+//! refused. Work is asserted by counters and recorded storage calls, never by time.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::sync::Arc;
+
+use alluvium::env::Cancel;
+use alluvium::error::Kind;
+use alluvium::format::keyslot::SlotKind;
+use alluvium::format::manifest::{Digest, Header, Manifest, Part, PartKind, SourceKind, Stored};
+use alluvium::format::recipe::Recipe;
+use alluvium::ops::check::{Subset, check};
+use alluvium::ops::restore::{Target, restore};
+use alluvium::ops::snapshot::{Source, snapshot};
+use alluvium::ops::{diff, key, select, stats};
+use alluvium::report::{Collect, Counter, Silent};
+use alluvium::repo::session::{Session, Writing};
+use alluvium::repo::{InitOptions, Repository};
+use alluvium::storage::fault::{Effect, Fault, Operation, on};
+use alluvium::storage::memory::Memory;
+use jiff::SignedDuration;
+use proptest::prelude::*;
+
+use crate::support::{CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, options, pruned, restored, take, take_with};
+
+fn ids(repo: &Repository) -> Vec<alluvium::id::SnapshotId> {
+    repo.snapshots().expect("snapshots").0.iter().map(|s| s.id).collect()
+}
+
+/// A change to a stream, as a day of business makes it.
+#[derive(Clone, Debug)]
+enum Edit {
+    Insert(usize, Vec<u8>),
+    Remove(usize, usize),
+    Overwrite(usize, Vec<u8>),
+    Append(Vec<u8>),
+}
+
+fn edited(mut data: Vec<u8>, edits: &[Edit]) -> Vec<u8> {
+    for edit in edits {
+        let len = data.len();
+        match edit {
+            Edit::Insert(at, bytes) => drop(data.splice(at % (len + 1)..at % (len + 1), bytes.iter().copied())),
+            Edit::Remove(at, n) => {
+                let at = at % (len + 1);
+                data.drain(at..(at + n).min(len));
+            }
+            Edit::Overwrite(at, bytes) => {
+                for (place, byte) in data.iter_mut().skip(at % (len + 1)).zip(bytes) {
+                    *place = *byte;
+                }
+            }
+            Edit::Append(bytes) => data.extend(bytes),
+        }
+    }
+    data
+}
+
+fn some_bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        (0..max, any::<u64>()).prop_map(|(n, seed)| noise(n, seed)),
+        (0..max, any::<u8>()).prop_map(|(n, byte)| vec![byte; n]),
+        (0..max / 40).prop_map(|rows| dump(rows, 3)),
+    ]
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    let bytes = || some_bytes(20_000);
+    prop_oneof![
+        (any::<usize>(), bytes()).prop_map(|(at, b)| Edit::Insert(at, b)),
+        (any::<usize>(), 0..30_000usize).prop_map(|(at, n)| Edit::Remove(at, n)),
+        (any::<usize>(), bytes()).prop_map(|(at, b)| Edit::Overwrite(at, b)),
+        bytes().prop_map(Edit::Append),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    /// Any stream, any chunk sizes, any changes from day to day: every day restores exactly, and the chunks of a day are
+    /// the same whether the day before was there to predict from or not.
+    #[test]
+    fn any_stream_comes_back(
+        first in some_bytes(400_000).prop_filter("empty streams are refused", |d| !d.is_empty()),
+        days in prop::collection::vec(prop::collection::vec(edit(), 0..4), 0..3),
+        chunk_bits in 8u32..15,
+        pack_bits in 16u32..20,
+    ) {
+        let (storage, world) = (Memory::new(), World::new(1));
+        let sizes = InitOptions { chunk_bytes: 1 << chunk_bits, pack_bytes: 1 << pack_bits, kdf: CHEAP };
+        Repository::init(&storage, world.as_ref(), PASSPHRASE, "", sizes).expect("init");
+        let repo = open(storage, &world).expect("open");
+        let mut data = first;
+        let mut taken = Vec::new();
+        for edits in std::iter::once(Vec::new()).chain(days) {
+            data = edited(data, &edits);
+            if data.is_empty() {
+                continue;
+            }
+            world.pass(SignedDuration::from_hours(1));
+            let id = take(&repo, "shop", &data).expect("take").id;
+            // The same bytes under a name without a past: cut by scanning alone.
+            world.pass(SignedDuration::from_hours(1));
+            let scanned = take(&repo, &format!("fresh {}", taken.len()), &data).expect("take").id;
+            let recipe = |id| repo.snapshot(id).expect("snapshot").manifest.parts[0].recipe.clone();
+            prop_assert_eq!(recipe(id), recipe(scanned));
+            taken.push((id, data.clone()));
+        }
+        for (id, data) in taken {
+            prop_assert!(restored(&repo, &repo.snapshot(id).expect("snapshot")).expect("restore") == data);
+        }
+        let found = check(&repo, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
+        prop_assert!(found.problems.is_empty(), "{:?}", found.problems);
+    }
+}
+
+#[test]
+fn an_unchanged_stream_uploads_nothing_but_its_manifest() {
+    let world = World::new(2);
+    let fault = Fault::new(Memory::new());
+    let repo = init(fault.clone(), &world);
+    let data = dump(20_000, 1);
+    take(&repo, "shop", &data).expect("take");
+    world.pass(SignedDuration::from_hours(24));
+    let before = fault.operations();
+    let report = Collect::default();
+    take_with(&repo, "shop", &data, &report).expect("take");
+    assert_eq!((report.get(Counter::NewChunks), report.get(Counter::Packs)), (0, 0));
+    assert!(report.get(Counter::Chunks) > 100);
+    // All but the stream's last chunk, which its end has cut, and what follows it.
+    assert!(report.get(Counter::PredictedChunks) + 2 >= report.get(Counter::Chunks), "{report:?}");
+    let written: Vec<String> =
+        fault.calls().into_iter().skip(before).filter(|c| c.operation == Operation::PutNew).map(|c| c.name).collect();
+    let folders: BTreeSet<&str> = written.iter().map(|n| n.split('/').next().expect("a folder")).collect();
+    assert_eq!(folders, BTreeSet::from(["sessions", "snapshots"]), "{written:?}");
+}
+
+#[test]
+fn a_chunk_that_repeats_within_the_data_in_flight_is_stored_once() {
+    let (storage, world) = (Memory::new(), World::new(3));
+    let repo = init(storage, &world);
+    let block = noise(200_000, 1);
+    let data: Vec<u8> = block.iter().chain(&block).chain(&block).copied().chain(vec![0; 3_000_000]).collect();
+    let report = Collect::default();
+    take_with(&repo, "zeros", &data, &report).expect("take");
+    assert!(report.get(Counter::NewBytes) < 350_000, "{report:?}");
+    let totals = repo.cache.totals().expect("totals");
+    assert_eq!(totals.blobs, report.get(Counter::NewChunks));
+    assert_eq!(restored(&repo, &repo.snapshots().expect("snapshots").0[0]).expect("restore"), data);
+    // rustic #392: the same data must survive a prune.
+    assert_eq!(pruned(&repo).expect("prune").deleted_packs, 0);
+    assert_eq!(restored(&repo, &repo.snapshots().expect("snapshots").0[0]).expect("restore"), data);
+}
+
+#[test]
+fn a_recipe_of_several_levels_comes_back() {
+    let (storage, world) = (Memory::new(), World::new(4));
+    let sizes = InitOptions { chunk_bytes: 256, pack_bytes: 1 << 20, kdf: CHEAP };
+    Repository::init(&storage, world.as_ref(), PASSPHRASE, "", sizes).expect("init");
+    let repo = open(storage, &world).expect("open");
+    let data = noise(12_000_000, 5);
+    take(&repo, "deep", &data).expect("take");
+    let found = repo.snapshots().expect("snapshots").0.remove(0);
+    assert!(found.manifest.parts[0].recipe.depth >= 2, "{}", found.manifest.parts[0].recipe.depth);
+    assert_eq!(restored(&repo, &found).expect("restore"), data);
+}
+
+#[test]
+fn empty_streams_and_dumps_without_their_end_are_refused() {
+    let (storage, world) = (Memory::new(), World::new(5));
+    let repo = init(storage, &world);
+    let head = b"--\n-- PostgreSQL database dump\n--\n\n".to_vec();
+    let cut_off = [head.clone(), dump(100, 0)].concat();
+    for data in [Vec::new(), cut_off] {
+        let error = take(&repo, "shop", &data).expect_err("refused");
+        assert_eq!(error.kind(), Kind::Source, "{error}");
+    }
+    assert!(ids(&repo).is_empty());
+    assert!(repo.storage.list("sessions/").expect("list").is_empty());
+    let whole = [head, dump(100, 0), b"--\n-- PostgreSQL database dump complete\n--\n\n".to_vec()].concat();
+    take(&repo, "shop", &whole).expect("a whole dump is taken");
+}
+
+#[test]
+fn a_stream_that_shrank_is_stored_and_flagged() {
+    let (storage, world) = (Memory::new(), World::new(6));
+    let repo = init(storage, &world);
+    take(&repo, "shop", &dump(5000, 0)).expect("take");
+    world.pass(SignedDuration::from_hours(24));
+    let report = Collect::default();
+    let taken = take_with(&repo, "shop", &dump(500, 0), &report).expect("take");
+    assert!(taken.shrunk_from.is_some() && report.warnings().iter().any(|w| w.contains("--allow-shrink")));
+    world.pass(SignedDuration::from_hours(24));
+    let mut allowed = options("shop");
+    allowed.allow_shrink = true;
+    let data = dump(50, 0);
+    let source = Source::Stream { input: Box::new(&data[..]), bytes: None };
+    assert_eq!(snapshot(&repo, source, &allowed, &Silent, &Cancel::new()).expect("take").shrunk_from, None);
+}
+
+#[test]
+fn a_write_only_slot_stores_and_deduplicates_and_reads_nothing() {
+    let (storage, world) = (Memory::new(), World::new(7));
+    let full = init(storage.clone(), &world);
+    key::add(&full, SlotKind::WriteOnly, "db1", b"write", CHEAP).expect("key add");
+    let data = dump(10_000, 1);
+    take(&full, "shop", &data).expect("take");
+    let host = open_with(storage.clone(), &world, b"write").expect("open");
+    assert_eq!(host.keys.kind(), SlotKind::WriteOnly);
+    world.pass(SignedDuration::from_hours(24));
+    let report = Collect::default();
+    let taken = take_with(&host, "shop", &data, &report).expect("a write-only slot takes snapshots");
+    assert_eq!(report.get(Counter::NewChunks), 0, "and deduplicates");
+    assert!(taken.previous.is_some(), "and knows its predecessor");
+    let refused = [
+        host.snapshots().map(|_| ()).expect_err("snapshots"),
+        check(&host, None, &Silent, &Cancel::new()).map(|_| ()).expect_err("check"),
+        pruned(&host).map(|_| ()).expect_err("prune"),
+        key::add(&host, SlotKind::WriteOnly, "", b"x", CHEAP).map(|_| ()).expect_err("key add"),
+        key::remove(&host, "00").map(|_| ()).expect_err("key remove"),
+        stats::stats(&host, &Silent).map(|_| ()).expect_err("stats"),
+        forget_ids(&host, &[taken.id]).expect_err("forget"),
+    ];
+    for error in refused {
+        assert_eq!(error.kind(), Kind::WrongKey, "{error}");
+        assert!(error.to_string().contains("write-only"), "{error}");
+    }
+    let back = open(storage, &world).expect("open");
+    assert_eq!(restored(&back, &back.snapshots().expect("snapshots").0[0]).expect("restore"), data);
+}
+
+/// A stream that does something when half of it was read.
+struct Interrupting<'a> {
+    data: &'a [u8],
+    at: usize,
+    work: Option<Box<dyn FnOnce() + Send + 'a>>,
+}
+
+impl<'a> Interrupting<'a> {
+    fn new(data: &'a [u8], work: impl FnOnce() + Send + 'a) -> Self {
+        Self { data, at: 0, work: Some(Box::new(work)) }
+    }
+}
+
+impl Read for Interrupting<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if self.at >= self.data.len() / 2
+            && let Some(work) = self.work.take()
+        {
+            work();
+        }
+        let n = into.len().min(self.data.len() - self.at).min(64 << 10);
+        into[..n].copy_from_slice(&self.data[self.at..self.at + n]);
+        self.at += n;
+        Ok(n)
+    }
+}
+
+/// Rule I4: a prune that condemns what a running writer relies on loses nothing, for a full and for a write-only writer.
+#[test]
+fn a_prune_during_a_snapshot_loses_nothing() {
+    for passphrase in [PASSPHRASE, b"write".as_slice()] {
+        let (storage, world) = (Memory::new(), World::new(8));
+        let repo = init(storage.clone(), &world);
+        key::add(&repo, SlotKind::WriteOnly, "", b"write", CHEAP).expect("key add");
+        // Long enough that the first half is deduplicated before the prune comes.
+        let data = noise(6_000_000, 9);
+        let old = take(&repo, "shop", &data).expect("take").id;
+        world.pass(SignedDuration::from_hours(24));
+        take(&repo, "other", &dump(100, 0)).expect("take");
+        let writer = open_with(storage.clone(), &world, passphrase).expect("open");
+        let mut waited = 0;
+        let interrupting = Interrupting::new(&data, || {
+            forget_ids(&repo, &[old]).expect("forget");
+            let plan = pruned(&repo).expect("prune");
+            assert!(plan.waiting_packs > 0 && plan.waiting_for.len() == 1, "prune waits for the writer: {plan:?}");
+            waited = plan.waiting_packs;
+        });
+        let source = Source::Stream { input: Box::new(interrupting), bytes: None };
+        let id = snapshot(&writer, source, &options("shop"), &Silent, &Cancel::new()).expect("the writer finishes").id;
+        let whole = |repo: &Repository| assert_eq!(restored(repo, &repo.snapshot(id).expect("snapshot")).expect("restore"), data);
+        whole(&repo);
+        // The writer has ended: now the condemned packs go, unless they are needed.
+        let plan = pruned(&repo).expect("prune");
+        assert_eq!(plan.waiting_packs, 0);
+        whole(&repo);
+        pruned(&repo).expect("prune");
+        whole(&open(storage, &world).expect("open"));
+        assert!(check(&repo, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check").problems.is_empty());
+        assert!(waited > 0);
+    }
+}
+
+/// A writer that was taken for dead can't publish, and what it had stored is garbage.
+#[test]
+fn a_fenced_writer_publishes_nothing() {
+    let (storage, world) = (Memory::new(), World::new(10));
+    let repo = init(storage.clone(), &world);
+    take(&repo, "other", &dump(100, 0)).expect("take");
+    let writer = open(storage, &world).expect("open");
+    let data = noise(500_000, 1);
+    let interrupting = Interrupting::new(&data, || {
+        world.pass(SignedDuration::from_hours(3));
+        pruned(&repo).expect("prune");
+    });
+    let source = Source::Stream { input: Box::new(interrupting), bytes: None };
+    let error = snapshot(&writer, source, &options("shop"), &Silent, &Cancel::new()).expect_err("fenced");
+    assert_eq!(error.kind(), Kind::Busy, "{error}");
+    assert_eq!(ids(&repo).len(), 1);
+    world.pass(SignedDuration::from_hours(3));
+    take(&writer, "shop", &data).expect("the next one succeeds");
+    pruned(&repo).expect("prune");
+    assert!(check(&repo, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check").problems.is_empty());
+}
+
+/// Many writers, prunes, forgets and checks at once, without locks.
+#[test]
+fn many_at_once_lose_nothing() {
+    let (storage, world) = (Memory::new(), World::new(13));
+    init(storage.clone(), &world);
+    std::thread::scope(|scope| {
+        for number in 0..3 {
+            let (storage, world) = (storage.clone(), Arc::clone(&world));
+            scope.spawn(move || {
+                let repo = open(storage, &world).expect("open");
+                for day in 0..8 {
+                    // Writers share most of their data.
+                    take(&repo, &format!("db{number}"), &dump(2000 + number, day)).expect("take");
+                    world.pass(SignedDuration::from_mins(1));
+                }
+            });
+        }
+        let (storage, world) = (storage.clone(), Arc::clone(&world));
+        scope.spawn(move || {
+            let repo = open(storage, &world).expect("open");
+            for _ in 0..12 {
+                let (snapshots, unreadable) = repo.snapshots().expect("snapshots");
+                assert!(unreadable.is_empty());
+                let old: Vec<_> = snapshots.iter().skip(4).map(|s| s.id).collect();
+                forget_ids(&repo, &old).expect("forget");
+                match pruned(&repo) {
+                    Ok(_) => {}
+                    // No snapshot yet.
+                    Err(e) => assert_eq!(e.kind(), Kind::Failed, "{e}"),
+                }
+            }
+        });
+    });
+    let repo = open(storage, &world).expect("open");
+    let days: Vec<Vec<u8>> = (0..3).flat_map(|number| (0..8).map(move |day| dump(2000 + number, day))).collect();
+    let (snapshots, _) = repo.snapshots().expect("snapshots");
+    assert!(!snapshots.is_empty());
+    for snapshot in &snapshots {
+        assert!(days.contains(&restored(&repo, snapshot).expect("restore")));
+    }
+    pruned(&repo).expect("prune");
+    assert!(check(&repo, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check").problems.is_empty());
+}
+
+/// Rule I6, restic #4612: a listing that hides snapshots or packs must not look like garbage.
+#[test]
+fn prune_refuses_an_incomplete_listing() {
+    for prefix in ["snapshots/", "packs/"] {
+        let (storage, world) = (Memory::new(), World::new(14));
+        let fault = Fault::new(storage.clone());
+        let repo = init(fault.clone(), &world);
+        for day in 0..4 {
+            take(&repo, "shop", &noise(150_000, day)).expect("take");
+            world.pass(SignedDuration::from_hours(24));
+        }
+        let before = storage.names();
+        fault.when(on(Operation::List, prefix), Effect::Cut(1));
+        let error = pruned(&repo).expect_err("refused");
+        assert_eq!(error.kind(), Kind::Damaged, "{error}");
+        fault.heal();
+        let kept = |names: Vec<String>| names.into_iter().filter(|n| n.starts_with("packs/") || n.starts_with("snapshots/")).collect::<Vec<_>>();
+        assert_eq!(kept(before), kept(storage.names()));
+    }
+}
+
+/// A store that fails ends the work with its error; nothing hangs, and the next run works.
+#[test]
+fn a_failing_store_is_an_error_and_not_a_hang() {
+    let world = World::new(15);
+    let fault = Fault::new(Memory::new());
+    let repo = init(fault.clone(), &world);
+    fault.when(on(Operation::PutNew, "packs/"), Effect::Full(100_000));
+    let error = take(&repo, "shop", &noise(3_000_000, 1)).expect_err("full");
+    assert_eq!(error.kind(), Kind::Storage, "{error}");
+    fault.heal();
+    let data = noise(3_000_000, 1);
+    take(&repo, "shop", &data).expect("the next run works");
+    assert_eq!(restored(&repo, &repo.snapshots().expect("snapshots").0[0]).expect("restore"), data);
+}
+
+/// Names come from manifests, and a manifest can be made by whoever has a key: they never lead out of the target.
+#[test]
+fn hostile_part_names_stay_inside_the_target() {
+    let (storage, world) = (Memory::new(), World::new(16));
+    let repo = init(storage, &world);
+    let session = Session::begin(&repo, &Writing { host: "h".into(), purpose: "snapshot".into() }, &Silent).expect("begin");
+    let digest = Digest { bytes: 0, blake3: *blake3::hash(b"").as_bytes() };
+    let now = jiff::Timestamp::from_second(1_790_000_000).expect("a time");
+    let file = |name: &str| Part {
+        name: name.to_owned(),
+        kind: PartKind::File { mode: 0o644, modified: now },
+        digest,
+        recipe: Recipe::default(),
+    };
+    let link = Part { name: "link".into(), kind: PartKind::Link { target: "/tmp".into() }, digest, recipe: Recipe::default() };
+    let hostile = ["../escape", "/etc/escape", "a/../../escape", "", ".", "a/./../..", "nul\0"];
+    let mut parts: Vec<Part> = hostile.iter().map(|n| file(n)).collect();
+    parts.extend([link, file("link/escape"), file("good/one"), file("new\nline\u{202e}")]);
+    let manifest = Manifest {
+        time: now,
+        finished: now,
+        zone: "UTC".into(),
+        source: "evil".into(),
+        kind: SourceKind::Files,
+        host: "h".into(),
+        tags: BTreeSet::new(),
+        previous: None,
+        generation: 0,
+        tool: "test".into(),
+        whole: None,
+        parts,
+        stored: Stored::default(),
+        shrunk_from: None,
+    };
+    session.publish(&Header { time: now, series: [0; 32], bytes: 0, previous: None }, &manifest).expect("publish");
+    let outside = tempfile::tempdir().expect("tempdir");
+    let target = outside.path().join("deep/target");
+    std::fs::create_dir_all(&target).expect("target");
+    let snapshot = repo.snapshots().expect("snapshots").0.remove(0);
+    let report = Collect::default();
+    let to = Target::Path { path: &target, overwrite: false };
+    let done = restore(&repo, &snapshot, None, to, 96 << 20, &report, &Cancel::new()).expect("restore goes on");
+    assert!(done.failed >= 7 && done.parts >= 2, "{done:?}");
+    assert_eq!(report.problems().len() as u64, done.failed);
+    assert!(target.join("good/one").exists() && target.join("new\nline\u{202e}").exists());
+    let mut seen = Vec::new();
+    let mut folders = vec![outside.path().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("read_dir") {
+            let entry = entry.expect("entry");
+            if entry.file_type().expect("type").is_dir() {
+                folders.push(entry.path());
+            } else {
+                seen.push(entry.path());
+            }
+        }
+    }
+    assert!(seen.iter().all(|p| p.starts_with(&target)), "{seen:?}");
+    assert!(!std::path::Path::new("/tmp/escape").exists() && !std::path::Path::new("/etc/escape").exists());
+}
+
+#[test]
+fn files_and_folders_come_back_as_they_were() {
+    use std::os::unix::fs::PermissionsExt;
+    let (storage, world) = (Memory::new(), World::new(17));
+    let repo = init(storage, &world);
+    let folder = tempfile::tempdir().expect("tempdir");
+    let exports = folder.path().join("exports");
+    std::fs::create_dir_all(exports.join("empty")).expect("folder");
+    std::fs::write(exports.join("a.csv"), dump(3000, 1)).expect("write");
+    std::fs::write(exports.join("nothing"), b"").expect("write");
+    std::fs::set_permissions(exports.join("a.csv"), std::fs::Permissions::from_mode(0o640)).expect("mode");
+    std::os::unix::fs::symlink("a.csv", exports.join("latest")).expect("symlink");
+    let source = Source::Files(vec![exports.clone()]);
+    let taken = snapshot(&repo, source, &options("exports"), &Silent, &Cancel::new()).expect("take");
+    assert_eq!(taken.left_out, 0);
+    let found = repo.snapshots().expect("snapshots").0.remove(0);
+    let back = folder.path().join("back");
+    restore(&repo, &found, None, Target::Path { path: &back, overwrite: false }, 96 << 20, &Silent, &Cancel::new()).expect("restore");
+    let name = found.manifest.parts.iter().find(|p| p.name.ends_with("a.csv")).expect("a.csv").name.clone();
+    let restored_file = back.join(&name);
+    assert_eq!(std::fs::read(&restored_file).expect("read"), dump(3000, 1));
+    assert_eq!(restored_file.metadata().expect("metadata").permissions().mode() & 0o777, 0o640);
+    let root = restored_file.parent().expect("parent");
+    assert!(root.join("empty").is_dir() && root.join("nothing").metadata().expect("metadata").len() == 0);
+    assert_eq!(std::fs::read_link(root.join("latest")).expect("link"), std::path::Path::new("a.csv"));
+    // One part by itself, and never over an existing file unasked.
+    let (_, part) = select::snapshot_and_part(std::slice::from_ref(&found), &format!("exports:{name}"), &jiff::tz::TimeZone::UTC).expect("part");
+    let file = folder.path().join("one.csv");
+    let once = |overwrite| restore(&repo, &found, part, Target::Path { path: &file, overwrite }, 96 << 20, &Silent, &Cancel::new());
+    once(false).expect("restore");
+    assert_eq!(once(false).expect_err("exists").kind(), Kind::AlreadyExists);
+    once(true).expect("overwrite");
+    assert_eq!(std::fs::read(&file).expect("read"), dump(3000, 1));
+}
+
+#[test]
+fn diff_tells_what_changed_from_recipes_alone() {
+    let (storage, world) = (Memory::new(), World::new(18));
+    let repo = init(storage, &world);
+    let (old, new) = (noise(300_000, 1), [noise(300_000, 1), noise(50_000, 2)].concat());
+    take(&repo, "shop", &old).expect("take");
+    world.pass(SignedDuration::from_hours(24));
+    take(&repo, "shop", &new).expect("take");
+    let (snapshots, _) = repo.snapshots().expect("snapshots");
+    let parts = diff::diff(&repo, &snapshots[1], &snapshots[0], &Silent).expect("diff");
+    assert_eq!(parts.len(), 1);
+    assert_eq!(parts[0].change, diff::Change::Changed);
+    assert!((50_000..60_000).contains(&parts[0].added_bytes) && parts[0].removed_bytes < 8_000, "{parts:?}");
+    let same = diff::diff(&repo, &snapshots[0], &snapshots[0], &Silent).expect("diff");
+    assert_eq!((same[0].change, same[0].added_bytes), (diff::Change::Same, 0));
+}
+
+#[test]
+fn snapshots_are_called_by_id_name_time_and_part() {
+    let (storage, world) = (Memory::new(), World::new(19));
+    let repo = init(storage, &world);
+    for day in 0..3 {
+        take(&repo, "shop", &dump(100, day)).expect("take");
+        world.pass(SignedDuration::from_hours(24));
+    }
+    take(&repo, "wiki", &dump(100, 0)).expect("take");
+    let (snapshots, _) = repo.snapshots().expect("snapshots");
+    let utc = jiff::tz::TimeZone::UTC;
+    let name = |text: &str| select::snapshot(&snapshots, text, &utc).map(|s| s.id);
+    assert_eq!(name("latest").expect("latest"), snapshots[0].id);
+    assert_eq!(name("shop").expect("shop"), snapshots[1].id);
+    assert_eq!(name(&snapshots[2].id.to_string()[..6]).expect("prefix"), snapshots[2].id);
+    let day = |n: usize| snapshots[n].manifest.time.to_zoned(utc.clone()).date().to_string();
+    assert_eq!(name(&format!("shop@{}", day(2))).expect("date"), snapshots[2].id);
+    assert_eq!(name(&format!("shop@{}", snapshots[3].manifest.time)).expect("time"), snapshots[3].id);
+    assert_eq!(name("shop@2001-01-01").expect_err("before all").kind(), Kind::NotFound);
+    assert_eq!(name("nothing").expect_err("unknown").kind(), Kind::NotFound);
+    let (found, part) = select::snapshot_and_part(&snapshots, &format!("shop@{}:shop", snapshots[3].manifest.time), &utc).expect("part");
+    assert_eq!((found.id, part.map(|p| p.name.as_str())), (snapshots[3].id, Some("shop")));
+}
+
+#[test]
+fn init_refuses_a_repository_and_wrong_passphrases_open_nothing() {
+    let (storage, world) = (Memory::new(), World::new(20));
+    init(storage.clone(), &world);
+    let before = storage.names();
+    let again = Repository::init(&storage, world.as_ref(), b"x", "", InitOptions { kdf: CHEAP, ..InitOptions::default() });
+    assert_eq!(again.expect_err("refused").kind(), Kind::AlreadyExists);
+    assert_eq!(before, storage.names());
+    let error = open_with(storage, &world, b"wrong").err().expect("refused");
+    assert_eq!(error.kind(), Kind::WrongKey);
+    let nowhere = open(Memory::new(), &world).err().expect("nothing there");
+    assert_eq!(nowhere.kind(), Kind::NoRepository);
+}
