@@ -13,9 +13,9 @@ use std::time::Instant;
 use alluvium::env::{Cancel, SystemEnv};
 use alluvium::ops::restore::{Target, restore};
 use alluvium::ops::snapshot::{SnapshotOptions, Source, snapshot};
-use alluvium::report::{Collect, Counter, Silent};
 use alluvium::repo::writer::WriteOptions;
 use alluvium::repo::{InitOptions, Repository};
+use alluvium::report::{Collect, Counter, Silent};
 use alluvium::storage::local::Local;
 
 const RUNS: usize = 5;
@@ -42,7 +42,16 @@ fn main() {
         again.push(timed(|| take(&repo, input(), &Silent)));
         back.push(timed(|| {
             let (snapshots, _) = repo.snapshots().expect("snapshots");
-            restore(&repo, &snapshots[0], None, Target::Stream(&mut std::io::sink()), 256 << 20, &Silent, &Cancel::new()).expect("restore");
+            restore(
+                &repo,
+                &snapshots[0],
+                None,
+                Target::Stream(&mut std::io::sink()),
+                256 << 20,
+                &Silent,
+                &Cancel::new(),
+            )
+            .expect("restore");
         }));
     }
     println!("{:.1} MB in, {:.1} MB stored", bytes as f64 / 1e6, stored as f64 / 1e6);

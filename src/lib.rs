@@ -31,5 +31,3 @@ pub mod storage;
 pub mod repo;
 
 pub mod ops;
-
-

@@ -6,6 +6,7 @@ mod damage;
 mod demo;
 mod engine;
 mod layers;
+mod postgres;
 mod retention;
 mod source;
 mod support;

@@ -10,14 +10,16 @@ use alluvium::error::Result;
 use alluvium::format::keyslot::SlotKind;
 use alluvium::ops::check::{Subset, check};
 use alluvium::ops::{key, repair};
-use alluvium::report::Silent;
 use alluvium::repo::Repository;
+use alluvium::report::Silent;
 use alluvium::storage::Storage;
 use alluvium::storage::fault::{Effect, Fault, at};
 use alluvium::storage::memory::Memory;
 use jiff::SignedDuration;
 
-use crate::support::{CHEAP, PASSPHRASE, World, dump, forget_ids, init, open, open_with, prune_options, pruned, restored, take};
+use crate::support::{
+    CHEAP, PASSPHRASE, World, dump, forget_ids, init, open, open_with, prune_options, pruned, restored, take,
+};
 
 /// A repository with some history, and what its snapshots must give back.
 struct Scene {
@@ -101,7 +103,8 @@ fn judge(scene: &Scene, storage: &Memory, context: &str) {
 }
 
 fn check_clean(repo: &Repository, context: &str) {
-    let found = check(repo, Some(Subset::ALL), &Silent, &Cancel::new()).unwrap_or_else(|e| panic!("{context}: check: {e}"));
+    let found =
+        check(repo, Some(Subset::ALL), &Silent, &Cancel::new()).unwrap_or_else(|e| panic!("{context}: check: {e}"));
     assert!(found.problems.is_empty(), "{context}: {:?}", found.problems);
 }
 
@@ -110,8 +113,10 @@ fn check_clean(repo: &Repository, context: &str) {
 fn expect_days(scene: &Scene, repo: &Repository, days: &[Vec<u8>], context: &str) {
     let (snapshots, unreadable) = repo.snapshots().unwrap_or_else(|e| panic!("{context}: snapshots: {e}"));
     assert!(unreadable.is_empty(), "{context}: {unreadable:?}");
-    let found: Vec<Vec<u8>> =
-        snapshots.iter().map(|s| restored(repo, s).unwrap_or_else(|e| panic!("{context}: restore of {}: {e}", s.id))).collect();
+    let found: Vec<Vec<u8>> = snapshots
+        .iter()
+        .map(|s| restored(repo, s).unwrap_or_else(|e| panic!("{context}: restore of {}: {e}", s.id)))
+        .collect();
     for (number, day) in days.iter().enumerate() {
         assert!(found.contains(day), "{context}: day {number} is lost");
     }
@@ -211,7 +216,9 @@ fn the_local_cache_survives_every_crash_of_prune() {
         let folder = tempfile::tempdir().expect("tempdir");
         let storage = scene.storage.fork();
         let fault = Fault::new(storage.clone());
-        let cached = |storage: Arc<dyn Storage>| Repository::open(storage, Arc::clone(&scene.world) as _, PASSPHRASE, Some(folder.path())).expect("open");
+        let cached = |storage: Arc<dyn Storage>| {
+            Repository::open(storage, Arc::clone(&scene.world) as _, PASSPHRASE, Some(folder.path())).expect("open")
+        };
         let repo = cached(Arc::new(fault.clone()));
         let first = fault.operations();
         fault.when(at(first + k), Effect::DieAfter);

@@ -12,8 +12,8 @@ use alluvium::error::Kind;
 use alluvium::format::keyslot::SlotKind;
 use alluvium::ops::check::{Subset, check};
 use alluvium::ops::key;
-use alluvium::report::Silent;
 use alluvium::repo::session::{Session, Writing};
+use alluvium::report::Silent;
 use alluvium::storage::Storage;
 use alluvium::storage::memory::Memory;
 use jiff::SignedDuration;
@@ -71,7 +71,10 @@ fn every_kind(seed: u64) -> (Memory, Arc<World>, BTreeMap<String, Vec<u8>>) {
         data.insert(snapshot.id.to_string(), restored(&repo, &snapshot).expect("restore"));
     }
     // A writer at work: its objects stay, as after a crash.
-    std::mem::forget(Session::begin(Box::leak(Box::new(repo)), &Writing { host: "h".into(), purpose: "snapshot".into() }, &Silent).expect("begin"));
+    std::mem::forget(
+        Session::begin(Box::leak(Box::new(repo)), &Writing { host: "h".into(), purpose: "snapshot".into() }, &Silent)
+            .expect("begin"),
+    );
     (storage, world, data)
 }
 
@@ -152,7 +155,13 @@ fn every_object_damaged_in_every_way() {
 }
 
 /// Opens, checks, restores. Returns how the damage came to light.
-fn judge(storage: &Memory, world: &Arc<World>, data: &BTreeMap<String, Vec<u8>>, name: &str, context: &str) -> &'static str {
+fn judge(
+    storage: &Memory,
+    world: &Arc<World>,
+    data: &BTreeMap<String, Vec<u8>>,
+    name: &str,
+    context: &str,
+) -> &'static str {
     let repo = match open(storage.clone(), world) {
         Ok(repo) => repo,
         Err(e) => {
@@ -166,7 +175,12 @@ fn judge(storage: &Memory, world: &Arc<World>, data: &BTreeMap<String, Vec<u8>>,
     if let Ok((snapshots, _)) = repo.snapshots() {
         for snapshot in snapshots {
             match restored(&repo, &snapshot) {
-                Ok(bytes) => assert_eq!(Some(&bytes), data.get(&snapshot.id.to_string()), "{context}: wrong bytes from {}", snapshot.id),
+                Ok(bytes) => assert_eq!(
+                    Some(&bytes),
+                    data.get(&snapshot.id.to_string()),
+                    "{context}: wrong bytes from {}",
+                    snapshot.id
+                ),
                 Err(e) => assert_eq!(e.kind(), Kind::Damaged, "{context}: {e:?}"),
             }
         }
@@ -180,7 +194,11 @@ fn judge(storage: &Memory, world: &Arc<World>, data: &BTreeMap<String, Vec<u8>>,
     }
     // Nothing knows the name of an index object that is gone; the packs that it listed are known.
     let gone = kind(name) == "index" && found.problems.iter().any(|p| p.what.contains("an index object is missing"));
-    assert!(gone || found.problems.iter().any(|p| p.object == name), "{context}: no problem names it: {:?}", found.problems);
+    assert!(
+        gone || found.problems.iter().any(|p| p.object == name),
+        "{context}: no problem names it: {:?}",
+        found.problems
+    );
     "found by check"
 }
 
@@ -199,7 +217,10 @@ fn the_next_snapshot_heals() {
             let problems = || check(&repo, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check").problems;
             let found = problems();
             assert!(found.iter().any(|p| p.object == *pack), "{change:?} {pack}: {found:?}");
-            assert!(found.iter().any(|p| !p.snapshots.is_empty()), "{change:?}: the harmed snapshots are named: {found:?}");
+            assert!(
+                found.iter().any(|p| !p.snapshots.is_empty()),
+                "{change:?}: the harmed snapshots are named: {found:?}"
+            );
             world.pass(SignedDuration::from_hours(24));
             take(&repo, "shop", &data).expect("take again");
             let (snapshots, _) = repo.snapshots().expect("snapshots");

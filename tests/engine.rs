@@ -14,15 +14,18 @@ use alluvium::ops::check::{Subset, check};
 use alluvium::ops::restore::{Target, restore};
 use alluvium::ops::snapshot::{Source, snapshot};
 use alluvium::ops::{diff, key, select, stats};
-use alluvium::report::{Collect, Counter, Silent};
 use alluvium::repo::session::{Session, Writing};
 use alluvium::repo::{InitOptions, Repository};
+use alluvium::report::{Collect, Counter, Silent};
 use alluvium::storage::fault::{Effect, Fault, Operation, on};
 use alluvium::storage::memory::Memory;
 use jiff::SignedDuration;
 use proptest::prelude::*;
 
-use crate::support::{CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, options, pruned, restored, take, take_with};
+use crate::support::{
+    CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, options, pruned, restored, take,
+    take_with,
+};
 
 fn ids(repo: &Repository) -> Vec<alluvium::id::SnapshotId> {
     repo.snapshots().expect("snapshots").0.iter().map(|s| s.id).collect()
@@ -279,7 +282,9 @@ fn a_prune_during_a_snapshot_loses_nothing() {
         });
         let source = Source::Stream { input: Box::new(interrupting), bytes: None };
         let id = snapshot(&writer, source, &options("shop"), &Silent, &Cancel::new()).expect("the writer finishes").id;
-        let whole = |repo: &Repository| assert_eq!(restored(repo, &repo.snapshot(id).expect("snapshot")).expect("restore"), data);
+        let whole = |repo: &Repository| {
+            assert_eq!(restored(repo, &repo.snapshot(id).expect("snapshot")).expect("restore"), data)
+        };
         whole(&repo);
         // The writer has ended: now the condemned packs go, unless they are needed.
         let plan = pruned(&repo).expect("prune");
@@ -374,7 +379,9 @@ fn prune_refuses_an_incomplete_listing() {
         let error = pruned(&repo).expect_err("refused");
         assert_eq!(error.kind(), Kind::Damaged, "{error}");
         fault.heal();
-        let kept = |names: Vec<String>| names.into_iter().filter(|n| n.starts_with("packs/") || n.starts_with("snapshots/")).collect::<Vec<_>>();
+        let kept = |names: Vec<String>| {
+            names.into_iter().filter(|n| n.starts_with("packs/") || n.starts_with("snapshots/")).collect::<Vec<_>>()
+        };
         assert_eq!(kept(before), kept(storage.names()));
     }
 }
@@ -399,7 +406,8 @@ fn a_failing_store_is_an_error_and_not_a_hang() {
 fn hostile_part_names_stay_inside_the_target() {
     let (storage, world) = (Memory::new(), World::new(16));
     let repo = init(storage, &world);
-    let session = Session::begin(&repo, &Writing { host: "h".into(), purpose: "snapshot".into() }, &Silent).expect("begin");
+    let session =
+        Session::begin(&repo, &Writing { host: "h".into(), purpose: "snapshot".into() }, &Silent).expect("begin");
     let digest = Digest { bytes: 0, blake3: *blake3::hash(b"").as_bytes() };
     let now = jiff::Timestamp::from_second(1_790_000_000).expect("a time");
     let file = |name: &str| Part {
@@ -408,7 +416,8 @@ fn hostile_part_names_stay_inside_the_target() {
         digest,
         recipe: Recipe::default(),
     };
-    let link = Part { name: "link".into(), kind: PartKind::Link { target: "/tmp".into() }, digest, recipe: Recipe::default() };
+    let link =
+        Part { name: "link".into(), kind: PartKind::Link { target: "/tmp".into() }, digest, recipe: Recipe::default() };
     let hostile = ["../escape", "/etc/escape", "a/../../escape", "", ".", "a/./../..", "nul\0"];
     let mut parts: Vec<Part> = hostile.iter().map(|n| file(n)).collect();
     parts.extend([link, file("link/escape"), file("good/one"), file("new\nline\u{202e}")]);
@@ -472,7 +481,8 @@ fn files_and_folders_come_back_as_they_were() {
     assert_eq!(taken.left_out, 0);
     let found = repo.snapshots().expect("snapshots").0.remove(0);
     let back = folder.path().join("back");
-    restore(&repo, &found, None, Target::Path { path: &back, overwrite: false }, 96 << 20, &Silent, &Cancel::new()).expect("restore");
+    restore(&repo, &found, None, Target::Path { path: &back, overwrite: false }, 96 << 20, &Silent, &Cancel::new())
+        .expect("restore");
     let name = found.manifest.parts.iter().find(|p| p.name.ends_with("a.csv")).expect("a.csv").name.clone();
     let restored_file = back.join(&name);
     assert_eq!(std::fs::read(&restored_file).expect("read"), dump(3000, 1));
@@ -481,9 +491,13 @@ fn files_and_folders_come_back_as_they_were() {
     assert!(root.join("empty").is_dir() && root.join("nothing").metadata().expect("metadata").len() == 0);
     assert_eq!(std::fs::read_link(root.join("latest")).expect("link"), std::path::Path::new("a.csv"));
     // One part by itself, and never over an existing file unasked.
-    let (_, part) = select::snapshot_and_part(std::slice::from_ref(&found), &format!("exports:{name}"), &jiff::tz::TimeZone::UTC).expect("part");
+    let (_, part) =
+        select::snapshot_and_part(std::slice::from_ref(&found), &format!("exports:{name}"), &jiff::tz::TimeZone::UTC)
+            .expect("part");
     let file = folder.path().join("one.csv");
-    let once = |overwrite| restore(&repo, &found, part, Target::Path { path: &file, overwrite }, 96 << 20, &Silent, &Cancel::new());
+    let once = |overwrite| {
+        restore(&repo, &found, part, Target::Path { path: &file, overwrite }, 96 << 20, &Silent, &Cancel::new())
+    };
     once(false).expect("restore");
     assert_eq!(once(false).expect_err("exists").kind(), Kind::AlreadyExists);
     once(true).expect("overwrite");
@@ -527,7 +541,9 @@ fn snapshots_are_called_by_id_name_time_and_part() {
     assert_eq!(name(&format!("shop@{}", snapshots[3].manifest.time)).expect("time"), snapshots[3].id);
     assert_eq!(name("shop@2001-01-01").expect_err("before all").kind(), Kind::NotFound);
     assert_eq!(name("nothing").expect_err("unknown").kind(), Kind::NotFound);
-    let (found, part) = select::snapshot_and_part(&snapshots, &format!("shop@{}:shop", snapshots[3].manifest.time), &utc).expect("part");
+    let (found, part) =
+        select::snapshot_and_part(&snapshots, &format!("shop@{}:shop", snapshots[3].manifest.time), &utc)
+            .expect("part");
     assert_eq!((found.id, part.map(|p| p.name.as_str())), (snapshots[3].id, Some("shop")));
 }
 
@@ -536,7 +552,8 @@ fn init_refuses_a_repository_and_wrong_passphrases_open_nothing() {
     let (storage, world) = (Memory::new(), World::new(20));
     init(storage.clone(), &world);
     let before = storage.names();
-    let again = Repository::init(&storage, world.as_ref(), b"x", "", InitOptions { kdf: CHEAP, ..InitOptions::default() });
+    let again =
+        Repository::init(&storage, world.as_ref(), b"x", "", InitOptions { kdf: CHEAP, ..InitOptions::default() });
     assert_eq!(again.expect_err("refused").kind(), Kind::AlreadyExists);
     assert_eq!(before, storage.names());
     let error = open_with(storage, &world, b"wrong").err().expect("refused");

@@ -23,7 +23,11 @@ const RANKS: [(&str, u32); 13] = [
 ];
 
 fn rank(module: &str) -> u32 {
-    RANKS.iter().find(|(name, _)| *name == module).unwrap_or_else(|| panic!("module `{module}` has no rank: give it one in tests/layers.rs")).1
+    RANKS
+        .iter()
+        .find(|(name, _)| *name == module)
+        .unwrap_or_else(|| panic!("module `{module}` has no rank: give it one in tests/layers.rs"))
+        .1
 }
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -62,7 +66,8 @@ fn modules_use_only_lower_ranks() {
     let (mut arrows, mut wrong) = (0, Vec::new());
     for file in files {
         let relative = file.strip_prefix(&source).expect("below src");
-        let module = relative.components().next().expect("a component").as_os_str().to_string_lossy().replace(".rs", "");
+        let module =
+            relative.components().next().expect("a component").as_os_str().to_string_lossy().replace(".rs", "");
         if module == "lib" || module == "main" {
             continue;
         }
@@ -70,12 +75,21 @@ fn modules_use_only_lower_ranks() {
             arrows += 1;
             let allowed = used == module || rank(&used) < rank(&module) || (rank(&module) == 0 && rank(&used) == 0);
             if !allowed {
-                wrong.push(format!("{} (rank {}) uses {used} (rank {})", relative.display(), rank(&module), rank(&used)));
+                wrong.push(format!(
+                    "{} (rank {}) uses {used} (rank {})",
+                    relative.display(),
+                    rank(&module),
+                    rank(&used)
+                ));
             }
         }
     }
     assert!(arrows > 100, "the test has lost sight of the sources: {arrows} uses found");
-    assert!(wrong.is_empty(), "the layers are upside down; move the code or pass a value instead:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "the layers are upside down; move the code or pass a value instead:\n{}",
+        wrong.join("\n")
+    );
 }
 
 /// The library talks through `report` and takes the world through `env`: only the command line prints, reads the
@@ -94,7 +108,10 @@ fn only_the_command_line_touches_the_outside() {
         let text = fs::read_to_string(&file).expect("a source");
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         for word in forbidden {
-            assert!(!code.contains(word), "{relative} uses {word}: report through `Report`, take options as parameters");
+            assert!(
+                !code.contains(word),
+                "{relative} uses {word}: report through `Report`, take options as parameters"
+            );
         }
     }
 }

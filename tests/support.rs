@@ -10,11 +10,11 @@ use alluvium::ops::forget;
 use alluvium::ops::prune::{MaxUnused, Plan, PruneOptions, prune};
 use alluvium::ops::restore::{Target, restore};
 use alluvium::ops::snapshot::{SnapshotOptions, Source, Taken, snapshot};
-use alluvium::report::{Report, Silent};
 use alluvium::repo::keys::KdfCost;
 use alluvium::repo::snapshots::Snapshot;
 use alluvium::repo::writer::WriteOptions;
 use alluvium::repo::{InitOptions, Repository};
+use alluvium::report::{Report, Silent};
 use alluvium::storage::Storage;
 use jiff::{SignedDuration, Timestamp};
 
@@ -47,11 +47,7 @@ impl Env for World {
 
     fn fill_random(&self, bytes: &mut [u8]) {
         let draw = self.drawn.fetch_add(1, Ordering::SeqCst);
-        blake3::Hasher::new()
-            .update(&self.seed.to_le_bytes())
-            .update(&draw.to_le_bytes())
-            .finalize_xof()
-            .fill(bytes);
+        blake3::Hasher::new().update(&self.seed.to_le_bytes()).update(&draw.to_le_bytes()).finalize_xof().fill(bytes);
     }
 }
 
@@ -104,7 +100,12 @@ pub fn restored(repo: &Repository, snapshot: &Snapshot) -> Result<Vec<u8>> {
 }
 
 pub fn prune_options() -> PruneOptions {
-    PruneOptions { max_unused: MaxUnused::Percent(0.0), allow_empty: false, host: "host".to_owned(), write: WriteOptions::default() }
+    PruneOptions {
+        max_unused: MaxUnused::Percent(0.0),
+        allow_empty: false,
+        host: "host".to_owned(),
+        write: WriteOptions::default(),
+    }
 }
 
 pub fn pruned(repo: &Repository) -> Result<Plan> {

@@ -59,10 +59,16 @@ impl Config {
             return Err(Malformed::new("not an alluvium repository"));
         }
         if front.version != FORMAT_VERSION {
-            return Err(Malformed::new(format!("repository format {}, this program reads {FORMAT_VERSION}: use a newer alluvium", front.version)));
+            return Err(Malformed::new(format!(
+                "repository format {}, this program reads {FORMAT_VERSION}: use a newer alluvium",
+                front.version
+            )));
         }
         if let Some(unknown) = front.required_features.iter().find(|f| !KNOWN_FEATURES.contains(&f.as_str())) {
-            return Err(Malformed::new(format!("the repository needs the feature `{}`: use a newer alluvium", unknown.escape_debug())));
+            return Err(Malformed::new(format!(
+                "the repository needs the feature `{}`: use a newer alluvium",
+                unknown.escape_debug()
+            )));
         }
         from_json(bytes)
     }
@@ -130,7 +136,8 @@ impl ChunkSizes {
     /// Sizes that are odd, out of range, or out of order.
     pub fn check(&self) -> Result<(), Malformed> {
         let Self { min, average, max } = *self;
-        let ordered = (64..=1 << 20).contains(&min) && (256..=1 << 22).contains(&average) && min < average && average < max;
+        let ordered =
+            (64..=1 << 20).contains(&min) && (256..=1 << 22).contains(&average) && min < average && average < max;
         if ordered && max as usize <= BLOB_RAW_BYTES_MAX && (min | average | max) % 2 == 0 {
             Ok(())
         } else {

@@ -94,7 +94,10 @@ impl IndexObject {
         for _ in 0..n {
             let (id, size, session) = (PackId(input.array()?), input.u64()?, SnapshotId(input.array()?));
             let place = input.u32()? as usize;
-            let key = keys.get(place).ok_or_else(|| Malformed::new(format!("pack {id} names data key {place}, there are {}", keys.len())))?.id;
+            let key = keys
+                .get(place)
+                .ok_or_else(|| Malformed::new(format!("pack {id} names data key {place}, there are {}", keys.len())))?
+                .id;
             let entries = decode_entries(&mut input)?;
             if size > PACK_BYTES_MAX || blobs_end(&entries) > size {
                 return Err(Malformed::new(format!("pack {id} claims {size} bytes")));

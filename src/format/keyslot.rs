@@ -73,8 +73,25 @@ pub struct KeySlot {
 
 impl KeySlot {
     /// A slot of the current version.
-    pub fn new(repository: RepoId, kind: SlotKind, label: String, created: Timestamp, kdf: Kdf, sealed: Vec<u8>) -> Self {
-        Self { magic: MAGIC.to_owned(), version: FORMAT_VERSION, repository, kind, label, created, kdf, sealed, mac: [0; 32] }
+    pub fn new(
+        repository: RepoId,
+        kind: SlotKind,
+        label: String,
+        created: Timestamp,
+        kdf: Kdf,
+        sealed: Vec<u8>,
+    ) -> Self {
+        Self {
+            magic: MAGIC.to_owned(),
+            version: FORMAT_VERSION,
+            repository,
+            kind,
+            label,
+            created,
+            kdf,
+            sealed,
+            mac: [0; 32],
+        }
     }
 
     /// What [`mac`](Self::mac) is computed over: the slot's bytes with an empty one, and its name.
@@ -99,7 +116,10 @@ impl KeySlot {
             return Err(Malformed::new("not a key slot"));
         }
         if slot.version != FORMAT_VERSION {
-            return Err(Malformed::new(format!("key slot of format {}, this program reads {FORMAT_VERSION}", slot.version)));
+            return Err(Malformed::new(format!(
+                "key slot of format {}, this program reads {FORMAT_VERSION}",
+                slot.version
+            )));
         }
         let Kdf { ref name, memory_kib, passes, lanes, .. } = slot.kdf;
         if name != "argon2id" {

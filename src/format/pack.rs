@@ -115,7 +115,11 @@ impl PackHeader {
             FORMAT_VERSION => {}
             other => return Err(Malformed::new(format!("pack format {other}, this program reads {FORMAT_VERSION}"))),
         }
-        let header = Self { repo: RepoId(input.array()?), session: SnapshotId(input.array()?), key: WrappedKey::decode(&mut input)? };
+        let header = Self {
+            repo: RepoId(input.array()?),
+            session: SnapshotId(input.array()?),
+            key: WrappedKey::decode(&mut input)?,
+        };
         input.end()?;
         Ok(header)
     }
@@ -168,9 +172,17 @@ impl BlobEntry {
     }
 
     fn decode(input: &mut Decoder<'_>) -> Result<Self, Malformed> {
-        let entry = Self { id: BlobId(input.array()?), codec: Codec::from_u8(input.u8()?)?, raw_len: input.u32()?, stored_len: input.u32()? };
+        let entry = Self {
+            id: BlobId(input.array()?),
+            codec: Codec::from_u8(input.u8()?)?,
+            raw_len: input.u32()?,
+            stored_len: input.u32()?,
+        };
         if entry.raw_len as usize > BLOB_RAW_BYTES_MAX || entry.stored_len as usize > BLOB_STORED_BYTES_MAX {
-            return Err(Malformed::new(format!("blob {} claims {} bytes stored as {}", entry.id, entry.raw_len, entry.stored_len)));
+            return Err(Malformed::new(format!(
+                "blob {} claims {} bytes stored as {}",
+                entry.id, entry.raw_len, entry.stored_len
+            )));
         }
         Ok(entry)
     }

@@ -16,17 +16,19 @@ use serde::Serialize;
 
 use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
-use crate::format::coordination::{Beat, Distrusted, GENERATION_PREFIX, Generation, SESSION_PREFIX, Session, generation_of, session_of};
+use crate::format::coordination::{
+    Beat, Distrusted, GENERATION_PREFIX, Generation, SESSION_PREFIX, Session, generation_of, session_of,
+};
 use crate::format::pack::{object_name, with_offsets};
 use crate::format::{ObjectKind, config, keyslot, manifest};
 use crate::id::{BlobId, PackId, SnapshotId};
-use crate::report::{Counter, Problem, Report};
 use crate::repo::blob::BlobDecoder;
 use crate::repo::fence::live_sessions;
 use crate::repo::index::Location;
 use crate::repo::keys::list_slots;
 use crate::repo::packs::ReadPack;
 use crate::repo::{Indexed, Repository};
+use crate::report::{Counter, Problem, Report};
 
 use super::mark::{Marks, damaged, mark};
 
@@ -55,7 +57,8 @@ impl std::str::FromStr for Subset {
 
     /// `K/N` with 1 <= K <= N.
     fn from_str(text: &str) -> Result<Self> {
-        let parsed = text.split_once('/').and_then(|(part, of)| Some(Self { part: part.parse().ok()?, of: of.parse().ok()? }));
+        let parsed =
+            text.split_once('/').and_then(|(part, of)| Some(Self { part: part.parse().ok()?, of: of.parse().ok()? }));
         parsed
             .filter(|s| s.part >= 1 && s.part <= s.of)
             .ok_or_else(|| Error::new(Kind::Usage, format!("`{}` is not a part such as 1/7", text.escape_debug())))
@@ -97,7 +100,11 @@ pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cance
     found.problems.extend(indexed.problems.iter().cloned());
     found.snapshots = (snapshots.len() + unreadable.len()) as u64;
     for (id, error) in unreadable {
-        found.problems.push(Problem { object: manifest::object_name(id), what: error.to_string(), snapshots: vec![id.to_string()] });
+        found.problems.push(Problem {
+            object: manifest::object_name(id),
+            what: error.to_string(),
+            snapshots: vec![id.to_string()],
+        });
     }
 
     let packs = check_packs(&indexed, &listed, &mut found, report, cancel)?;
@@ -123,13 +130,21 @@ pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cance
             if indexed.is_distrusted(blob, *pack) {
                 found.set_aside += 1;
             } else {
-                found.problems.push(Problem { object, what: format!("{what}; no snapshot needs this copy"), snapshots: Vec::new() });
+                found.problems.push(Problem {
+                    object,
+                    what: format!("{what}; no snapshot needs this copy"),
+                    snapshots: Vec::new(),
+                });
             }
         }
     }
     for lost in blame_lost_index(&indexed, &packs, missing)? {
         // What the packs have told already only lacks its victims.
-        match found.problems.iter_mut().find(|p| p.object == lost.object && p.snapshots.is_empty() && !lost.what.starts_with("chunk")) {
+        match found
+            .problems
+            .iter_mut()
+            .find(|p| p.object == lost.object && p.snapshots.is_empty() && !lost.what.starts_with("chunk"))
+        {
             Some(told) => told.snapshots = lost.snapshots,
             None => found.problems.push(lost),
         }
@@ -154,14 +169,22 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
             None if name == config::OBJECT_NAME || name == super::prune::RESERVE => Ok(()),
             Some(("keys", id)) if id.len() == 32 => Ok(()),
             Some(("index" | "snapshots", id)) if id.parse::<SnapshotId>().is_ok() => Ok(()),
-            Some(("packs", _)) if name.rsplit('/').next().and_then(|id| id.parse().ok()).is_some_and(|id| object_name(id) == name) => Ok(()),
-            _ if session_of(name).is_some() && name.starts_with(SESSION_PREFIX) => sealed(ObjectKind::Session).and_then(|plain| {
-                let ok = if name.ends_with(".beat") { Beat::decode(&plain).map(|_| ()) } else { Session::decode(&plain).map(|_| ()) };
-                ok.map_err(|e| e.in_object(name))
-            }),
-            _ if generation_of(name).is_some() && name.starts_with(GENERATION_PREFIX) => {
-                sealed(ObjectKind::Generation).and_then(|plain| Generation::decode(&plain).map(|_| ()).map_err(|e| e.in_object(name)))
+            Some(("packs", _))
+                if name.rsplit('/').next().and_then(|id| id.parse().ok()).is_some_and(|id| object_name(id) == name) =>
+            {
+                Ok(())
             }
+            _ if session_of(name).is_some() && name.starts_with(SESSION_PREFIX) => sealed(ObjectKind::Session)
+                .and_then(|plain| {
+                    let ok = if name.ends_with(".beat") {
+                        Beat::decode(&plain).map(|_| ())
+                    } else {
+                        Session::decode(&plain).map(|_| ())
+                    };
+                    ok.map_err(|e| e.in_object(name))
+                }),
+            _ if generation_of(name).is_some() && name.starts_with(GENERATION_PREFIX) => sealed(ObjectKind::Generation)
+                .and_then(|plain| Generation::decode(&plain).map(|_| ()).map_err(|e| e.in_object(name))),
             _ => Err(Error::new(Kind::Damaged, format!("{name}: not an object of this repository"))),
         };
         match decoded {
@@ -185,7 +208,8 @@ fn check_packs(
 ) -> Result<HashMap<PackId, ReadPack>> {
     let repo = indexed.repo;
     let known: HashMap<PackId, u64> = repo.cache.packs()?.into_iter().map(|p| (p.id, p.size)).collect();
-    let mut ids: Vec<PackId> = listed.keys().chain(known.keys()).copied().collect::<BTreeSet<_>>().into_iter().collect();
+    let mut ids: Vec<PackId> =
+        listed.keys().chain(known.keys()).copied().collect::<BTreeSet<_>>().into_iter().collect();
     // A condemned pack may be gone already: prune was interrupted, or is at work.
     ids.retain(|id| listed.contains_key(id) || !indexed.is_condemned(*id));
     let live: HashSet<SnapshotId> = live_sessions(repo, None)?.into_iter().map(|s| s.id).collect();
@@ -213,7 +237,11 @@ fn check_packs(
             }
             Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {
                 if !(indexed.is_condemned(id) && e.kind() == Kind::NotFound) {
-                    found.problems.push(Problem { object: object_name(id), what: e.to_string(), snapshots: Vec::new() });
+                    found.problems.push(Problem {
+                        object: object_name(id),
+                        what: e.to_string(),
+                        snapshots: Vec::new(),
+                    });
                 }
             }
             Err(e) => return Err(e),
@@ -226,7 +254,11 @@ fn check_packs(
 
 /// Chunks that no index object lists may be in packs that no index object lists: then it is an index object that is
 /// missing, and one sentence a pack says so.
-fn blame_lost_index(indexed: &Indexed<'_>, packs: &HashMap<PackId, ReadPack>, missing: Vec<Problem>) -> Result<Vec<Problem>> {
+fn blame_lost_index(
+    indexed: &Indexed<'_>,
+    packs: &HashMap<PackId, ReadPack>,
+    missing: Vec<Problem>,
+) -> Result<Vec<Problem>> {
     let known: HashSet<PackId> = indexed.repo.cache.packs()?.into_iter().map(|p| p.id).collect();
     let unlisted = packs.values().filter(|p| !known.contains(&p.indexed.id));
     let holder: HashMap<String, PackId> =
@@ -256,7 +288,10 @@ fn look_at(indexed: &Indexed<'_>, id: PackId, listed: Option<u64>, known: Option
     if known.is_some() {
         let by_index = indexed.repo.cache.entries(&id)?;
         if !by_index.iter().map(|(_, e)| e).eq(read.indexed.entries.iter()) {
-            return Err(Error::damaged(name, "its trailer lists other blobs than the index; `alluvium repair index` settles it"));
+            return Err(Error::damaged(
+                name,
+                "its trailer lists other blobs than the index; `alluvium repair index` settles it",
+            ));
         }
     }
     Ok(read)
@@ -274,7 +309,13 @@ struct Damage {
     problems: Vec<Problem>,
 }
 
-fn read_data(indexed: &Indexed<'_>, packs: &HashMap<PackId, ReadPack>, subset: Subset, report: &dyn Report, cancel: &Cancel) -> Result<Damage> {
+fn read_data(
+    indexed: &Indexed<'_>,
+    packs: &HashMap<PackId, ReadPack>,
+    subset: Subset,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Damage> {
     let chosen: Vec<&ReadPack> = packs.values().filter(|p| subset.admits(p.indexed.id)).collect();
     report.task("Reading data", Some(chosen.iter().map(|p| p.indexed.size).sum()));
     let total = Mutex::new((Damage::default(), 0));
@@ -329,7 +370,13 @@ fn read_pack_data(indexed: &Indexed<'_>, read: &ReadPack) -> Result<(HashSet<Blo
 }
 
 /// Publishes a generation that says what is damaged, and what turned out to be whole after all.
-fn set_aside(indexed: &Indexed<'_>, packs: &HashMap<PackId, ReadPack>, damage: &Damage, read: Option<Subset>, report: &dyn Report) -> Result<()> {
+fn set_aside(
+    indexed: &Indexed<'_>,
+    packs: &HashMap<PackId, ReadPack>,
+    damage: &Damage,
+    read: Option<Subset>,
+    report: &dyn Report,
+) -> Result<()> {
     let repo = indexed.repo;
     let mut wanted: HashMap<PackId, BTreeSet<BlobId>> =
         indexed.state.distrusted.iter().map(|d| (d.pack, d.blobs.iter().copied().collect())).collect();
@@ -348,7 +395,8 @@ fn set_aside(indexed: &Indexed<'_>, packs: &HashMap<PackId, ReadPack>, damage: &
     }
     // What no index lists any more is nobody's concern.
     wanted.retain(|pack, _| known.contains(pack));
-    let mut distrusted: Vec<Distrusted> = wanted.into_iter().map(|(pack, blobs)| Distrusted { pack, blobs: blobs.into_iter().collect() }).collect();
+    let mut distrusted: Vec<Distrusted> =
+        wanted.into_iter().map(|(pack, blobs)| Distrusted { pack, blobs: blobs.into_iter().collect() }).collect();
     distrusted.sort_by_key(|d| d.pack);
     let mut before = indexed.state.distrusted.clone();
     before.sort_by_key(|d| d.pack);

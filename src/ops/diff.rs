@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::format::manifest::Part;
-use crate::report::Report;
 use crate::repo::Repository;
 use crate::repo::reader::Reader;
 use crate::repo::snapshots::Snapshot;
+use crate::report::Report;
 
 /// One part in two snapshots.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

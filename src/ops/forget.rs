@@ -9,9 +9,9 @@ use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::object_name;
 use crate::id::SnapshotId;
-use crate::report::{Counter, Problem, Report};
 use crate::repo::Repository;
 use crate::repo::snapshots::Snapshot;
+use crate::report::{Counter, Problem, Report};
 
 use super::retention::{Candidate, Group, Policy, decide};
 
@@ -52,7 +52,9 @@ impl Filter {
 pub fn plan(repo: &Repository, filter: &Filter, policy: &Policy) -> Result<Plan> {
     let (snapshots, unreadable) = repo.snapshots()?;
     if let Some((_, error)) = unreadable.into_iter().next() {
-        return Err(error.during("nothing was forgotten").hint("`alluvium check` says what is damaged; remove a hopeless snapshot by its id (`alluvium forget ID`)"));
+        return Err(error.during("nothing was forgotten").hint(
+            "`alluvium check` says what is damaged; remove a hopeless snapshot by its id (`alluvium forget ID`)",
+        ));
     }
     let candidates: Vec<Candidate> = snapshots
         .into_iter()
@@ -82,21 +84,38 @@ pub fn plan_named(repo: &Repository, prefixes: &[String], allow_empty: bool) -> 
     ids.sort();
     let mut remove = BTreeSet::new();
     for prefix in prefixes {
-        let matching: Vec<_> = ids.iter().filter(|id| prefix.len() >= 4 && id.to_string().starts_with(prefix.as_str())).collect();
+        let matching: Vec<_> =
+            ids.iter().filter(|id| prefix.len() >= 4 && id.to_string().starts_with(prefix.as_str())).collect();
         match matching[..] {
             [id] => remove.insert(*id),
-            [] => return Err(Error::new(Kind::NotFound, format!("no snapshot id begins with `{}`", prefix.escape_debug()))
-                .hint("forget takes ids (4 digits or more), not names; `alluvium snapshots` lists them")),
-            _ => return Err(Error::new(Kind::Usage, format!("{} snapshot ids begin with `{prefix}`", matching.len())).hint("give more digits")),
+            [] => {
+                return Err(Error::new(
+                    Kind::NotFound,
+                    format!("no snapshot id begins with `{}`", prefix.escape_debug()),
+                )
+                .hint("forget takes ids (4 digits or more), not names; `alluvium snapshots` lists them"));
+            }
+            _ => {
+                return Err(Error::new(Kind::Usage, format!("{} snapshot ids begin with `{prefix}`", matching.len()))
+                    .hint("give more digits"));
+            }
         };
     }
     if !allow_empty {
         let series = |s: &Snapshot| (s.manifest.host.clone(), s.manifest.source.clone());
         for snapshot in snapshots.iter().filter(|s| remove.contains(&s.id) && s.manifest.shrunk_from.is_none()) {
-            let survives = snapshots.iter().any(|s| series(s) == series(snapshot) && !remove.contains(&s.id) && s.manifest.shrunk_from.is_none());
+            let survives = snapshots
+                .iter()
+                .any(|s| series(s) == series(snapshot) && !remove.contains(&s.id) && s.manifest.shrunk_from.is_none());
             if !survives {
-                return Err(Error::new(Kind::Usage, format!("this would remove the last good snapshot of `{}`; nothing was forgotten", snapshot.manifest.source.escape_debug()))
-                    .hint("say --allow-empty if that is what you want"));
+                return Err(Error::new(
+                    Kind::Usage,
+                    format!(
+                        "this would remove the last good snapshot of `{}`; nothing was forgotten",
+                        snapshot.manifest.source.escape_debug()
+                    ),
+                )
+                .hint("say --allow-empty if that is what you want"));
             }
         }
     }
@@ -114,8 +133,14 @@ pub fn execute(repo: &Repository, remove: &[SnapshotId], report: &dyn Report, ca
         repo.storage.delete(&object_name(*id))?;
         report.count(Counter::Deleted, 1);
     }
-    if let Some(left) = remove.iter().map(|id| object_name(*id)).find(|name| matches!(repo.storage.stat(name), Ok(Some(_)))) {
-        report.problem(Problem { object: left, what: "could not be removed: the storage keeps it".to_owned(), snapshots: Vec::new() });
+    if let Some(left) =
+        remove.iter().map(|id| object_name(*id)).find(|name| matches!(repo.storage.stat(name), Ok(Some(_))))
+    {
+        report.problem(Problem {
+            object: left,
+            what: "could not be removed: the storage keeps it".to_owned(),
+            snapshots: Vec::new(),
+        });
     }
     Ok(())
 }

@@ -6,9 +6,9 @@
 use crate::error::{Error, Kind, Result};
 use crate::format::keyslot::{self, SlotKind};
 use crate::id::SlotId;
-use crate::report::{Problem, Report};
 use crate::repo::Repository;
 use crate::repo::keys::{KdfCost, SlotInfo, list_slots};
+use crate::report::{Problem, Report};
 
 /// The slots, oldest first. Unreadable ones are told as problems.
 ///
@@ -19,7 +19,9 @@ pub fn list(repo: &Repository, report: &dyn Report) -> Result<Vec<SlotInfo>> {
     for (id, slot) in list_slots(repo.storage.as_ref())? {
         match slot.and_then(|slot| repo.keys.verify_slot(id, &slot).map(|()| slot)) {
             Ok(slot) => slots.push(SlotInfo { id, kind: slot.kind, label: slot.label, created: slot.created }),
-            Err(e) => report.problem(Problem { object: keyslot::object_name(id), what: e.to_string(), snapshots: Vec::new() }),
+            Err(e) => {
+                report.problem(Problem { object: keyslot::object_name(id), what: e.to_string(), snapshots: Vec::new() })
+            }
         }
     }
     Ok(slots)
@@ -45,14 +47,22 @@ pub fn add(repo: &Repository, kind: SlotKind, label: &str, passphrase: &[u8], co
 pub fn remove(repo: &Repository, prefix: &str) -> Result<SlotId> {
     repo.keys.require_full("removing a key slot")?;
     let slots = list_slots(repo.storage.as_ref())?;
-    let matching: Vec<_> = slots.iter().filter(|(id, _)| !prefix.is_empty() && id.to_string().starts_with(prefix)).collect();
+    let matching: Vec<_> =
+        slots.iter().filter(|(id, _)| !prefix.is_empty() && id.to_string().starts_with(prefix)).collect();
     let id = match matching[..] {
         [(id, _)] => *id,
-        [] => return Err(Error::new(Kind::NotFound, format!("no key slot begins with `{}`", prefix.escape_debug())).hint("`alluvium key list` lists them")),
-        _ => return Err(Error::new(Kind::Usage, format!("{} key slots begin with `{prefix}`", matching.len())).hint("give more digits")),
+        [] => {
+            return Err(Error::new(Kind::NotFound, format!("no key slot begins with `{}`", prefix.escape_debug()))
+                .hint("`alluvium key list` lists them"));
+        }
+        _ => {
+            return Err(Error::new(Kind::Usage, format!("{} key slots begin with `{prefix}`", matching.len()))
+                .hint("give more digits"));
+        }
     };
     if id == repo.keys.slot() {
-        return Err(Error::new(Kind::Usage, "this is the slot of the passphrase in use").hint("use another passphrase to remove it, or `alluvium key change`"));
+        return Err(Error::new(Kind::Usage, "this is the slot of the passphrase in use")
+            .hint("use another passphrase to remove it, or `alluvium key change`"));
     }
     repo.storage.delete(&keyslot::object_name(id))?;
     Ok(id)
@@ -64,7 +74,11 @@ pub fn remove(repo: &Repository, prefix: &str) -> Result<SlotId> {
 /// As [`add`].
 pub fn change(repo: &Repository, passphrase: &[u8], cost: KdfCost) -> Result<SlotId> {
     let old = repo.keys.slot();
-    let label = list_slots(repo.storage.as_ref())?.into_iter().find(|(id, _)| *id == old).and_then(|(_, slot)| slot.ok()).map_or_else(String::new, |s| s.label);
+    let label = list_slots(repo.storage.as_ref())?
+        .into_iter()
+        .find(|(id, _)| *id == old)
+        .and_then(|(_, slot)| slot.ok())
+        .map_or_else(String::new, |s| s.label);
     let new = add(repo, SlotKind::Full, &label, passphrase, cost)?;
     repo.storage.delete(&keyslot::object_name(old))?;
     Ok(new)

@@ -10,11 +10,11 @@ use crate::error::{Kind, Result};
 use crate::format::pack::object_name;
 use crate::format::recipe::{Recipe, RecipeEntry};
 use crate::id::{BlobId, PackId, SnapshotId};
-use crate::report::{Problem, Report};
 use crate::repo::Indexed;
 use crate::repo::index::Location;
 use crate::repo::reader::Reader;
 use crate::repo::snapshots::Snapshot;
+use crate::report::{Problem, Report};
 
 /// What snapshots need.
 #[derive(Debug, Default)]
@@ -58,10 +58,14 @@ pub fn mark(
                 Some(what) => lost.get_or_insert(Lost { object: object_name(copy.pack), what }),
             };
         }
-        Ok(Err(lost.unwrap_or_else(|| Lost { object: format!("chunk {id}"), what: "is in no pack that the index lists".to_owned() })))
+        Ok(Err(lost.unwrap_or_else(|| Lost {
+            object: format!("chunk {id}"),
+            what: "is in no pack that the index lists".to_owned(),
+        })))
     };
     let reader = Reader::new(indexed)?;
-    let mut walk = Walk { reader: &reader, find: &find, marks: Marks::default(), recipes: HashMap::new(), lost: HashMap::new() };
+    let mut walk =
+        Walk { reader: &reader, find: &find, marks: Marks::default(), recipes: HashMap::new(), lost: HashMap::new() };
     report.task("Walking the snapshots", Some(snapshots.len() as u64));
     for (done, snapshot) in snapshots.iter().enumerate() {
         cancel.check()?;

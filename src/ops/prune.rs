@@ -24,13 +24,13 @@ use crate::format::index::{IndexObject, IndexedPack, object_name as index_name};
 use crate::format::manifest;
 use crate::format::pack::{BlobEntry, object_name};
 use crate::id::{IndexId, PackId, SnapshotId};
-use crate::report::{Counter, Report};
 use crate::repo::fence::{LiveSession, end_dead_sessions, live_sessions};
 use crate::repo::reader::Reader;
 use crate::repo::session::{Session, Writing};
 use crate::repo::snapshots::Snapshot;
 use crate::repo::writer::{WriteOptions, write};
 use crate::repo::{Indexed, Repository};
+use crate::report::{Counter, Report};
 
 use super::mark::{Marks, mark};
 
@@ -107,7 +107,13 @@ pub struct Plan {
 /// # Errors
 /// `Damaged` when anything is unreadable or missing: nothing was deleted. `Busy` when another prune is at work.
 /// `WrongKey`, `Storage`, `Interrupted`.
-pub fn prune(repo: &Repository, options: &PruneOptions, dry_run: bool, report: &dyn Report, cancel: &Cancel) -> Result<Plan> {
+pub fn prune(
+    repo: &Repository,
+    options: &PruneOptions,
+    dry_run: bool,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Plan> {
     repo.keys.require_full("pruning")?;
     if dry_run {
         let survey = Survey::take(repo, None, options, report, cancel)?;
@@ -166,7 +172,13 @@ impl<'r> Survey<'r> {
     /// Looks at everything, in the order that makes what is new safe: a pack in the first listing belongs to a
     /// session that was registered before; if that session is no longer listed, its manifest is, and with the
     /// manifest its index.
-    fn take(repo: &'r Repository, own: Option<SnapshotId>, options: &PruneOptions, report: &dyn Report, cancel: &Cancel) -> Result<Self> {
+    fn take(
+        repo: &'r Repository,
+        own: Option<SnapshotId>,
+        options: &PruneOptions,
+        report: &dyn Report,
+        cancel: &Cancel,
+    ) -> Result<Self> {
         let listed = repo.list_packs()?;
         let live: HashSet<SnapshotId> = live_sessions(repo, own)?.into_iter().map(|s| s.id).collect();
         let (snapshots, ids) = all_snapshots(repo)?;
@@ -181,7 +193,13 @@ impl<'r> Survey<'r> {
             return Err(refused(&problem.object, &problem.what));
         }
         let known = known_packs(&indexed, &listed)?;
-        let marks = mark(&indexed, &snapshots, &|_, l| (!listed.contains_key(&l.pack)).then(|| "the pack is missing".to_owned()), report, cancel)?;
+        let marks = mark(
+            &indexed,
+            &snapshots,
+            &|_, l| (!listed.contains_key(&l.pack)).then(|| "the pack is missing".to_owned()),
+            report,
+            cancel,
+        )?;
         if let Some(missing) = marks.missing.first() {
             let harmed: Vec<_> = missing.snapshots.iter().map(|s| &s[..8]).collect();
             return Err(refused(&missing.object, &format!("{} (needed by {})", missing.what, harmed.join(", "))));
@@ -201,8 +219,20 @@ impl<'r> Survey<'r> {
                 continue;
             }
             let used = marks.used.get(&id);
-            let bytes = |needed: bool| entries.iter().filter(|(at, _)| !needed || used.is_some_and(|u| u.contains(at))).map(|(_, e)| u64::from(e.stored_len)).sum();
-            packs.push(Surveyed { id, size, blob_bytes: bytes(false), used_bytes: bytes(true), condemned_since: since.get(&id).copied() });
+            let bytes = |needed: bool| {
+                entries
+                    .iter()
+                    .filter(|(at, _)| !needed || used.is_some_and(|u| u.contains(at)))
+                    .map(|(_, e)| u64::from(e.stored_len))
+                    .sum()
+            };
+            packs.push(Surveyed {
+                id,
+                size,
+                blob_bytes: bytes(false),
+                used_bytes: bytes(true),
+                condemned_since: since.get(&id).copied(),
+            });
         }
         packs.sort_by_key(|p| p.id);
         Ok(Self { indexed, snapshots: ids, marks, packs })
@@ -224,7 +254,8 @@ impl<'r> Survey<'r> {
             }
         }
         let repack = self.choose_repack(&mut partly, plan.used_bytes, options.max_unused);
-        plan.kept_unused_bytes = partly.iter().filter(|p| !repack.contains(&p.id)).map(|p| p.blob_bytes - p.used_bytes).sum();
+        plan.kept_unused_bytes =
+            partly.iter().filter(|p| !repack.contains(&p.id)).map(|p| p.blob_bytes - p.used_bytes).sum();
         plan.repack_packs = repack.len() as u64;
         plan.repack_bytes = partly.iter().filter(|p| repack.contains(&p.id)).map(|p| p.size).sum();
         (plan, unused, repack.into_iter().collect())
@@ -239,7 +270,11 @@ impl<'r> Survey<'r> {
         };
         let waste = |p: &Surveyed| p.blob_bytes - p.used_bytes;
         // By share of waste, without floating point: a/b > c/d.
-        partly.sort_by(|a, b| (u128::from(waste(b)) * u128::from(a.size)).cmp(&(u128::from(waste(a)) * u128::from(b.size))).then(a.id.cmp(&b.id)));
+        partly.sort_by(|a, b| {
+            (u128::from(waste(b)) * u128::from(a.size))
+                .cmp(&(u128::from(waste(a)) * u128::from(b.size)))
+                .then(a.id.cmp(&b.id))
+        });
         let mut left: u64 = partly.iter().map(|p| waste(p)).sum();
         let mut repack = BTreeSet::new();
         for pack in partly.iter() {
@@ -249,7 +284,8 @@ impl<'r> Survey<'r> {
             left -= waste(pack);
             repack.insert(pack.id);
         }
-        let small: Vec<_> = partly.iter().filter(|p| p.size < self.indexed.repo.parameters.pack_bytes / SMALL_SHARE).collect();
+        let small: Vec<_> =
+            partly.iter().filter(|p| p.size < self.indexed.repo.parameters.pack_bytes / SMALL_SHARE).collect();
         if max_unused != MaxUnused::Unlimited && small.len() >= SMALL_PACKS_MAX {
             repack.extend(small.iter().map(|p| p.id));
         }
@@ -280,7 +316,10 @@ fn all_snapshots(repo: &Repository) -> Result<(Vec<Snapshot>, HashSet<SnapshotId
     }
     let ids: HashSet<SnapshotId> = snapshots.iter().map(|s| s.id).collect();
     // Two listings, at two times, of something that only this or another forget may shorten.
-    if let Some(lost) = listed.difference(&repo.list_snapshots()?).find(|id| matches!(repo.storage.stat(&manifest::object_name(**id)), Ok(Some(_)))) {
+    if let Some(lost) = listed
+        .difference(&repo.list_snapshots()?)
+        .find(|id| matches!(repo.storage.stat(&manifest::object_name(**id)), Ok(Some(_))))
+    {
         return Err(refused(&manifest::object_name(*lost), "is listed at one time and not at another"));
     }
     Ok((snapshots, ids))
@@ -298,7 +337,9 @@ fn known_packs(indexed: &Indexed<'_>, listed: &HashMap<PackId, u64>) -> Result<H
                 let name = object_name(pack.id);
                 let there = indexed.repo.storage.stat(&name)?;
                 let what = match found {
-                    None if there.is_some() => "exists, but the storage does not list it: its listing is incomplete".to_owned(),
+                    None if there.is_some() => {
+                        "exists, but the storage does not list it: its listing is incomplete".to_owned()
+                    }
                     None => "is missing".to_owned(),
                     Some(size) => format!("has {size} bytes, the index says {}", pack.size),
                 };
@@ -368,10 +409,12 @@ impl Work<'_, '_> {
     fn delete_condemned(&mut self, condemned: &[Condemned], generation: u64) -> Result<()> {
         let live = end_dead_sessions(self.repo, self.session.id)?;
         let known_to_all = live.iter().map(|s| s.generation).min().unwrap_or(generation);
-        let (ready, waiting): (Vec<&Condemned>, Vec<&Condemned>) = condemned.iter().partition(|c| c.since <= known_to_all);
+        let (ready, waiting): (Vec<&Condemned>, Vec<&Condemned>) =
+            condemned.iter().partition(|c| c.since <= known_to_all);
         self.plan.waiting_packs += waiting.len() as u64;
         if !waiting.is_empty() {
-            self.plan.waiting_for = live.into_iter().filter(|s| waiting.iter().any(|c| s.generation < c.since)).collect();
+            self.plan.waiting_for =
+                live.into_iter().filter(|s| waiting.iter().any(|c| s.generation < c.since)).collect();
         }
         // The sessions that have ended since the survey may have published what needs a condemned pack.
         let (snapshots, _) = all_snapshots(self.repo)?;
@@ -385,7 +428,8 @@ impl Work<'_, '_> {
             }
             rescued.extend(marks.used.into_keys());
         }
-        let doomed: HashMap<PackId, u64> = ready.into_iter().filter(|c| !rescued.contains(&c.pack)).map(|c| (c.pack, c.size)).collect();
+        let doomed: HashMap<PackId, u64> =
+            ready.into_iter().filter(|c| !rescued.contains(&c.pack)).map(|c| (c.pack, c.size)).collect();
         self.cancel.check()?;
         self.rewrite_index(&doomed)?;
         self.report.task("Deleting packs", Some(doomed.len() as u64));
@@ -415,7 +459,11 @@ impl Work<'_, '_> {
         self.replace_index_objects(|object| object.packs.len() < PACKS_PER_INDEX / 2, &HashMap::new())
     }
 
-    fn replace_index_objects(&mut self, choose: impl Fn(&IndexObject) -> bool, without: &HashMap<PackId, u64>) -> Result<()> {
+    fn replace_index_objects(
+        &mut self,
+        choose: impl Fn(&IndexObject) -> bool,
+        without: &HashMap<PackId, u64>,
+    ) -> Result<()> {
         let mut old: Vec<(IndexId, IndexObject)> = Vec::new();
         for id in self.repo.list_index()? {
             match self.repo.read_index_object(id) {
@@ -435,7 +483,14 @@ impl Work<'_, '_> {
         self.report.task("Repacking", Some(packs.len() as u64));
         let used_entries = |pack: &PackId| -> Result<Vec<BlobEntry>> {
             let used = self.survey.marks.used.get(pack);
-            Ok(self.repo.cache.entries(pack)?.into_iter().filter(|(at, _)| used.is_some_and(|u| u.contains(at))).map(|(_, e)| e).collect())
+            Ok(self
+                .repo
+                .cache
+                .entries(pack)?
+                .into_iter()
+                .filter(|(at, _)| used.is_some_and(|u| u.contains(at)))
+                .map(|(_, e)| e)
+                .collect())
         };
         write(self.session, options.write, self.report, self.cancel, |writer| {
             for (done, pack) in packs.iter().enumerate() {
@@ -452,7 +507,10 @@ impl Work<'_, '_> {
         for pack in packs {
             for entry in used_entries(pack)? {
                 if self.repo.cache.lookup(&entry.id, &|l| !going.contains(&l.pack))?.is_none() {
-                    return Err(refused(&object_name(*pack), &format!("chunk {} was repacked and can't be found", entry.id)));
+                    return Err(refused(
+                        &object_name(*pack),
+                        &format!("chunk {} was repacked and can't be found", entry.id),
+                    ));
                 }
             }
         }
@@ -466,7 +524,12 @@ impl Work<'_, '_> {
 ///
 /// # Errors
 /// `Damaged` when the proof fails, `Storage`.
-pub fn replace(repo: &Repository, old: &[(IndexId, IndexObject)], keep: &dyn Fn(&PackId) -> bool, report: &dyn Report) -> Result<()> {
+pub fn replace(
+    repo: &Repository,
+    old: &[(IndexId, IndexObject)],
+    keep: &dyn Fn(&PackId) -> bool,
+    report: &dyn Report,
+) -> Result<()> {
     let mut packs: HashMap<PackId, &IndexedPack> = HashMap::new();
     let mut keys = HashMap::new();
     for (_, object) in old {

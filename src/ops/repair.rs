@@ -16,8 +16,8 @@ use crate::format::coordination::{Condemned, GENERATION_PREFIX, Generation, gene
 use crate::format::index::{IndexObject, object_name as index_name};
 use crate::format::pack::object_name;
 use crate::id::{IndexId, PackId};
-use crate::report::{Counter, Problem, Report};
 use crate::repo::Repository;
+use crate::report::{Counter, Problem, Report};
 
 use super::mark::mark;
 use super::prune::replace;
@@ -151,7 +151,13 @@ fn drop_lost(
 
 /// A generation that can't be read may have condemned any pack that nobody needs: so all of those are
 /// condemned anew.
-fn replace_generation(repo: &Repository, number: u64, listed: &HashMap<PackId, u64>, report: &dyn Report, cancel: &Cancel) -> Result<()> {
+fn replace_generation(
+    repo: &Repository,
+    number: u64,
+    listed: &HashMap<PackId, u64>,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<()> {
     repo.cache.invalidate()?;
     let indexed = repo.index_at(number, Generation::default(), report)?;
     let (snapshots, _) = repo.snapshots()?;

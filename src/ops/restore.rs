@@ -14,10 +14,10 @@ use crate::env::{Cancel, Env};
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{Part, PartKind};
 use crate::id::{PackId, SnapshotId};
-use crate::report::{Problem, Report};
 use crate::repo::Repository;
 use crate::repo::reader::Reader;
 use crate::repo::snapshots::Snapshot;
+use crate::report::{Problem, Report};
 
 use super::select::only_part;
 
@@ -74,7 +74,10 @@ pub fn restore(
         }
         Target::Path { path, overwrite } => match part.map_or_else(|| single_stream(snapshot), Some) {
             Some(part) => {
-                let inside = path.is_dir().then(|| inside(path, part.name.rsplit('/').next().unwrap_or_default())).transpose()?;
+                let inside = path
+                    .is_dir()
+                    .then(|| inside(path, part.name.rsplit('/').next().unwrap_or_default()))
+                    .transpose()?;
                 work.part(part, inside.as_deref().unwrap_or(path), overwrite)?;
                 restored.bytes = part.digest.bytes;
             }
@@ -133,7 +136,12 @@ impl Work<'_> {
         // A random name of its own; PackId is merely the random id at hand.
         let temporary = folder.join(format!(".alluvium-{}.part", PackId::random(self.env)));
         let written = (|| {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(|e| failed(&temporary, e))?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&temporary)
+                .map_err(|e| failed(&temporary, e))?;
             self.data(part, &mut |bytes| file.write_all(bytes).map_err(|e| failed(&temporary, e)))?;
             if let PartKind::File { mode, modified } = part.kind {
                 file.set_permissions(Permissions::from_mode(mode & 0o777)).map_err(|e| failed(&temporary, e))?;
@@ -175,7 +183,11 @@ impl Work<'_> {
                 }
                 Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Usage | Kind::AlreadyExists) => {
                     restored.failed += 1;
-                    self.report.problem(Problem { object: part.name.clone(), what: e.to_string(), snapshots: vec![restored.id.to_string()] });
+                    self.report.problem(Problem {
+                        object: part.name.clone(),
+                        what: e.to_string(),
+                        snapshots: vec![restored.id.to_string()],
+                    });
                 }
                 Err(e) => return Err(e),
             }
@@ -226,8 +238,10 @@ fn make_folders(path: &Path) -> Result<()> {
 fn refuse_existing(path: &Path, overwrite: bool) -> Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => Err(Error::new(Kind::AlreadyExists, format!("{} is a folder", path.display()))),
-        Ok(_) if !overwrite => Err(Error::new(Kind::AlreadyExists, format!("{} exists; nothing was written", path.display()))
-            .hint("choose another path, or say --overwrite")),
+        Ok(_) if !overwrite => {
+            Err(Error::new(Kind::AlreadyExists, format!("{} exists; nothing was written", path.display()))
+                .hint("choose another path, or say --overwrite"))
+        }
         _ => Ok(()),
     }
 }
@@ -235,5 +249,9 @@ fn refuse_existing(path: &Path, overwrite: bool) -> Result<()> {
 fn failed(path: &Path, e: std::io::Error) -> Error {
     let full = e.kind() == std::io::ErrorKind::StorageFull;
     let error = Error::storage(format!("{} can't be written", path.display()), e);
-    if full { error.hint("the disk is full: make room, or restore elsewhere; nothing incomplete was left") } else { error }
+    if full {
+        error.hint("the disk is full: make room, or restore elsewhere; nothing incomplete was left")
+    } else {
+        error
+    }
 }

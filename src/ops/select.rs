@@ -17,7 +17,8 @@ const ID_DIGITS_MIN: usize = 4;
 /// # Errors
 /// `NotFound`; `Usage` when several ids begin so.
 pub fn snapshot<'s>(snapshots: &'s [Snapshot], text: &str, zone: &TimeZone) -> Result<&'s Snapshot> {
-    let newest = |name: &str, until: Timestamp| snapshots.iter().find(|s| s.manifest.source == name && s.manifest.time <= until);
+    let newest =
+        |name: &str, until: Timestamp| snapshots.iter().find(|s| s.manifest.source == name && s.manifest.time <= until);
     if text == "latest" {
         return snapshots.first().ok_or_else(|| Error::new(Kind::NotFound, "the repository holds no snapshot yet"));
     }
@@ -27,15 +28,23 @@ pub fn snapshot<'s>(snapshots: &'s [Snapshot], text: &str, zone: &TimeZone) -> R
     if let Some((name, time)) = text.rsplit_once('@')
         && let Some(until) = parse_time(time, zone)
     {
-        return newest(name, until)
-            .ok_or_else(|| Error::new(Kind::NotFound, format!("no snapshot of `{name}` at or before {until}")).hint("`alluvium snapshots` lists what there is"));
+        return newest(name, until).ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("no snapshot of `{name}` at or before {until}"))
+                .hint("`alluvium snapshots` lists what there is")
+        });
     }
-    let matching: Vec<_> = if text.len() >= ID_DIGITS_MIN { snapshots.iter().filter(|s| s.id.to_string().starts_with(text)).collect() } else { Vec::new() };
+    let matching: Vec<_> = if text.len() >= ID_DIGITS_MIN {
+        snapshots.iter().filter(|s| s.id.to_string().starts_with(text)).collect()
+    } else {
+        Vec::new()
+    };
     match matching[..] {
         [found] => Ok(found),
-        [] => Err(Error::new(Kind::NotFound, format!("no snapshot is called `{text}`"))
-            .hint("say `latest`, a source's name, NAME@TIME, or the beginning of an id; `alluvium snapshots` lists them")),
-        _ => Err(Error::new(Kind::Usage, format!("{} snapshots have ids that begin with `{text}`", matching.len())).hint("give more digits")),
+        [] => Err(Error::new(Kind::NotFound, format!("no snapshot is called `{text}`")).hint(
+            "say `latest`, a source's name, NAME@TIME, or the beginning of an id; `alluvium snapshots` lists them",
+        )),
+        _ => Err(Error::new(Kind::Usage, format!("{} snapshots have ids that begin with `{text}`", matching.len()))
+            .hint("give more digits")),
     }
 }
 
@@ -44,7 +53,11 @@ pub fn snapshot<'s>(snapshots: &'s [Snapshot], text: &str, zone: &TimeZone) -> R
 ///
 /// # Errors
 /// As [`snapshot`]; `NotFound` for an unknown part.
-pub fn snapshot_and_part<'s>(snapshots: &'s [Snapshot], text: &str, zone: &TimeZone) -> Result<(&'s Snapshot, Option<&'s Part>)> {
+pub fn snapshot_and_part<'s>(
+    snapshots: &'s [Snapshot],
+    text: &str,
+    zone: &TimeZone,
+) -> Result<(&'s Snapshot, Option<&'s Part>)> {
     let whole = snapshot(snapshots, text, zone);
     if whole.is_ok() {
         return whole.map(|s| (s, None));
@@ -53,7 +66,8 @@ pub fn snapshot_and_part<'s>(snapshots: &'s [Snapshot], text: &str, zone: &TimeZ
         let (name, part) = (&text[..colon], &text[colon + 1..]);
         if let Ok(found) = snapshot(snapshots, name, zone) {
             let part = found.manifest.parts.iter().find(|p| p.name == part).ok_or_else(|| {
-                Error::new(Kind::NotFound, format!("snapshot {} has no part `{part}`", short(found))).hint("`alluvium ls SNAP` lists its parts")
+                Error::new(Kind::NotFound, format!("snapshot {} has no part `{part}`", short(found)))
+                    .hint("`alluvium ls SNAP` lists its parts")
             })?;
             return Ok((found, Some(part)));
         }
@@ -71,11 +85,19 @@ pub fn short(snapshot: &Snapshot) -> String {
 /// # Errors
 /// `Usage` when it holds several.
 pub fn only_part(snapshot: &Snapshot) -> Result<&Part> {
-    let mut data = snapshot.manifest.parts.iter().filter(|p| matches!(p.kind, PartKind::Stream | PartKind::File { .. }));
+    let mut data =
+        snapshot.manifest.parts.iter().filter(|p| matches!(p.kind, PartKind::Stream | PartKind::File { .. }));
     match (data.next(), data.next()) {
         (Some(part), None) => Ok(part),
-        _ => Err(Error::new(Kind::Usage, format!("snapshot {} holds {} parts; only one can go to standard output", short(snapshot), snapshot.manifest.parts.len()))
-            .hint("name one (SNAP:PART), or restore into a folder with -o")),
+        _ => Err(Error::new(
+            Kind::Usage,
+            format!(
+                "snapshot {} holds {} parts; only one can go to standard output",
+                short(snapshot),
+                snapshot.manifest.parts.len()
+            ),
+        )
+        .hint("name one (SNAP:PART), or restore into a folder with -o")),
     }
 }
 

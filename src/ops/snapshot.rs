@@ -22,7 +22,6 @@ use crate::format::limits::NAME_BYTES_MAX;
 use crate::format::manifest::{Digest, Header, Manifest, Part, PartKind, SourceKind, Stored};
 use crate::format::recipe::Recipe;
 use crate::id::SnapshotId;
-use crate::report::{Counter, Problem, Report};
 use crate::repo::Repository;
 use crate::repo::predict::Prediction;
 use crate::repo::publish::publish;
@@ -30,6 +29,7 @@ use crate::repo::reader::Reader;
 use crate::repo::session::{Session, Writing};
 use crate::repo::snapshots::Snapshot;
 use crate::repo::writer::{StoredStream, WriteOptions, Writer, write};
+use crate::report::{Counter, Problem, Report};
 use crate::source::command;
 use crate::source::files::{self, Found, FoundKind};
 use crate::source::pipe::read_error;
@@ -99,10 +99,17 @@ const SHRUNK_BELOW: f64 = 0.5;
 /// # Errors
 /// `Source` when the data is not to be trusted, `Usage`, `Interrupted`, `Busy`, `Damaged`, `Storage`. In every case
 /// nothing was published.
-pub fn snapshot(repo: &Repository, source: Source<'_>, options: &SnapshotOptions, report: &dyn Report, cancel: &Cancel) -> Result<Taken> {
+pub fn snapshot(
+    repo: &Repository,
+    source: Source<'_>,
+    options: &SnapshotOptions,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Taken> {
     check_names(options)?;
     let time = repo.env.now();
-    let session = Session::begin(repo, &Writing { host: options.host.clone(), purpose: "snapshot".to_owned() }, report)?;
+    let session =
+        Session::begin(repo, &Writing { host: options.host.clone(), purpose: "snapshot".to_owned() }, report)?;
     for problem in &session.indexed.problems {
         report.problem(problem.clone());
     }
@@ -160,10 +167,19 @@ fn check_names(options: &SnapshotOptions) -> Result<()> {
 }
 
 /// The newest snapshot of the same host and source that is not in the future.
-fn predecessor(repo: &Repository, series: &[u8; 32], now: Timestamp, report: &dyn Report) -> Result<Option<(SnapshotId, Header)>> {
+fn predecessor(
+    repo: &Repository,
+    series: &[u8; 32],
+    now: Timestamp,
+    report: &dyn Report,
+) -> Result<Option<(SnapshotId, Header)>> {
     let (headers, unreadable) = repo.headers()?;
     for (id, error) in unreadable {
-        report.problem(Problem { object: crate::format::manifest::object_name(id), what: error.to_string(), snapshots: vec![id.to_string()] });
+        report.problem(Problem {
+            object: crate::format::manifest::object_name(id),
+            what: error.to_string(),
+            snapshots: vec![id.to_string()],
+        });
     }
     Ok(headers.into_iter().filter(|(_, h)| h.series == *series && h.time <= now).max_by_key(|(id, h)| (h.time, *id)))
 }
@@ -203,14 +219,16 @@ fn gather(
             let (stored, stats) = write(session, options.write, report, cancel, |writer| {
                 // Dropped on every failure, which kills the command: a failing repository leaves nothing hanging.
                 let mut watched = Watched::new(command::spawn(&argv, cancel)?);
-                let stored = store_stream(writer, &mut watched, &before, report).map_err(|e| e.during(format!("`{program}`")))?;
+                let stored = store_stream(writer, &mut watched, &before, report)
+                    .map_err(|e| e.during(format!("`{program}`")))?;
                 let verdict = judge(watched.head(), watched.tail(), watched.length());
                 // The exit status tells more than a missing end: it comes first.
                 watched.into_inner().finish()?;
                 verdict?;
                 Ok((stored, writer.stored()))
             })?;
-            let program = PathBuf::from(program).file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+            let program =
+                PathBuf::from(program).file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
             Ok(Gathered::stream(SourceKind::Command { program }, &options.name, stored, stats))
         }
         Source::Files(paths) => {
@@ -242,7 +260,12 @@ impl Gathered {
 }
 
 /// Stores a stream; says first when it can't deduplicate, and what to do about it.
-fn store_stream(writer: &mut Writer<'_>, watched: &mut Watched<impl Read + Send>, before: &Before<'_>, report: &dyn Report) -> Result<StoredStream> {
+fn store_stream(
+    writer: &mut Writer<'_>,
+    watched: &mut Watched<impl Read + Send>,
+    before: &Before<'_>,
+    report: &dyn Report,
+) -> Result<StoredStream> {
     let head = watched.peek_head().map_err(|e| read_error(e, "the source"))?;
     if let Some(opaque) = sniff(head) {
         report.warn(&format!("the data is {}: {}", opaque.what, opaque.advice));
@@ -251,7 +274,12 @@ fn store_stream(writer: &mut Writer<'_>, watched: &mut Watched<impl Read + Send>
 }
 
 /// Stores one thing that a walk found; `None` when it could not be read, which was told as a problem.
-fn store_found(writer: &mut Writer<'_>, found: &Found, before: &Before<'_>, report: &dyn Report) -> Result<Option<Part>> {
+fn store_found(
+    writer: &mut Writer<'_>,
+    found: &Found,
+    before: &Before<'_>,
+    report: &dyn Report,
+) -> Result<Option<Part>> {
     let nothing = Digest { bytes: 0, blake3: stream_digest(b"") };
     let (kind, digest, recipe) = match &found.kind {
         FoundKind::Folder { mode } => (PartKind::Folder { mode: *mode }, nothing, Recipe::default()),
@@ -260,7 +288,11 @@ fn store_found(writer: &mut Writer<'_>, found: &Found, before: &Before<'_>, repo
             let mut watched = match File::open(&found.path) {
                 Ok(file) => Watched::new(file),
                 Err(e) => {
-                    report.problem(Problem { object: found.path.display().to_string(), what: format!("could not be opened, left out: {e}"), snapshots: Vec::new() });
+                    report.problem(Problem {
+                        object: found.path.display().to_string(),
+                        what: format!("could not be opened, left out: {e}"),
+                        snapshots: Vec::new(),
+                    });
                     return Ok(None);
                 }
             };
@@ -268,7 +300,11 @@ fn store_found(writer: &mut Writer<'_>, found: &Found, before: &Before<'_>, repo
                 Ok(stored) => stored,
                 Err(e) if e.kind() == Kind::Source => {
                     let cause = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
-                    report.problem(Problem { object: found.path.display().to_string(), what: format!("could not be read, left out: {cause}"), snapshots: Vec::new() });
+                    report.problem(Problem {
+                        object: found.path.display().to_string(),
+                        what: format!("could not be read, left out: {cause}"),
+                        snapshots: Vec::new(),
+                    });
                     return Ok(None);
                 }
                 Err(e) => return Err(e),

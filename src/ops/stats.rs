@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::report::Report;
 use crate::repo::Repository;
+use crate::report::Report;
 
 /// Totals.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -44,7 +44,13 @@ pub struct BlobEncoder {
 impl BlobEncoder {
     /// An encoder at zstd `level`.
     pub fn new(repo: RepoId, level: i32) -> Self {
-        Self { repo, compressor: Compressor::new(level), decompressor: Decompressor::default(), opened: Vec::new(), decoded: Vec::new() }
+        Self {
+            repo,
+            compressor: Compressor::new(level),
+            decompressor: Decompressor::default(),
+            opened: Vec::new(),
+            decoded: Vec::new(),
+        }
     }
 
     /// Encodes `raw`, whose id is `id`, and proves that it decodes.
@@ -67,8 +73,11 @@ impl BlobEncoder {
         if self.proves(key, &name, codec, &bytes, raw) {
             Ok(SealedBlob { entry, bytes })
         } else {
-            Err(Error::new(Kind::Failed, format!("chunk {id} did not decode to what was encoded; nothing of it was stored"))
-                .hint("this machine computes wrongly: test its memory and processor before trusting it with backups"))
+            Err(Error::new(
+                Kind::Failed,
+                format!("chunk {id} did not decode to what was encoded; nothing of it was stored"),
+            )
+            .hint("this machine computes wrongly: test its memory and processor before trusting it with backups"))
         }
     }
 

@@ -42,7 +42,8 @@ pub struct LiveSession {
 /// # Errors
 /// `Storage`.
 pub fn live_sessions(repo: &Repository, except: Option<SnapshotId>) -> Result<Vec<LiveSession>> {
-    let ids: BTreeSet<SnapshotId> = repo.storage.list(SESSION_PREFIX)?.iter().filter_map(|o| session_of(&o.name)).collect();
+    let ids: BTreeSet<SnapshotId> =
+        repo.storage.list(SESSION_PREFIX)?.iter().filter_map(|o| session_of(&o.name)).collect();
     let mut live = Vec::new();
     for id in ids.into_iter().filter(|id| Some(*id) != except) {
         // A session that has published, or that is gone but for its heartbeat, was only interrupted while tidying.
@@ -100,7 +101,8 @@ pub fn end_dead_sessions(repo: &Repository, except: SnapshotId) -> Result<Vec<Li
     for object in repo.storage.list(SESSION_PREFIX)? {
         // A session that began since the first listing has an object and no manifest: it is alive.
         if let Some(id) = session_of(&object.name).filter(|id| !keep.contains(id))
-            && (repo.storage.stat(&manifest::object_name(id))?.is_some() || repo.storage.stat(&session_name(id))?.is_none())
+            && (repo.storage.stat(&manifest::object_name(id))?.is_some()
+                || repo.storage.stat(&session_name(id))?.is_none())
         {
             repo.storage.delete(&session_name(id))?;
             repo.storage.delete(&beat_name(id))?;
@@ -112,7 +114,8 @@ pub fn end_dead_sessions(repo: &Repository, except: SnapshotId) -> Result<Vec<Li
 /// Takes the name that the session would publish under. It having published first is as good.
 fn fence(repo: &Repository, id: SnapshotId) -> Result<()> {
     let name = manifest::object_name(id);
-    let sealed = repo.keys.index.seal(repo.env.as_ref(), &associated_data(ObjectKind::Session, repo.id, name.as_bytes()), b"{}");
+    let sealed =
+        repo.keys.index.seal(repo.env.as_ref(), &associated_data(ObjectKind::Session, repo.id, name.as_bytes()), b"{}");
     match repo.storage.put_new(&name, &manifest::encode_fence(&sealed)) {
         Err(e) if e.kind() != Kind::AlreadyExists => Err(e),
         _ => Ok(()),

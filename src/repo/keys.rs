@@ -85,7 +85,11 @@ impl Keys {
         };
         let (public, secret) = seal::generate_key_pair(env);
         let epoch = Epoch { number: 1, created: env.now(), public, secret: Some(SecretBytes(*secret)) };
-        Self::new(repo, slot, SlotKeys { chunk_id: random(), chunker_seed: random(), index: random(), epochs: vec![epoch] })
+        Self::new(
+            repo,
+            slot,
+            SlotKeys { chunk_id: random(), chunker_seed: random(), index: random(), epochs: vec![epoch] },
+        )
     }
 
     fn new(repo: RepoId, slot: SlotId, plain: SlotKeys) -> Self {
@@ -132,7 +136,10 @@ impl Keys {
         let epoch = self.plain.epochs.last().expect("decoded slots have an epoch");
         let (kem_output, sealed) = seal::wrap_key(env, &epoch.public, &self.data_key_name(id, epoch.number), &plain)
             .map_err(|e| Error::damaged(keyslot::object_name(self.slot), e))?;
-        Ok(DataKey { key: seal::SealKey::new(&plain), wrapped: WrappedKey { id, epoch: epoch.number, kem_output, sealed } })
+        Ok(DataKey {
+            key: seal::SealKey::new(&plain),
+            wrapped: WrappedKey { id, epoch: epoch.number, kem_output, sealed },
+        })
     }
 
     /// Opens a data key; remembers it.
@@ -146,11 +153,21 @@ impl Keys {
         }
         self.require_full("reading stored data")?;
         let bad = |what: &str| Error::damaged(format!("data key {}", wrapped.id), what);
-        let epoch = self.plain.epochs.iter().find(|e| e.number == wrapped.epoch).ok_or_else(|| bad("of an unknown key epoch"))?;
+        let epoch = self
+            .plain
+            .epochs
+            .iter()
+            .find(|e| e.number == wrapped.epoch)
+            .ok_or_else(|| bad("of an unknown key epoch"))?;
         let secret = epoch.secret.as_ref().ok_or_else(|| bad("of an epoch whose secret key this slot lacks"))?;
-        let plain = seal::unwrap_key(&secret.0, &self.data_key_name(wrapped.id, wrapped.epoch), &wrapped.kem_output, &wrapped.sealed)
-            .filter(|key| data_key_id(key) == wrapped.id)
-            .ok_or_else(|| bad("does not open: altered, or from another repository"))?;
+        let plain = seal::unwrap_key(
+            &secret.0,
+            &self.data_key_name(wrapped.id, wrapped.epoch),
+            &wrapped.kem_output,
+            &wrapped.sealed,
+        )
+        .filter(|key| data_key_id(key) == wrapped.id)
+        .ok_or_else(|| bad("does not open: altered, or from another repository"))?;
         let key = seal::SealKey::new(&plain);
         opened.insert(wrapped.id, key.clone());
         Ok(key)
@@ -172,7 +189,11 @@ impl Keys {
             return Err(Error::damaged(keyslot::object_name(id), "a key slot of another repository")
                 .hint(format!("`alluvium key remove {id}` removes it")));
         }
-        if self.mac(id, slot) == slot.mac { Ok(()) } else { Err(Error::damaged(keyslot::object_name(id), "altered since it was written")) }
+        if self.mac(id, slot) == slot.mac {
+            Ok(())
+        } else {
+            Err(Error::damaged(keyslot::object_name(id), "altered since it was written"))
+        }
     }
 
     fn mac(&self, id: SlotId, slot: &KeySlot) -> [u8; 32] {
@@ -234,9 +255,9 @@ pub fn list_slots(storage: &dyn Storage) -> Result<Vec<(SlotId, Result<KeySlot>)
     let mut slots = Vec::new();
     for object in storage.list("keys/")? {
         let Some(id) = object.name.strip_prefix("keys/").and_then(|id| id.parse().ok()) else { continue };
-        let slot = storage.get(&object.name).and_then(|bytes| {
-            KeySlot::decode(&bytes).map_err(|e: Malformed| e.in_object(&object.name))
-        });
+        let slot = storage
+            .get(&object.name)
+            .and_then(|bytes| KeySlot::decode(&bytes).map_err(|e: Malformed| e.in_object(&object.name)));
         slots.push((id, slot));
     }
     slots.sort_by_key(|(id, slot)| (slot.as_ref().map(|s| s.created).unwrap_or_default(), *id));
@@ -254,7 +275,10 @@ pub fn open(storage: &dyn Storage, repo: RepoId, passphrase: &[u8]) -> Result<Ke
         let slot = match slot {
             Ok(slot) if slot.repository == repo => slot,
             Ok(_) => {
-                problem.get_or_insert(Error::damaged(format!("config and {name}"), "they belong to different repositories"));
+                problem.get_or_insert(Error::damaged(
+                    format!("config and {name}"),
+                    "they belong to different repositories",
+                ));
                 continue;
             }
             Err(error) if error.kind() == Kind::Damaged => {
@@ -272,11 +296,15 @@ pub fn open(storage: &dyn Storage, repo: RepoId, passphrase: &[u8]) -> Result<Ke
         }
     }
     if tried == 0 {
-        return Err(problem.unwrap_or_else(|| Error::damaged("keys/", "there is no key slot")).hint("without a key slot nobody can read this repository: bring one back from a copy"));
+        return Err(problem
+            .unwrap_or_else(|| Error::damaged("keys/", "there is no key slot"))
+            .hint("without a key slot nobody can read this repository: bring one back from a copy"));
     }
     let error = Error::new(Kind::WrongKey, format!("the passphrase opens no key slot of {}", storage.location()));
     Err(match problem {
-        Some(problem) => error.because(problem).hint("a key slot is damaged; if it was yours, use the passphrase of another slot"),
+        Some(problem) => {
+            error.because(problem).hint("a key slot is damaged; if it was yours, use the passphrase of another slot")
+        }
         None => error.hint("check the passphrase; without it nobody can read this repository, its makers included"),
     })
 }

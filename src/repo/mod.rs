@@ -86,10 +86,19 @@ impl Repository {
     ///
     /// # Errors
     /// `AlreadyExists` when there is one; `Usage` for impossible sizes; `Storage`.
-    pub fn init(storage: &dyn Storage, env: &dyn Env, passphrase: &[u8], label: &str, options: InitOptions) -> Result<RepoId> {
+    pub fn init(
+        storage: &dyn Storage,
+        env: &dyn Env,
+        passphrase: &[u8],
+        label: &str,
+        options: InitOptions,
+    ) -> Result<RepoId> {
         let exists = || {
-            Error::new(Kind::AlreadyExists, format!("{} holds a repository already; nothing was changed", storage.location()))
-                .hint("use it with its passphrase, or choose another place")
+            Error::new(
+                Kind::AlreadyExists,
+                format!("{} holds a repository already; nothing was changed", storage.location()),
+            )
+            .hint("use it with its passphrase, or choose another place")
         };
         if storage.stat(config::OBJECT_NAME)?.is_some() {
             return Err(exists());
@@ -120,14 +129,19 @@ impl Repository {
     ///
     /// # Errors
     /// `NoRepository`, `WrongKey`, `Damaged`, `Storage`.
-    pub fn open(storage: Arc<dyn Storage>, env: Arc<dyn Env>, passphrase: &[u8], cache_folder: Option<&Path>) -> Result<Self> {
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        env: Arc<dyn Env>,
+        passphrase: &[u8],
+        cache_folder: Option<&Path>,
+    ) -> Result<Self> {
         let config = read_config(storage.as_ref())?;
         let id = config.repository;
         let keys = keys::open(storage.as_ref(), id, passphrase)?;
-        let parameters = keys
-            .index
-            .open(&associated_data(ObjectKind::Config, id, b"config"), &config.sealed)
-            .ok_or_else(|| Error::damaged("config", "its sealed part does not open: altered, or from another repository"))?;
+        let parameters =
+            keys.index.open(&associated_data(ObjectKind::Config, id, b"config"), &config.sealed).ok_or_else(|| {
+                Error::damaged("config", "its sealed part does not open: altered, or from another repository")
+            })?;
         let parameters = Parameters::decode(&parameters).map_err(|e| e.in_object("config"))?;
         if parameters.version != config.version || parameters.required_features != config.required_features {
             return Err(Error::damaged("config", "its plain part was altered"));
@@ -225,7 +239,8 @@ impl Repository {
     /// # Errors
     /// `Storage`.
     pub fn probe_generation(&self) -> Result<(u64, Result<Generation>)> {
-        let mut number = self.storage.list(GENERATION_PREFIX)?.iter().filter_map(|o| generation_of(&o.name)).max().unwrap_or(0);
+        let mut number =
+            self.storage.list(GENERATION_PREFIX)?.iter().filter_map(|o| generation_of(&o.name)).max().unwrap_or(0);
         while self.storage.stat(&generation_name(number + 1))?.is_some() {
             number += 1;
         }
@@ -234,7 +249,9 @@ impl Repository {
         }
         let name = generation_name(number);
         let bytes = self.storage.get(&name)?;
-        let state = self.open_object(ObjectKind::Generation, &name, &bytes).and_then(|plain| Generation::decode(&plain).map_err(|e| e.in_object(&name)));
+        let state = self
+            .open_object(ObjectKind::Generation, &name, &bytes)
+            .and_then(|plain| Generation::decode(&plain).map_err(|e| e.in_object(&name)));
         Ok((number, state))
     }
 
@@ -244,11 +261,15 @@ impl Repository {
     /// `Busy` when somebody else published it first; `Storage`.
     pub fn publish_generation(&self, number: u64, state: &Generation) -> Result<()> {
         let name = generation_name(number);
-        self.storage.put_new(&name, &self.seal_object(ObjectKind::Generation, &name, &state.encode())).map_err(|error| match error.kind() {
-            Kind::AlreadyExists => Error::new(Kind::Busy, format!("another prune published {name} first; nothing was deleted"))
-                .hint("let it finish, then run prune again"),
-            _ => error,
-        })
+        self.storage.put_new(&name, &self.seal_object(ObjectKind::Generation, &name, &state.encode())).map_err(
+            |error| match error.kind() {
+                Kind::AlreadyExists => {
+                    Error::new(Kind::Busy, format!("another prune published {name} first; nothing was deleted"))
+                        .hint("let it finish, then run prune again")
+                }
+                _ => error,
+            },
+        )
     }
 
     /// Brings the local cache up to date with the storage's index objects and reads the newest

@@ -103,7 +103,13 @@ impl<'s> Packer<'s> {
         let sealed = repo.keys.index.seal(env, &trailer_name(repo, id, &self.header), &trailer.encode());
         bytes.extend_from_slice(&sealed);
         bytes.extend_from_slice(&pack::encode_footer(sealed.len()));
-        let indexed = IndexedPack { id, size, session: self.session.id, key: self.session.key.wrapped.id, entries: trailer.entries };
+        let indexed = IndexedPack {
+            id,
+            size,
+            session: self.session.id,
+            key: self.session.key.wrapped.id,
+            entries: trailer.entries,
+        };
         Some(ClosedPack { indexed, bytes })
     }
 }

@@ -51,11 +51,9 @@ impl Repository {
         let trailer_len = decode_footer(&footer, size).map_err(|e| e.in_object(&name))?;
         let trailer_at = size - (FOOTER_LEN + trailer_len) as u64;
         let sealed = self.storage.get_range(&name, trailer_at, trailer_len)?;
-        let plain = self
-            .keys
-            .index
-            .open(&trailer_name(self, id, &header_bytes), &sealed)
-            .ok_or_else(|| Error::damaged(&name, "its trailer does not open: altered, swapped, or from another repository"))?;
+        let plain = self.keys.index.open(&trailer_name(self, id, &header_bytes), &sealed).ok_or_else(|| {
+            Error::damaged(&name, "its trailer does not open: altered, swapped, or from another repository")
+        })?;
         let Trailer { content, entries } = Trailer::decode(&plain).map_err(|e| e.in_object(&name))?;
         if blobs_end(&entries) > trailer_at {
             return Err(Error::damaged(name, "its blobs reach into its trailer"));

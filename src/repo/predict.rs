@@ -31,7 +31,8 @@ impl<'a> Prediction<'a> {
     /// Predicts from `recipe`. An unreadable recipe predicts nothing: a snapshot must not fail because its
     /// predecessor is damaged.
     pub fn new(recipe: impl Iterator<Item = Result<RecipeEntry>> + Send + 'a) -> Self {
-        let mut new = Self { rest: Box::new(recipe), window: VecDeque::new(), places: HashMap::new(), front: 0, in_step: true };
+        let mut new =
+            Self { rest: Box::new(recipe), window: VecDeque::new(), places: HashMap::new(), front: 0, in_step: true };
         new.fill();
         new
     }

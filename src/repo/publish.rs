@@ -20,7 +20,14 @@ use super::writer::{WriteOptions, write};
 ///
 /// # Errors
 /// `Busy` when the session was fenced, `Damaged` when a pack is gone, `Storage`, `Interrupted`.
-pub fn publish(mut session: Session<'_>, header: &Header, mut manifest: Manifest, options: WriteOptions, report: &dyn Report, cancel: &Cancel) -> Result<SnapshotId> {
+pub fn publish(
+    mut session: Session<'_>,
+    header: &Header,
+    mut manifest: Manifest,
+    options: WriteOptions,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<SnapshotId> {
     let readable = session.repo().keys.kind() == SlotKind::Full;
     // Each round ends with a newer generation; prunes are far between, so this ends.
     loop {
@@ -40,7 +47,13 @@ pub fn publish(mut session: Session<'_>, header: &Header, mut manifest: Manifest
 
 /// Stores again what a condemned pack holds, as far as no other pack has it. That may be more than this
 /// snapshot needs; which chunks it needs of the pack, nobody has remembered.
-fn store_again(session: &Session<'_>, pack: PackId, options: WriteOptions, report: &dyn Report, cancel: &Cancel) -> Result<()> {
+fn store_again(
+    session: &Session<'_>,
+    pack: PackId,
+    options: WriteOptions,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<()> {
     let indexed = &session.indexed;
     let reader = Reader::new(indexed)?;
     let entries = indexed.repo.cache.entries(&pack)?;

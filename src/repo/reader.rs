@@ -82,7 +82,8 @@ impl<'r> Reader<'r> {
         copies.retain(|copy| !tried.iter().any(|t| t.pack == copy.pack));
         self.first_whole(id, &copies)?.map_err(|later| {
             later.or(problem).unwrap_or_else(|| {
-                Error::damaged(format!("chunk {id}"), "is in no pack that the index lists").hint("`alluvium repair index` reads the packs themselves")
+                Error::damaged(format!("chunk {id}"), "is in no pack that the index lists")
+                    .hint("`alluvium repair index` reads the packs themselves")
             })
         })
     }
@@ -108,34 +109,43 @@ impl<'r> Reader<'r> {
     /// `Damaged`, `NotFound` when the pack is gone, `Storage`.
     pub fn copy(&self, id: &BlobId, location: &Location) -> Result<Vec<u8>> {
         let name = pack::object_name(location.pack);
-        let mut sealed = self.indexed.repo.storage.get_range(&name, u64::from(location.offset), location.stored_len as usize)?;
+        let mut sealed =
+            self.indexed.repo.storage.get_range(&name, u64::from(location.offset), location.stored_len as usize)?;
         let mut raw = vec![0; location.raw_len as usize];
         self.decode(&mut BlobDecoder::default(), id, location, &mut sealed, &mut raw)?;
         Ok(raw)
     }
 
-    fn decode(&self, decoder: &mut BlobDecoder, id: &BlobId, location: &Location, sealed: &mut [u8], raw: &mut [u8]) -> Result<()> {
+    fn decode(
+        &self,
+        decoder: &mut BlobDecoder,
+        id: &BlobId,
+        location: &Location,
+        sealed: &mut [u8],
+        raw: &mut [u8],
+    ) -> Result<()> {
         let repo = self.indexed.repo;
         let key = self.data_key(location.key)?;
         let Location { codec, raw_len, stored_len, .. } = *location;
         let entry = BlobEntry { id: *id, codec, raw_len, stored_len };
-        decoder
-            .decode(repo.id, &repo.keys.hasher, &key, location.key, &entry, sealed, raw)
-            .map_err(|what| Error::damaged(pack::object_name(location.pack), format!("chunk {id} at byte {}: {what}", location.offset)))
+        decoder.decode(repo.id, &repo.keys.hasher, &key, location.key, &entry, sealed, raw).map_err(|what| {
+            Error::damaged(pack::object_name(location.pack), format!("chunk {id} at byte {}: {what}", location.offset))
+        })
     }
 
     fn data_key(&self, id: DataKeyId) -> Result<SealKey> {
         let repo = self.indexed.repo;
-        let wrapped: WrappedKey = repo
-            .cache
-            .wrapped_key(id)?
-            .ok_or_else(|| Error::damaged(format!("data key {id}"), "is in no index object").hint("`alluvium repair index` reads it from the packs"))?;
+        let wrapped: WrappedKey = repo.cache.wrapped_key(id)?.ok_or_else(|| {
+            Error::damaged(format!("data key {id}"), "is in no index object")
+                .hint("`alluvium repair index` reads it from the packs")
+        })?;
         repo.keys.open_data_key(&wrapped)
     }
 
     /// The chunks of a stream, in order, without holding its whole recipe. Ends at the first error.
     pub fn entries<'a>(&'a self, recipe: &Recipe) -> Box<dyn Iterator<Item = Result<RecipeEntry>> + Send + 'a> {
-        let mut entries: Box<dyn Iterator<Item = Result<RecipeEntry>> + Send + 'a> = Box::new(recipe.chunks.clone().into_iter().map(Ok));
+        let mut entries: Box<dyn Iterator<Item = Result<RecipeEntry>> + Send + 'a> =
+            Box::new(recipe.chunks.clone().into_iter().map(Ok));
         for _ in 0..recipe.depth {
             entries = Box::new(Expand { reader: self, inner: entries, entries: Vec::new().into_iter(), ended: false });
         }
@@ -207,8 +217,14 @@ impl<'r> Reader<'r> {
         if found == expected {
             Ok(())
         } else {
-            Err(Error::damaged("the stream", format!("every chunk is whole, but {} bytes came out instead of {}, or in another order", found.bytes, expected.bytes))
-                .hint("run `alluvium check --read-data`; do not use what was restored"))
+            Err(Error::damaged(
+                "the stream",
+                format!(
+                    "every chunk is whole, but {} bytes came out instead of {}, or in another order",
+                    found.bytes, expected.bytes
+                ),
+            )
+            .hint("run `alluvium check --read-data`; do not use what was restored"))
         }
     }
 
@@ -252,7 +268,11 @@ impl<'r> Reader<'r> {
         for location in wanted {
             let end = location.offset + location.stored_len;
             match ranges.last_mut() {
-                Some(range) if range.pack == location.pack && location.offset <= range.end.saturating_add(GAP_BYTES) => range.end = range.end.max(end),
+                Some(range)
+                    if range.pack == location.pack && location.offset <= range.end.saturating_add(GAP_BYTES) =>
+                {
+                    range.end = range.end.max(end)
+                }
                 _ => ranges.push(Range { pack: location.pack, start: location.offset, end, bytes: Vec::new() }),
             }
         }
@@ -280,11 +300,15 @@ impl<'r> Reader<'r> {
             } else {
                 let out = &mut batch.raw[at..at + len];
                 let here = location.as_ref().and_then(|l| Some((l, find(&mut ranges, l)?)));
-                let decoded = here.is_some_and(|(location, sealed)| self.decode(decoder, &entry.id, location, sealed, out).is_ok());
+                let decoded = here
+                    .is_some_and(|(location, sealed)| self.decode(decoder, &entry.id, location, sealed, out).is_ok());
                 if !decoded {
                     let raw = self.blob(&entry.id)?;
                     if raw.len() != len {
-                        return Err(Error::damaged(format!("chunk {}", entry.id), format!("has {} bytes, its recipe says {len}", raw.len())));
+                        return Err(Error::damaged(
+                            format!("chunk {}", entry.id),
+                            format!("has {} bytes, its recipe says {len}", raw.len()),
+                        ));
                     }
                     out.copy_from_slice(&raw);
                 }

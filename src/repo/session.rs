@@ -66,8 +66,12 @@ impl<'r> Session<'r> {
     pub fn begin(repo: &'r Repository, who: &Writing, report: &dyn Report) -> Result<Self> {
         let env = repo.env.as_ref();
         let id = SnapshotId::random(env);
-        let session =
-            coordination::Session { host: who.host.clone(), pid: std::process::id(), purpose: who.purpose.clone(), started: env.now() };
+        let session = coordination::Session {
+            host: who.host.clone(),
+            pid: std::process::id(),
+            purpose: who.purpose.clone(),
+            started: env.now(),
+        };
         let name = session_name(id);
         repo.storage.put_new(&name, &repo.seal_object(ObjectKind::Session, &name, &session.encode()))?;
         let ready = (|| {
@@ -76,9 +80,15 @@ impl<'r> Session<'r> {
             Ok((indexed, beat, repo.keys.new_data_key(env)?))
         })();
         match ready {
-            Ok((indexed, beat, key)) => {
-                Ok(Self { id, indexed, key, claimed: Mutex::default(), relied: Mutex::default(), written: Mutex::default(), beat: Some(beat) })
-            }
+            Ok((indexed, beat, key)) => Ok(Self {
+                id,
+                indexed,
+                key,
+                claimed: Mutex::default(),
+                relied: Mutex::default(),
+                written: Mutex::default(),
+                beat: Some(beat),
+            }),
             Err(error) => {
                 remove(repo, id);
                 Err(error)
@@ -168,7 +178,8 @@ impl<'r> Session<'r> {
             if found.is_none() || found != expected {
                 // Whatever told us about this pack is wrong: the next session reads the index afresh.
                 repo.cache.invalidate()?;
-                let what = found.map_or("is gone".to_owned(), |n| format!("has {n} bytes instead of {}", expected.unwrap_or(0)));
+                let what = found
+                    .map_or("is gone".to_owned(), |n| format!("has {n} bytes instead of {}", expected.unwrap_or(0)));
                 return Err(Error::damaged(name, format!("{what}; this snapshot needs it, and was not published"))
                     .hint("run `alluvium check`; then take the snapshot again"));
             }
@@ -185,7 +196,9 @@ impl<'r> Session<'r> {
         self.check_packs()?;
         let repo = self.repo();
         let name = manifest::object_name(self.id);
-        let seal = |kind, key: &SealKey, name: &[u8], plain: &[u8]| key.seal(repo.env.as_ref(), &associated_data(kind, repo.id, name), plain);
+        let seal = |kind, key: &SealKey, name: &[u8], plain: &[u8]| {
+            key.seal(repo.env.as_ref(), &associated_data(kind, repo.id, name), plain)
+        };
         let header = seal(ObjectKind::ManifestHeader, &repo.keys.index, name.as_bytes(), &header.encode());
         let body_name = manifest::body_name(&name, &self.key.wrapped, &header);
         let body = seal(ObjectKind::ManifestBody, &self.key.key, &body_name, &manifest.encode());
@@ -235,7 +248,8 @@ impl Heartbeat {
         let (key, repo_id, name) = (repo.keys.index.clone(), repo.id, beat_name(id));
         let put = move || {
             let beat = Beat { count: count.fetch_add(1, Ordering::Relaxed) + 1, time: env.now(), generation };
-            let sealed = key.seal(env.as_ref(), &associated_data(ObjectKind::Session, repo_id, name.as_bytes()), &beat.encode());
+            let sealed =
+                key.seal(env.as_ref(), &associated_data(ObjectKind::Session, repo_id, name.as_bytes()), &beat.encode());
             storage.put_replace(&name, &crate::format::envelope::encode(ObjectKind::Session, &sealed))
         };
         put()?;

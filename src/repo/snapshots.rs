@@ -38,7 +38,8 @@ impl Repository {
     /// `WrongKey` from a write-only slot; `Storage`.
     pub fn snapshots(&self) -> Result<(Vec<Snapshot>, Vec<(SnapshotId, Error)>)> {
         self.keys.require_full("reading snapshots")?;
-        let (mut snapshots, unreadable) = self.published(|id, sealed| Ok(Snapshot { id, manifest: self.open_manifest(id, sealed)? }))?;
+        let (mut snapshots, unreadable) =
+            self.published(|id, sealed| Ok(Snapshot { id, manifest: self.open_manifest(id, sealed)? }))?;
         snapshots.sort_by_key(|s| (std::cmp::Reverse(s.manifest.time), s.id));
         Ok((snapshots, unreadable))
     }
@@ -72,12 +73,22 @@ impl Repository {
         let name = manifest::object_name(id);
         let key = self.keys.open_data_key(&sealed.key).map_err(|e| e.during(&name))?;
         let plain = key
-            .open(&associated_data(ObjectKind::ManifestBody, self.id, &manifest::body_name(&name, &sealed.key, sealed.header)), sealed.body)
+            .open(
+                &associated_data(
+                    ObjectKind::ManifestBody,
+                    self.id,
+                    &manifest::body_name(&name, &sealed.key, sealed.header),
+                ),
+                sealed.body,
+            )
             .ok_or_else(|| Error::damaged(&name, "does not open: altered, swapped, or from another repository"))?;
         Manifest::decode(&plain).map_err(|e| e.in_object(&name))
     }
 
-    fn published<T>(&self, open: impl Fn(SnapshotId, &SealedManifest<'_>) -> Result<T>) -> Result<(Vec<T>, Vec<(SnapshotId, Error)>)> {
+    fn published<T>(
+        &self,
+        open: impl Fn(SnapshotId, &SealedManifest<'_>) -> Result<T>,
+    ) -> Result<(Vec<T>, Vec<(SnapshotId, Error)>)> {
         let listed = self.list_snapshots()?;
         self.cache.retain_manifests(&listed)?;
         let (mut found, mut unreadable) = (Vec::new(), Vec::new());
@@ -95,7 +106,11 @@ impl Repository {
 
     /// Opens what stands under a manifest's name; `None` for a fence. What opened is kept in the cache; what
     /// the cache has and does not open is read again.
-    fn open_published<T>(&self, id: SnapshotId, open: &impl Fn(SnapshotId, &SealedManifest<'_>) -> Result<T>) -> Result<Option<T>> {
+    fn open_published<T>(
+        &self,
+        id: SnapshotId,
+        open: &impl Fn(SnapshotId, &SealedManifest<'_>) -> Result<T>,
+    ) -> Result<Option<T>> {
         let name = manifest::object_name(id);
         let open = |bytes: &[u8]| match manifest::decode(bytes).map_err(|e| e.in_object(&name))? {
             Published::Manifest(sealed) => open(id, &sealed).map(Some),

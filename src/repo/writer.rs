@@ -101,7 +101,8 @@ pub fn write<T>(
         let (blobs, blobs_waiting) = bounded::<SealedBlob>(BLOBS_WAITING);
         let (packs, packs_waiting) = bounded(0);
         for _ in 0..threads {
-            let worker = Worker { session, failure: &failure, tally: &tally, report, blobs: blobs.clone(), done: done.clone() };
+            let worker =
+                Worker { session, failure: &failure, tally: &tally, report, blobs: blobs.clone(), done: done.clone() };
             let jobs = jobs_waiting.clone();
             scope.spawn(move || worker.run(&jobs, BlobEncoder::new(repo.id, options.level)));
         }
@@ -224,11 +225,22 @@ impl Writer<'_> {
     /// What was stored so far, all streams together.
     pub fn stored(&self) -> Stored {
         let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        Stored { chunks: load(&self.tally.chunks), new_chunks: load(&self.tally.new_chunks), new_bytes: load(&self.tally.new_bytes), stored_bytes: 0 }
+        Stored {
+            chunks: load(&self.tally.chunks),
+            new_chunks: load(&self.tally.new_chunks),
+            new_bytes: load(&self.tally.new_bytes),
+            stored_bytes: 0,
+        }
     }
 
     /// Reads on in a thread of its own while this one cuts.
-    fn store_long(&mut self, input: &mut (dyn Read + Send), mut hasher: StreamHasher, first: Vec<u8>, cutting: &mut Cutting<'_>) -> Result<Digest> {
+    fn store_long(
+        &mut self,
+        input: &mut (dyn Read + Send),
+        mut hasher: StreamHasher,
+        first: Vec<u8>,
+        cutting: &mut Cutting<'_>,
+    ) -> Result<Digest> {
         let headroom = self.chunker.max();
         let (filled, segments) = bounded(2);
         let (pool, cancel, report) = (self.pool.free.clone(), self.cancel, self.report);
@@ -407,7 +419,13 @@ impl Writer<'_> {
 }
 
 /// Fills `into` with what `input` gives; fewer bytes only at its end.
-fn read_segment(input: &mut dyn Read, into: &mut [u8], hasher: &mut StreamHasher, cancel: &Cancel, report: &dyn Report) -> Result<usize> {
+fn read_segment(
+    input: &mut dyn Read,
+    into: &mut [u8],
+    hasher: &mut StreamHasher,
+    cancel: &Cancel,
+    report: &dyn Report,
+) -> Result<usize> {
     let mut n = 0;
     while n < into.len() {
         cancel.check()?;
@@ -444,7 +462,15 @@ struct Cutting<'p> {
 
 impl<'p> Cutting<'p> {
     fn new(prediction: Option<Prediction<'p>>) -> Self {
-        Self { prediction, predicted: 0, rest: Vec::new(), sent: 0, collected: 0, early: BTreeMap::new(), recipe: RecipeBuilder::default() }
+        Self {
+            prediction,
+            predicted: 0,
+            rest: Vec::new(),
+            sent: 0,
+            collected: 0,
+            early: BTreeMap::new(),
+            recipe: RecipeBuilder::default(),
+        }
     }
 }
 

@@ -69,6 +69,9 @@ pub fn spawn<'c>(arguments: &[String], cancel: &'c Cancel) -> Result<Running<'c>
     };
     let mut child = std::process::Command::new(program)
         .args(arguments)
+        // The repository's secrets are none of the command's business.
+        .env_remove("ALLUVIUM_PASSWORD")
+        .env_remove("ALLUVIUM_NEW_PASSWORD")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -27,7 +27,7 @@ const DROP_GZIP: &str =
     "it will not deduplicate: dump without compression, alluvium compresses; drop `| gzip` or `--gzip`";
 const DROP_COMPRESSION: &str = "it will not deduplicate: dump without compression, alluvium compresses";
 const UNPACK: &str = "it will not deduplicate: store the files themselves, alluvium compresses";
-const DROP_CUSTOM: &str = "`pg_dump -Fc` compresses: use `-Fc -Z0`, or better a plain dump (`-Fp`)";
+const DROP_CUSTOM: &str = "it will not deduplicate: use `pg_dump -Fc -Z0`, or better a plain dump (`-Fp`)";
 const DROP_OPENSSL: &str = "it will not deduplicate: alluvium encrypts; leave `openssl` out";
 const DROP_ENCRYPTION: &str = "it will not deduplicate: alluvium encrypts; leave the encryption out";
 const DROP_BOTH: &str = "it will not deduplicate: leave compression and encryption to alluvium";

@@ -71,7 +71,9 @@ mod tests {
 
     /// Reproducible bytes that look like rows.
     fn rows(n: usize) -> Vec<u8> {
-        (0..n).flat_map(|i| format!("{i}\tuser{}@example.com\t{}\n", i * 7 % 1013, (i * i) % 99_991).into_bytes()).collect()
+        (0..n)
+            .flat_map(|i| format!("{i}\tuser{}@example.com\t{}\n", i * 7 % 1013, (i * i) % 99_991).into_bytes())
+            .collect()
     }
 
     fn lengths(chunker: &Chunker, mut data: &[u8]) -> Vec<usize> {

@@ -14,7 +14,13 @@ pub const LANES: u32 = 4;
 ///
 /// # Errors
 /// When the machine hasn't got the memory.
-pub fn derive(passphrase: &[u8], salt: &[u8; 16], memory_kib: u32, passes: u32, lanes: u32) -> Result<Zeroizing<[u8; 32]>, String> {
+pub fn derive(
+    passphrase: &[u8],
+    salt: &[u8; 16],
+    memory_kib: u32,
+    passes: u32,
+    lanes: u32,
+) -> Result<Zeroizing<[u8; 32]>, String> {
     let params = Params::new(memory_kib, passes, lanes, Some(32)).map_err(|e| e.to_string())?;
     let mut key = Zeroizing::new([0; 32]);
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)

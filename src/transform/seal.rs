@@ -34,7 +34,8 @@ impl SealKey {
         let (nonce, plain) = buffer.split_at_mut(NONCE_LEN);
         env.fill_random(nonce);
         let nonce = XNonce::try_from(&*nonce).expect("NONCE_LEN bytes");
-        let tag = self.0.encrypt_inout_detached(&nonce, associated, plain.into()).expect("blobs are shorter than 256 GiB");
+        let tag =
+            self.0.encrypt_inout_detached(&nonce, associated, plain.into()).expect("blobs are shorter than 256 GiB");
         buffer.extend_from_slice(&tag);
     }
 
@@ -83,20 +84,44 @@ pub fn generate_key_pair(env: &dyn Env) -> ([u8; 32], Zeroizing<[u8; 32]>) {
 ///
 /// # Errors
 /// When `public` is no X25519 public key.
-pub fn wrap_key(env: &dyn Env, public: &[u8; 32], associated: &[u8], key: &[u8; 32]) -> Result<([u8; 32], [u8; 48]), String> {
+pub fn wrap_key(
+    env: &dyn Env,
+    public: &[u8; 32],
+    associated: &[u8],
+    key: &[u8; 32],
+) -> Result<([u8; 32], [u8; 48]), String> {
     let public = <HpkeKem as Kem>::PublicKey::from_bytes(public).map_err(|e| e.to_string())?;
-    let (kem_output, sealed) =
-        hpke::single_shot_seal_with_rng::<HpkeAead, HpkeKdf, HpkeKem>(&OpModeS::Base, &public, HPKE_INFO, key, associated, &mut EnvRng(env))
-            .map_err(|e| e.to_string())?;
+    let (kem_output, sealed) = hpke::single_shot_seal_with_rng::<HpkeAead, HpkeKdf, HpkeKem>(
+        &OpModeS::Base,
+        &public,
+        HPKE_INFO,
+        key,
+        associated,
+        &mut EnvRng(env),
+    )
+    .map_err(|e| e.to_string())?;
     Ok((kem_output.to_bytes().into(), sealed.try_into().expect("a sealed key is 48 bytes")))
 }
 
 /// Opens a data key with the secret key. `None` when it was not sealed to this key pair with these
 /// associated data.
-pub fn unwrap_key(secret: &[u8; 32], associated: &[u8], kem_output: &[u8; 32], sealed: &[u8; 48]) -> Option<Zeroizing<[u8; 32]>> {
+pub fn unwrap_key(
+    secret: &[u8; 32],
+    associated: &[u8],
+    kem_output: &[u8; 32],
+    sealed: &[u8; 48],
+) -> Option<Zeroizing<[u8; 32]>> {
     let secret = <HpkeKem as Kem>::PrivateKey::from_bytes(secret).ok()?;
     let kem_output = <HpkeKem as Kem>::EncappedKey::from_bytes(kem_output).ok()?;
-    let key = hpke::single_shot_open::<HpkeAead, HpkeKdf, HpkeKem>(&OpModeR::Base, &secret, &kem_output, HPKE_INFO, sealed, associated).ok()?;
+    let key = hpke::single_shot_open::<HpkeAead, HpkeKdf, HpkeKem>(
+        &OpModeR::Base,
+        &secret,
+        &kem_output,
+        HPKE_INFO,
+        sealed,
+        associated,
+    )
+    .ok()?;
     Some(Zeroizing::new(key.try_into().ok()?))
 }
 
