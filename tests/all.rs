@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod demo;
 mod engine;
+mod index;
 mod layers;
 mod postgres;
 mod retention;

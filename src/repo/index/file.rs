@@ -88,7 +88,8 @@ impl Fault {
         match self {
             Self::Other(_) => false,
             Self::Sqlite(rusqlite::Error::SqliteFailure(e, _)) => {
-                // The SQL is fixed: an error in it, or a broken constraint, means that the schema or the rows are not ours.
+                // The SQL is fixed: an error in it, or a broken constraint, means that the schema or the rows
+                // are not ours.
                 let codes = [ErrorCode::DatabaseCorrupt, ErrorCode::NotADatabase, ErrorCode::ConstraintViolation];
                 codes.contains(&e.code)
                     || [ffi::SQLITE_ERROR, ffi::SQLITE_MISMATCH, ffi::SQLITE_IOERR_SHORT_READ]
@@ -159,7 +160,7 @@ pub(super) fn open<T>(
             let (writer, reader) = attempt()?;
             (check(&reader)?, writer, reader)
         }
-        other => other?,
+        other => other.map_err(|fault| Error::from(fault).during(path.display()))?,
     };
     Ok((Connections { writer, reader, in_use }, checked))
 }

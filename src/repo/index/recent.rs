@@ -5,7 +5,8 @@
 //! A ring of blocks, and a table that says for some bits of an id where in the ring it may be. The
 //! table is never cleaned: an entry counts only if the id is really there.
 
-use super::{Block, Location};
+use super::Location;
+use super::rows::Block;
 use crate::id::BlobId;
 
 /// Blocks that are kept: about 2 MB.
