@@ -1,1 +1,96 @@
-fn main() {}
+//! The steps of the data path, one by one, on one thread: where a snapshot's time goes.
+//!
+//! `cargo bench --bench data_path [-- FILE]`: the data is FILE (its first 256 MiB), or made-up rows.
+
+use std::hint::black_box;
+use std::io::Read;
+use std::time::Instant;
+
+use alluvium::env::SystemEnv;
+use alluvium::transform::chunk::Chunker;
+use alluvium::transform::compress::{Compressor, Decompressor};
+use alluvium::transform::hash::{ChunkHasher, stream_digest};
+use alluvium::transform::seal::{NONCE_LEN, SealKey};
+
+const BYTES: u64 = 256 << 20;
+const RUNS: usize = 5;
+
+fn main() {
+    let data = std::env::args().skip(1).find(|a| !a.starts_with('-')).map_or_else(rows, |file| {
+        let mut data = Vec::new();
+        std::fs::File::open(file).expect("the file opens").take(BYTES).read_to_end(&mut data).expect("read");
+        data
+    });
+    println!("{:.1} MB of data", data.len() as f64 / 1e6);
+    for average in [16 << 10, 64 << 10, 256 << 10] {
+        let chunker = Chunker::new(&[7; 32], average / 4, average, average * 4);
+        step(&format!("cut, average {} KiB", average >> 10), data.len(), || black_box(cut(&chunker, &data).len()));
+    }
+    let chunks = cut(&Chunker::new(&[7; 32], 16 << 10, 64 << 10, 256 << 10), &data);
+    let hasher = ChunkHasher::new([9; 32]);
+    step("chunk ids (keyed BLAKE3)", data.len(), || chunks.iter().fold(0, |sum, c| sum ^ hasher.id(c).0[0] as usize));
+    step("stream digest (BLAKE3)", data.len(), || stream_digest(&data)[0] as usize);
+    for level in [1, 3] {
+        let mut compressor = Compressor::new(level);
+        let mut frames = Vec::new();
+        step(&format!("zstd -{level}"), data.len(), || {
+            frames.clear();
+            frames.extend(chunks.iter().map(|c| {
+                let mut out = Vec::with_capacity(c.len());
+                (compressor.compress(c, &mut out), out)
+            }));
+            frames.len()
+        });
+        let stored: usize = frames.iter().map(|(_, f)| f.len()).sum();
+        println!("    {:.1} MB compressed", stored as f64 / 1e6);
+        let (mut decompressor, mut raw) = (Decompressor::default(), vec![0; 1 << 20]);
+        step(&format!("zstd -d of level {level}"), data.len(), || {
+            for (chunk, (_, frame)) in chunks.iter().zip(&frames) {
+                decompressor.decompress(frame, &mut raw[..chunk.len()]).expect("decompress");
+            }
+            raw[0] as usize
+        });
+        let key = SealKey::new(&[3; 32]);
+        let mut buffers: Vec<Vec<u8>> = frames.iter().map(|(_, f)| [&[0; NONCE_LEN][..], f].concat()).collect();
+        step("seal (XChaCha20-Poly1305)", stored, || {
+            for buffer in &mut buffers {
+                key.seal_in_place(&SystemEnv, b"associated", buffer);
+                buffer.truncate(buffer.len() - 16);
+            }
+            buffers.len()
+        });
+    }
+}
+
+fn cut<'d>(chunker: &Chunker, mut data: &'d [u8]) -> Vec<&'d [u8]> {
+    let mut chunks = Vec::new();
+    while !data.is_empty() {
+        let (chunk, rest) = data.split_at(chunker.cut(data));
+        chunks.push(chunk);
+        data = rest;
+    }
+    chunks
+}
+
+fn step(name: &str, bytes: usize, mut work: impl FnMut() -> usize) {
+    let mut seconds: Vec<f64> = (0..RUNS)
+        .map(|_| {
+            let start = Instant::now();
+            black_box(work());
+            start.elapsed().as_secs_f64()
+        })
+        .collect();
+    seconds.sort_by(f64::total_cmp);
+    println!("{name:28} {:7.0} MB/s", bytes as f64 / 1e6 / seconds[RUNS / 2]);
+}
+
+fn rows() -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(BYTES as usize + 128);
+    let mut i = 0u64;
+    while bytes.len() < BYTES as usize {
+        let mixed = i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 24;
+        bytes.extend_from_slice(format!("{i}\tuser{mixed}@example.com\t{}\t{}\n", mixed % 10_007, i / 3).as_bytes());
+        i += 1;
+    }
+    bytes
+}

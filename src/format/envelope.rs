@@ -35,7 +35,9 @@ pub fn decode(kind: ObjectKind, bytes: &[u8]) -> Result<&[u8], Malformed> {
     match input.u16()? {
         FORMAT_VERSION => {}
         other => {
-            return Err(Malformed::new(format!("sealed object of format {other}, this program reads {FORMAT_VERSION}")));
+            return Err(Malformed::new(format!(
+                "sealed object of format {other}, this program reads {FORMAT_VERSION}"
+            )));
         }
     }
     match input.u8()? {

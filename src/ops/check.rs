@@ -94,9 +94,11 @@ pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cance
     check_small_objects(repo, &mut found.problems)?;
     let (number, state) = repo.probe_generation()?;
     let state = state.unwrap_or_default();
-    let listed = repo.list_packs()?;
+    // In this order a writer at work disturbs nothing: what snapshots need is in an index that is read later, and
+    // what the index lists is in a listing that is made later still.
     let (snapshots, unreadable) = repo.snapshots()?;
-    let indexed = repo.index_at(number, state.clone(), report)?;
+    let indexed = repo.index_at(number, state, report)?;
+    let listed = repo.list_packs()?;
     found.problems.extend(indexed.problems.iter().cloned());
     found.snapshots = (snapshots.len() + unreadable.len()) as u64;
     for (id, error) in unreadable {
@@ -150,6 +152,7 @@ pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cance
         }
     }
     found.problems.extend(data.problems.clone());
+    forget_the_forgotten(repo, &mut found.problems)?;
     set_aside(&indexed, &packs, &data, read, report)?;
     Ok(found)
 }
@@ -236,7 +239,7 @@ fn check_packs(
                 sound.insert(id, read);
             }
             Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {
-                if !(indexed.is_condemned(id) && e.kind() == Kind::NotFound) {
+                if e.kind() != Kind::NotFound {
                     found.problems.push(Problem {
                         object: object_name(id),
                         what: e.to_string(),
@@ -250,6 +253,20 @@ fn check_packs(
     found.packs = ids.len() as u64;
     report.count(Counter::CheckedPacks, ids.len() as u64);
     Ok(sound)
+}
+
+/// A snapshot that was forgotten while the check ran is harmed by nothing.
+fn forget_the_forgotten(repo: &Repository, problems: &mut Vec<Problem>) -> Result<()> {
+    if problems.iter().all(|p| p.snapshots.is_empty()) {
+        return Ok(());
+    }
+    let left: HashSet<String> = repo.list_snapshots()?.iter().map(ToString::to_string).collect();
+    problems.retain_mut(|problem| {
+        let harmed = !problem.snapshots.is_empty();
+        problem.snapshots.retain(|s| left.contains(s));
+        !harmed || !problem.snapshots.is_empty()
+    });
+    Ok(())
 }
 
 /// Chunks that no index object lists may be in packs that no index object lists: then it is an index object that is
@@ -280,7 +297,13 @@ fn blame_lost_index(
 
 fn look_at(indexed: &Indexed<'_>, id: PackId, listed: Option<u64>, known: Option<u64>) -> Result<ReadPack> {
     let name = object_name(id);
-    let Some(size) = listed else { return Err(Error::damaged(name, "the pack is missing")) };
+    let Some(size) = listed.map_or_else(|| indexed.repo.storage.stat(&name), |size| Ok(Some(size)))? else {
+        // A prune at work may have condemned it since.
+        let (_, newest) = indexed.repo.probe_generation()?;
+        let kind =
+            if newest.is_ok_and(|g| g.condemned.iter().any(|c| c.pack == id)) { Kind::NotFound } else { Kind::Damaged };
+        return Err(Error::new(kind, format!("{name}: the pack is missing")));
+    };
     if let Some(expected) = known.filter(|&expected| expected != size) {
         return Err(Error::damaged(name, format!("has {size} bytes, the index says {expected} (truncated?)")));
     }

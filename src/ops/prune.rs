@@ -25,6 +25,7 @@ use crate::format::manifest;
 use crate::format::pack::{BlobEntry, object_name};
 use crate::id::{IndexId, PackId, SnapshotId};
 use crate::repo::fence::{LiveSession, end_dead_sessions, live_sessions};
+use crate::repo::index::Location;
 use crate::repo::reader::Reader;
 use crate::repo::session::{Session, Writing};
 use crate::repo::snapshots::Snapshot;
@@ -133,7 +134,16 @@ pub fn prune(
     end_dead_sessions(repo, session.id)?;
     let survey = Survey::take(repo, Some(session.id), options, report, cancel)?;
     let (mut plan, unused, repack) = survey.plan(options);
-    let mut work = Work { repo, session: &session, survey: &survey, plan: &mut plan, report, cancel };
+    let mut work = Work {
+        repo,
+        session: &session,
+        survey: &survey,
+        plan: &mut plan,
+        generation: survey.indexed.generation,
+        report,
+        cancel,
+    };
+    work.rewrite_index(&survey.ghosts.iter().map(|ghost| (*ghost, 0)).collect())?;
     work.condemn_and_delete(unused)?;
     if !repack.is_empty() {
         work.repack(&repack, options)?;
@@ -157,6 +167,9 @@ struct Survey<'r> {
     marks: Marks,
     /// Packs that may go or be repacked: those of running sessions are left out.
     packs: Vec<Surveyed>,
+    /// Packs that were condemned and are gone, and that an index object still lists: two prunes rewrote
+    /// the index at once, or one was interrupted.
+    ghosts: HashSet<PackId>,
 }
 
 struct Surveyed {
@@ -192,14 +205,11 @@ impl<'r> Survey<'r> {
         if let Some(problem) = indexed.problems.first() {
             return Err(refused(&problem.object, &problem.what));
         }
-        let known = known_packs(&indexed, &listed)?;
-        let marks = mark(
-            &indexed,
-            &snapshots,
-            &|_, l| (!listed.contains_key(&l.pack)).then(|| "the pack is missing".to_owned()),
-            report,
-            cancel,
-        )?;
+        // What is in the index and not in the listing was written since, or the listing is incomplete.
+        let listed_now = repo.list_packs()?;
+        let (known, ghosts) = known_packs(&indexed, &listed, &listed_now)?;
+        let flaw = |_: &_, l: &Location| (!listed_now.contains_key(&l.pack)).then(|| "the pack is missing".to_owned());
+        let marks = mark(&indexed, &snapshots, &flaw, report, cancel)?;
         if let Some(missing) = marks.missing.first() {
             let harmed: Vec<_> = missing.snapshots.iter().map(|s| &s[..8]).collect();
             return Err(refused(&missing.object, &format!("{} (needed by {})", missing.what, harmed.join(", "))));
@@ -235,7 +245,7 @@ impl<'r> Survey<'r> {
             });
         }
         packs.sort_by_key(|p| p.id);
-        Ok(Self { indexed, snapshots: ids, marks, packs })
+        Ok(Self { indexed, snapshots: ids, marks, packs, ghosts })
     }
 
     /// What to do: the plan in figures, the packs to delete, the packs to repack.
@@ -325,14 +335,23 @@ fn all_snapshots(repo: &Repository) -> Result<(Vec<Snapshot>, HashSet<SnapshotId
     Ok((snapshots, ids))
 }
 
-/// The indexed packs with their sessions, or a refusal when one is missing or has another size.
-fn known_packs(indexed: &Indexed<'_>, listed: &HashMap<PackId, u64>) -> Result<HashMap<PackId, SnapshotId>> {
-    let mut known = HashMap::new();
+/// The indexed packs with their sessions and those that are rightly gone, or a refusal when one is missing or has
+/// another size.
+fn known_packs(
+    indexed: &Indexed<'_>,
+    listed: &HashMap<PackId, u64>,
+    listed_now: &HashMap<PackId, u64>,
+) -> Result<(HashMap<PackId, SnapshotId>, HashSet<PackId>)> {
+    let (mut known, mut ghosts) = (HashMap::new(), HashSet::new());
     for pack in indexed.repo.cache.packs()? {
         match listed.get(&pack.id) {
             Some(&size) if size == pack.size => {}
+            None if listed_now.get(&pack.id) == Some(&pack.size) => {}
             // Deleted by a prune that was interrupted before it could say so, or never whole and set aside by a check.
-            None if indexed.is_condemned(pack.id) => continue,
+            None if indexed.is_condemned(pack.id) => {
+                ghosts.insert(pack.id);
+                continue;
+            }
             found => {
                 let name = object_name(pack.id);
                 let there = indexed.repo.storage.stat(&name)?;
@@ -348,7 +367,7 @@ fn known_packs(indexed: &Indexed<'_>, listed: &HashMap<PackId, u64>) -> Result<H
         }
         known.insert(pack.id, pack.session);
     }
-    Ok(known)
+    Ok((known, ghosts))
 }
 
 /// A prune under way.
@@ -357,6 +376,8 @@ struct Work<'w, 'r> {
     session: &'w Session<'r>,
     survey: &'w Survey<'r>,
     plan: &'w mut Plan,
+    /// The generation that this prune acts on: the one it surveyed, then the ones it published.
+    generation: u64,
     report: &'w dyn Report,
     cancel: &'w Cancel,
 }
@@ -369,6 +390,18 @@ impl Work<'_, '_> {
             return Ok(());
         }
         let (number, state) = self.repo.probe_generation()?;
+        // What this prune takes for unused it has judged by the generation that it surveyed. Another one's may
+        // have condemned the copies that are counted on here.
+        if number != self.generation {
+            return Err(Error::new(
+                Kind::Busy,
+                format!(
+                    "another prune or check published {} meanwhile; nothing more was deleted",
+                    generation_name(number)
+                ),
+            )
+            .hint("let it finish, then run prune again"));
+        }
         let readable = state.is_ok();
         let mut state = state.unwrap_or_default();
         let sizes: HashMap<PackId, u64> = self.survey.packs.iter().map(|p| (p.id, p.size)).collect();
@@ -377,7 +410,7 @@ impl Work<'_, '_> {
         // delete it, so nobody may ever rely on it again. What turns out to be needed is repacked.
         let mut condemned = Vec::new();
         for before in state.condemned.drain(..) {
-            if !is_gone(before.pack)? {
+            if !is_gone(before.pack)? || self.survey.ghosts.contains(&before.pack) {
                 condemned.push(before);
             }
         }
@@ -390,25 +423,23 @@ impl Work<'_, '_> {
                 distrusted.push(entry);
             }
         }
-        let current = if readable && condemned.len() == known.len() {
-            number
-        } else {
+        if !readable || condemned.len() > known.len() {
             self.repo.publish_generation(number + 1, &Generation { condemned: condemned.clone(), distrusted })?;
+            self.generation = number + 1;
             // Only the newest counts; the one before stays for the curious.
             if number > 1 {
                 self.repo.storage.delete(&generation_name(number - 1))?;
             }
-            number + 1
-        };
+        }
         let candidates: HashSet<PackId> = packs.into_iter().collect();
         condemned.retain(|c| candidates.contains(&c.pack));
-        self.delete_condemned(&condemned, current)
+        self.delete_condemned(&condemned)
     }
 
     /// Deletes the condemned packs that every running session knows to be condemned and no snapshot needs.
-    fn delete_condemned(&mut self, condemned: &[Condemned], generation: u64) -> Result<()> {
+    fn delete_condemned(&mut self, condemned: &[Condemned]) -> Result<()> {
         let live = end_dead_sessions(self.repo, self.session.id)?;
-        let known_to_all = live.iter().map(|s| s.generation).min().unwrap_or(generation);
+        let known_to_all = live.iter().map(|s| s.generation).min().unwrap_or(self.generation);
         let (ready, waiting): (Vec<&Condemned>, Vec<&Condemned>) =
             condemned.iter().partition(|c| c.since <= known_to_all);
         self.plan.waiting_packs += waiting.len() as u64;

@@ -98,7 +98,7 @@ pub struct Totals {
 pub struct Index {
     writer: Arc<Mutex<Connection>>,
     /// Answers while the writer is at work; the same connection for a database in memory. One is enough:
-    /// filter and recent blocks answer without it, and it alone does 50 000 random lookups a second (3 GB/s).
+    /// filter and recent blocks answer without it, and it alone does some 40 000 random lookups a second (2.5 GB/s).
     /// No method holds both; each is locked before the filter or the recent blocks.
     reader: Arc<Mutex<Connection>>,
     filter: RwLock<Filter>,
