@@ -31,3 +31,5 @@ pub mod storage;
 pub mod repo;
 
 pub mod ops;
+
+pub mod cli;

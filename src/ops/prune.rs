@@ -17,7 +17,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde::Serialize;
 
-use crate::env::Cancel;
+use crate::env::{Cancel, Env};
 use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{Condemned, Generation, generation_name};
 use crate::format::index::{IndexObject, IndexedPack, object_name as index_name};
@@ -32,6 +32,7 @@ use crate::repo::snapshots::Snapshot;
 use crate::repo::writer::{WriteOptions, write};
 use crate::repo::{Indexed, Repository};
 use crate::report::{Counter, Report};
+use crate::storage::Storage;
 
 use super::mark::{Marks, mark};
 
@@ -151,13 +152,22 @@ pub fn prune(
     }
     work.compact_index()?;
     drop(session);
-    if reserve && repo.storage.stat(RESERVE)?.is_none() {
-        let mut bytes = vec![0; RESERVE_BYTES];
-        repo.env.fill_random(&mut bytes);
-        // Without room for it there will be room after the next prune.
-        let _ = repo.storage.put_new(RESERVE, &bytes);
-    }
+    put_reserve(repo.storage.as_ref(), repo.env.as_ref())?;
     Ok(plan)
+}
+
+/// Puts the [`RESERVE`] where room is limited and it is missing: after `init`, and when prune has made room again.
+///
+/// # Errors
+/// `Storage` when it can't be seen whether it is there. That there is no room for it is not an error: there will be after
+/// the next prune.
+pub fn put_reserve(storage: &dyn Storage, env: &dyn Env) -> Result<()> {
+    if storage.fills_up() && storage.stat(RESERVE)?.is_none() {
+        let mut bytes = vec![0; RESERVE_BYTES];
+        env.fill_random(&mut bytes);
+        let _ = storage.put_new(RESERVE, &bytes);
+    }
+    Ok(())
 }
 
 /// The repository as it is, with every doubt settled.

@@ -1,0 +1,90 @@
+//! `key add | list | remove | change`
+
+use serde_json::{Value, json};
+
+use crate::error::Result;
+use crate::format::keyslot::SlotKind;
+use crate::id::SlotId;
+use crate::ops;
+use crate::repo::keys::KdfCost;
+
+use super::super::args::{Key, NewPassword};
+use super::super::context::{Context, to_value};
+use super::super::exit::Outcome;
+use super::super::password::{Origins, Passphrase};
+use super::super::show::{Table, age, short};
+
+/// Runs one of them.
+///
+/// # Errors
+/// Those of [`ops::key`], and of [`Origins::read`].
+pub fn key(context: &mut Context<'_>, command: Key) -> Result<Outcome> {
+    let repo = context.open()?;
+    match command {
+        Key::List => list(context, &repo)?,
+        Key::Add { write_only, label, new } => {
+            let kind = if write_only { SlotKind::WriteOnly } else { SlotKind::Full };
+            repo.keys.require_full("adding a passphrase")?;
+            let id = ops::key::add(&repo, kind, &label, &new_passphrase(&new)?, KdfCost::default())?;
+            done(context, id, "added the passphrase");
+        }
+        Key::Remove { id } => {
+            let id = ops::key::remove(&repo, &id)?;
+            done(context, id, "removed the passphrase");
+        }
+        Key::Change { new } => {
+            repo.keys.require_full("changing the passphrase")?;
+            let id = ops::key::change(&repo, &new_passphrase(&new)?, KdfCost::default())?;
+            done(context, id, "changed the passphrase; it is now");
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn new_passphrase(new: &NewPassword) -> Result<Passphrase> {
+    let origins = Origins {
+        file: new.new_password_file.as_deref(),
+        command: new.new_password_command.as_deref(),
+        variable: "ALLUVIUM_NEW_PASSWORD",
+        option: "--new-password",
+        prompt: "new passphrase",
+        twice: true,
+    };
+    origins.read()
+}
+
+fn done(context: &mut Context<'_>, id: SlotId, what: &str) {
+    if context.global.json {
+        context.document(json!({ "id": id }));
+    } else {
+        context.closing(&format!("{what} {}", short(&id)));
+    }
+}
+
+fn list(context: &mut Context<'_>, repo: &crate::repo::Repository) -> Result<()> {
+    let slots = ops::key::list(repo, context.report)?;
+    let in_use = repo.keys.slot();
+    if context.global.json {
+        let list = slots.iter().map(|slot| {
+            let mut value = to_value(slot);
+            value["in_use"] = json!(slot.id == in_use);
+            value
+        });
+        let list: Vec<Value> = list.collect();
+        context.document(json!({ "keys": list }));
+        return Ok(());
+    }
+    let mut table = Table::new(&["", "id", "kind", "label", &context.time_head(), "age"]);
+    for slot in slots {
+        let mark = if slot.id == in_use { "*" } else { "" };
+        let kind = match slot.kind {
+            SlotKind::Full => "full",
+            SlotKind::WriteOnly => "write-only",
+        };
+        let (created, age) = (context.time(slot.created), age(slot.created, context.env.now()));
+        table.row([mark.to_owned(), short(&slot.id), kind.to_owned(), slot.label, created, age]);
+    }
+    context.out.table(&table);
+    context.closing("* is the one in use");
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! `snapshots`, `ls`, `diff`, `stats`: what there is.
+
+use serde_json::{Value, json};
+
+use crate::error::Result;
+use crate::format::manifest::PartKind;
+use crate::ops;
+use crate::ops::diff::{Change, PartDiff};
+use crate::ops::select;
+use crate::ops::stats::Stats;
+use crate::repo::snapshots::Snapshot;
+
+use super::super::args;
+use super::super::context::{Context, to_value};
+use super::super::exit::Outcome;
+use super::super::show::{Table, counted, short, size};
+
+/// What an option filters by.
+pub fn filter(filter: args::Filter) -> ops::forget::Filter {
+    let args::Filter { names, hosts, tags } = filter;
+    ops::forget::Filter {
+        sources: names.into_iter().collect(),
+        hosts: hosts.into_iter().collect(),
+        tags: tags.into_iter().collect(),
+    }
+}
+
+/// Tags as a cell.
+pub fn tags(snapshot: &Snapshot) -> String {
+    snapshot.manifest.tags.iter().map(String::as_str).collect::<Vec<_>>().join(",")
+}
+
+/// Lists the snapshots, the newest last, where the eye is.
+///
+/// # Errors
+/// `WrongKey`, `Storage`.
+pub fn snapshots(context: &mut Context<'_>, arguments: args::Filter) -> Result<Outcome> {
+    let repo = context.open()?;
+    let filter = filter(arguments);
+    let mut found = context.snapshots(&repo)?;
+    found.retain(|snapshot| filter.admits(snapshot));
+    found.reverse();
+    if context.global.json {
+        let list: Vec<Value> = found.iter().map(describe).collect();
+        context.document(json!({ "snapshots": list }));
+        return Ok(Outcome::Done);
+    }
+    let mut table = Table::new(&["id", &context.time_head(), "source", "host", ">bytes", ">added", "tags", ""]);
+    for snapshot in &found {
+        let manifest = &snapshot.manifest;
+        let flag = manifest.shrunk_from.map_or_else(String::new, |before| format!("shrunk from {}", size(before)));
+        table.row([
+            short(&snapshot.id),
+            context.time(manifest.time),
+            manifest.source.clone(),
+            manifest.host.clone(),
+            size(manifest.bytes()),
+            size(manifest.stored.stored_bytes),
+            tags(snapshot),
+            flag,
+        ]);
+    }
+    if !found.is_empty() {
+        context.out.table(&table);
+    }
+    context.closing(&counted(found.len() as u64, "snapshot"));
+    Ok(Outcome::Done)
+}
+
+/// A snapshot in JSON, without its parts.
+fn describe(snapshot: &Snapshot) -> Value {
+    let manifest = &snapshot.manifest;
+    json!({
+        "id": snapshot.id,
+        "time": manifest.time,
+        "finished": manifest.finished,
+        "zone": manifest.zone,
+        "source": manifest.source,
+        "kind": manifest.kind,
+        "host": manifest.host,
+        "tags": manifest.tags,
+        "bytes": manifest.bytes(),
+        "parts": manifest.parts.len(),
+        "stored": manifest.stored,
+        "previous": manifest.previous,
+        "shrunk_from": manifest.shrunk_from,
+        "tool": manifest.tool,
+    })
+}
+
+/// Lists a snapshot's parts.
+///
+/// # Errors
+/// `NotFound`, `Usage`, `WrongKey`, `Storage`.
+pub fn ls(context: &mut Context<'_>, name: &str) -> Result<Outcome> {
+    let repo = context.open()?;
+    let snapshots = context.snapshots(&repo)?;
+    let snapshot = select::snapshot(&snapshots, name, &context.global.timezone)?;
+    let parts = &snapshot.manifest.parts;
+    if context.global.json {
+        let list = parts.iter().map(|part| {
+            json!({ "name": part.name, "kind": part.kind, "bytes": part.digest.bytes, "blake3": to_value(&part.digest)["blake3"] })
+        });
+        let list: Vec<Value> = list.collect();
+        context.document(json!({ "snapshot": describe(snapshot), "parts": list }));
+        return Ok(Outcome::Done);
+    }
+    let mut table = Table::new(&["kind", ">bytes", "digest", "name"]);
+    for part in parts {
+        let data = [size(part.digest.bytes), short(&to_value(&part.digest)["blake3"].as_str().unwrap_or_default())];
+        let (kind, [bytes, digest], target) = match &part.kind {
+            PartKind::Stream => ("stream", data, String::new()),
+            PartKind::File { .. } => ("file", data, String::new()),
+            PartKind::Folder { .. } => ("folder", Default::default(), String::new()),
+            PartKind::Link { target } => ("link", Default::default(), format!(" -> {target}")),
+        };
+        table.row([kind.to_owned(), bytes, digest, format!("{}{target}", part.name)]);
+    }
+    context.out.table(&table);
+    Ok(Outcome::Done)
+}
+
+/// Compares two snapshots.
+///
+/// # Errors
+/// `NotFound`, `Usage`, `Damaged`, `WrongKey`, `Storage`.
+pub fn diff(context: &mut Context<'_>, old: &str, new: &str) -> Result<Outcome> {
+    let repo = context.open()?;
+    let snapshots = context.snapshots(&repo)?;
+    let zone = &context.global.timezone;
+    let (old, new) = (select::snapshot(&snapshots, old, zone)?, select::snapshot(&snapshots, new, zone)?);
+    let parts = ops::diff::diff(&repo, old, new, context.report)?;
+    let sum = |bytes: fn(&PartDiff) -> u64| parts.iter().map(bytes).sum::<u64>();
+    let (added, removed) = (sum(|p| p.added_bytes), sum(|p| p.removed_bytes));
+    if context.global.json {
+        let total = json!({ "added_bytes": added, "removed_bytes": removed });
+        context.document(json!({ "old": old.id, "new": new.id, "parts": parts, "total": total }));
+        return Ok(Outcome::Done);
+    }
+    let signed = |sign: char, bytes: u64| if bytes == 0 { String::new() } else { format!("{sign}{}", size(bytes)) };
+    let mut table = Table::new(&["change", ">added", ">removed", "name"]);
+    let mut same = 0;
+    for part in &parts {
+        let change = match part.change {
+            Change::Same => {
+                same += 1;
+                continue;
+            }
+            Change::Changed => "changed",
+            Change::Added => "added",
+            Change::Removed => "removed",
+        };
+        let (added, removed) = (signed('+', part.added_bytes), signed('-', part.removed_bytes));
+        table.row([change.to_owned(), added, removed, part.name.clone()]);
+    }
+    if same < parts.len() {
+        context.out.table(&table);
+    }
+    let (old, new) = (short(&old.id), short(&new.id));
+    let text =
+        format!("{old} -> {new}: +{} -{}, {} the same", size(added), size(removed), counted(same as u64, "part"));
+    context.out.line(&text);
+    Ok(Outcome::Done)
+}
+
+/// What the repository holds.
+///
+/// # Errors
+/// `Damaged`, `WrongKey`, `Storage`.
+pub fn stats(context: &mut Context<'_>) -> Result<Outcome> {
+    let repo = context.open()?;
+    let stats = ops::stats::stats(&repo, context.report)?;
+    if context.global.json {
+        context.document(to_value(&stats));
+        return Ok(Outcome::Done);
+    }
+    let Stats {
+        snapshots,
+        sources,
+        snapshot_bytes,
+        chunks,
+        chunk_bytes,
+        packs,
+        pack_bytes,
+        deduplication,
+        compression,
+    } = stats;
+    let lines = [
+        format!("{} of {}", counted(snapshots, "snapshot"), counted(sources, "source")),
+        format!("{} if each were stored by itself", size(snapshot_bytes)),
+        format!(
+            "{} in {} after deduplication ({deduplication:.1} times less)",
+            size(chunk_bytes),
+            counted(chunks, "distinct chunk")
+        ),
+        format!(
+            "{} in {} on the storage ({compression:.1} times less by compression)",
+            size(pack_bytes),
+            counted(packs, "pack")
+        ),
+    ];
+    for line in lines {
+        context.out.line(&line);
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,96 @@
+//! `restore` and `cat`
+
+use std::path::Path;
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::error::{Kind, Result};
+use crate::ops;
+use crate::ops::restore::{Restored, Target};
+use crate::ops::select::snapshot_and_part;
+use crate::repo::Repository;
+use crate::repo::reader::Reader;
+use crate::repo::snapshots::Snapshot;
+use crate::report::Silent;
+
+use super::super::args::Restore;
+use super::super::context::{Context, to_value};
+use super::super::exit::Outcome;
+use super::super::show::{counted, short, size, took};
+
+/// Restores to a path, or to standard output.
+///
+/// # Errors
+/// Those of [`ops::restore::restore`].
+pub fn restore(context: &mut Context<'_>, arguments: &Restore) -> Result<Outcome> {
+    let output = arguments.output.as_deref().filter(|path| *path != Path::new("-"));
+    work(context, &arguments.snapshot, output, arguments.overwrite)
+}
+
+/// Writes a part to standard output.
+///
+/// # Errors
+/// Those of [`ops::restore::restore`].
+pub fn cat(context: &mut Context<'_>, name: &str) -> Result<Outcome> {
+    work(context, name, None, false)
+}
+
+fn work(context: &mut Context<'_>, name: &str, output: Option<&Path>, overwrite: bool) -> Result<Outcome> {
+    let repo = context.open()?;
+    let begun = Instant::now();
+    let snapshots = context.snapshots(&repo)?;
+    let (snapshot, part) = snapshot_and_part(&snapshots, name, &context.global.timezone)?;
+    let target = match output {
+        Some(path) => Target::Path { path, overwrite },
+        None => Target::Stream(&mut *context.out),
+    };
+    let restored =
+        ops::restore::restore(&repo, snapshot, part, target, context.global.memory, context.report, context.cancel)?;
+    let document = || {
+        let mut document = to_value(&restored);
+        document["seconds"] = json!(begun.elapsed().as_secs_f64());
+        document
+    };
+    match output {
+        Some(_) if context.global.json => context.document(document()),
+        // Standard output holds the data, so what is to be said goes to the other side.
+        None if context.global.json => context.report.document(document()),
+        Some(path) => closing(context, &restored, &format!(" to {}", path.display()), begun),
+        None => closing(context, &restored, "", begun),
+    }
+    Ok(match restored.failed {
+        0 => Outcome::Done,
+        _ if holds_damage(context, &repo, snapshot)? => Outcome::Damage,
+        _ => Outcome::Problems,
+    })
+}
+
+fn closing(context: &Context<'_>, restored: &Restored, to: &str, begun: Instant) {
+    let Restored { id, parts, bytes, failed } = restored;
+    let failed = if *failed == 0 { String::new() } else { format!("; {} failed", counted(*failed, "part")) };
+    context.report.close(&format!(
+        "restored {} of snapshot {}, {}{to}, {}{failed}",
+        counted(*parts, "part"),
+        short(id),
+        size(*bytes),
+        took(begun.elapsed())
+    ));
+}
+
+/// Whether parts failed for damage, rather than for a name that leads outside the target or a file in the way: those
+/// that failed are read once more, into nothing.
+fn holds_damage(context: &Context<'_>, repo: &Repository, snapshot: &Snapshot) -> Result<bool> {
+    let failed = context.report.problems();
+    let indexed = repo.index(&Silent)?;
+    let reader = Reader::new(&indexed)?;
+    for part in snapshot.manifest.parts.iter().filter(|part| failed.iter().any(|p| p.object == part.name)) {
+        let read =
+            reader.stream(&part.recipe, part.digest, context.global.memory, &Silent, context.cancel, &mut |_| Ok(()));
+        match read {
+            Err(e) if e.kind() == Kind::Damaged => return Ok(true),
+            other => other?,
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,155 @@
+//! What every command works with: the options for all of them, the three ways to talk, and the way to the repository.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::env::{Cancel, Env, SystemEnv};
+use crate::error::{Error, Kind, Result};
+use crate::repo::snapshots::Snapshot;
+use crate::repo::writer::{LEVEL, WriteOptions};
+use crate::repo::{Repository, read_config};
+use crate::report::{Problem, Report};
+use crate::storage::local::Local;
+
+use super::args::Global;
+use super::output::Output;
+use super::password::{Origins, Passphrase};
+use super::report::Reporter;
+use super::show;
+
+/// What every command works with.
+pub struct Context<'c> {
+    /// The options for all commands.
+    pub global: &'c Global,
+    /// Standard output.
+    pub out: &'c mut Output,
+    /// Standard error.
+    pub report: &'c Reporter,
+    /// Pulled by Ctrl-C.
+    pub cancel: &'c Cancel,
+    /// Clock and entropy.
+    pub env: Arc<dyn Env>,
+}
+
+impl<'c> Context<'c> {
+    /// A context with the real clock.
+    pub fn new(global: &'c Global, out: &'c mut Output, report: &'c Reporter, cancel: &'c Cancel) -> Self {
+        Self { global, out, report, cancel, env: Arc::new(SystemEnv) }
+    }
+
+    /// Where the repository is, or shall be.
+    ///
+    /// # Errors
+    /// `Usage` when nobody said, or when it is no path.
+    pub fn place(&self) -> Result<&'c Path> {
+        let place = self.global.repository.as_deref().filter(|path| !path.as_os_str().is_empty());
+        let place = place.ok_or_else(|| {
+            Error::new(Kind::Usage, "no repository was named").hint("say -r PATH, or set ALLUVIUM_REPOSITORY")
+        })?;
+        if place.to_str().is_some_and(|text| text.contains("://")) {
+            return Err(Error::new(Kind::Usage, format!("{} is not a folder", place.display()))
+                .hint("repositories are folders; mount what is elsewhere"));
+        }
+        Ok(place)
+    }
+
+    /// Opens the repository. Whether there is one is settled before anybody is asked for a passphrase.
+    ///
+    /// # Errors
+    /// `Usage`, `NoRepository`, `WrongKey`, `Damaged`, `Storage`, and those of [`Origins::read`].
+    pub fn open(&self) -> Result<Repository> {
+        let storage = Local::open(self.place()?)?;
+        read_config(&storage)?;
+        let passphrase = self.passphrase(false)?;
+        Repository::open(Arc::new(storage), Arc::clone(&self.env), &passphrase, self.cache_folder().as_deref())
+    }
+
+    /// The repository's passphrase; `new` when it is being chosen.
+    ///
+    /// # Errors
+    /// Those of [`Origins::read`].
+    pub fn passphrase(&self, new: bool) -> Result<Passphrase> {
+        let origins = Origins {
+            file: self.global.password_file.as_deref(),
+            command: self.global.password_command.as_deref(),
+            variable: "ALLUVIUM_PASSWORD",
+            option: "--password",
+            prompt: "passphrase",
+            twice: new,
+        };
+        origins.read()
+    }
+
+    /// Where the cache goes; in memory when there is no place for it. A cache is never worth a failed backup.
+    fn cache_folder(&self) -> Option<PathBuf> {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let named = self.global.cache_dir.clone().filter(|path| !path.as_os_str().is_empty());
+        let default = || variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+        let Some(folder) = named.or_else(|| Some(default()?.join("alluvium"))) else {
+            self.report.detail("no --cache-dir, XDG_CACHE_HOME or HOME: the cache is kept in memory");
+            return None;
+        };
+        match std::fs::create_dir_all(&folder) {
+            Ok(()) => Some(folder),
+            Err(e) => {
+                self.report.warn(&format!("the cache is kept in memory: can't make {}: {e}", folder.display()));
+                None
+            }
+        }
+    }
+
+    /// Every snapshot, newest first; those that can't be read are told as problems.
+    ///
+    /// # Errors
+    /// `WrongKey` from a write-only slot; `Storage`.
+    pub fn snapshots(&self, repo: &Repository) -> Result<Vec<Snapshot>> {
+        let (snapshots, unreadable) = repo.snapshots()?;
+        for (id, error) in unreadable {
+            let object = crate::format::manifest::object_name(id);
+            self.report.problem(Problem { object, what: error.to_string(), snapshots: vec![id.to_string()] });
+        }
+        Ok(snapshots)
+    }
+
+    /// Memory and compression of work that was not told a level.
+    pub fn write_options(&self) -> WriteOptions {
+        WriteOptions { memory_bytes: self.global.memory, level: LEVEL }
+    }
+
+    /// A time as it is shown.
+    pub fn time(&self, time: jiff::Timestamp) -> String {
+        show::time(time, &self.global.timezone)
+    }
+
+    /// The head of a column of times.
+    pub fn time_head(&self) -> String {
+        format!("time ({})", show::zone_name(&self.global.timezone))
+    }
+
+    /// Prints the one document of a command, with the problems and warnings that came up.
+    pub fn document(&mut self, mut document: Value) {
+        self.report.end_task();
+        self.report.add_heard(&mut document);
+        self.out.document(&document);
+    }
+
+    /// A closing line; data as far as people are concerned, and left out with `--quiet`.
+    pub fn closing(&mut self, text: &str) {
+        self.report.end_task();
+        if !self.global.quiet {
+            self.out.line(text);
+        }
+    }
+}
+
+/// This host's name.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// A value as JSON. What is printed are plain structs, which always have a JSON form.
+pub fn to_value(value: &impl serde::Serialize) -> Value {
+    serde_json::to_value(value).expect("results have string keys only")
+}

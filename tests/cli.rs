@@ -1,0 +1,467 @@
+//! The program as people and scripts meet it: wiring only, the engine is tested below. Exit codes, which side says
+//! what, JSON, passphrases, names that terminals must not obey.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A name that would clear the screen, fake a line and turn the text around.
+const HOSTILE: &str = "shop\u{1b}[2J\nid \u{202e}evil\u{200b}";
+
+/// A folder with a home, a repository's place, and a passphrase.
+struct Place {
+    folder: TempDir,
+}
+
+/// What a run came to.
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    out: Vec<u8>,
+    err: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    /// With a repository.
+    fn with_repository() -> Self {
+        let place = Self::new();
+        place.run(&["init"]).expect(0);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The program, in an environment that is all ours and without a terminal.
+    fn program(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_alluvium"));
+        command.args(arguments).env_clear().current_dir(self.folder.path());
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.folder.path().join("home"));
+        command.env("ALLUVIUM_REPOSITORY", self.path("repository")).env("ALLUVIUM_PASSWORD", "correct horse");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ran {
+        finish(self.program(arguments).spawn().expect("the program starts"))
+    }
+
+    /// Runs with `input` on standard input.
+    fn feed(&self, arguments: &[&str], input: &[u8]) -> Ran {
+        let mut child = self.program(arguments).stdin(Stdio::piped()).spawn().expect("the program starts");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        // A program that refuses does not read.
+        let _ = stdin.write_all(input);
+        drop(stdin);
+        finish(child)
+    }
+
+    /// Runs with `--json` and gives the document.
+    fn json(&self, arguments: &[&str]) -> Value {
+        let ran = self.run(&[&["--json"], arguments].concat());
+        assert!(ran.err.is_empty(), "{ran:?}");
+        serde_json::from_slice(&ran.expect(0).out).expect("one JSON document")
+    }
+
+    /// The packs of the repository.
+    fn packs(&self) -> Vec<PathBuf> {
+        let folders = fs::read_dir(self.path("repository/packs")).expect("packs").flatten();
+        folders.flat_map(|folder| fs::read_dir(folder.path()).expect("a folder").flatten()).map(|e| e.path()).collect()
+    }
+}
+
+fn finish(child: Child) -> Ran {
+    let Output { status, stdout, stderr } = child.wait_with_output().expect("the program ends");
+    Ran { code: status.code(), out: stdout, err: String::from_utf8(stderr).expect("messages are UTF-8") }
+}
+
+impl Ran {
+    #[track_caller]
+    fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}\n{}", String::from_utf8_lossy(&self.out), self.err);
+        self
+    }
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.out).expect("text")
+    }
+
+    /// Asserts that nobody's terminal is harmed.
+    fn harmless(&self) -> &Self {
+        for text in [self.text(), &self.err] {
+            let bad = |c: char| c != '\n' && (c.is_control() || matches!(c, '\u{200b}' | '\u{202e}'));
+            assert!(!text.contains(bad), "{text:?}");
+        }
+        self
+    }
+}
+
+/// Text that does not repeat, so that it makes chunks.
+fn dump(lines: u32) -> Vec<u8> {
+    (0..lines).flat_map(|n| format!("INSERT {n} {}\n", blake3::hash(&n.to_le_bytes())).into_bytes()).collect()
+}
+
+fn damage(path: &Path) {
+    let mut bytes = fs::read(path).expect("a pack");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::remove_file(path).expect("objects are read-only, their folder is not");
+    fs::write(path, bytes).expect("written");
+}
+
+#[test]
+fn a_stream_comes_back_byte_for_byte_and_nothing_else_on_standard_output() {
+    let place = Place::with_repository();
+    let data = dump(20_000);
+    let taken = place.feed(&["snapshot", "--name", "shop", "-"], &data).expect(0);
+    assert!(taken.text().starts_with("snapshot ") && taken.text().contains(" of shop: "), "{}", taken.text());
+    assert_eq!(taken.err, "");
+    for arguments in
+        [&["restore", "shop"][..], &["restore", "latest", "-v"], &["cat", "shop:shop"], &["restore", "shop", "--json"]]
+    {
+        let restored = place.run(arguments).expect(0);
+        assert!(restored.out == data, "{arguments:?}");
+        assert!(!restored.err.is_empty(), "what is to be said is said on the other side");
+    }
+    assert_eq!(place.run(&["-q", "restore", "shop"]).expect(0).err, "");
+    place.run(&["restore", "shop", "-o", "shop.sql"]).expect(0);
+    assert!(fs::read(place.path("shop.sql")).expect("restored") == data);
+    let again = place.run(&["restore", "shop", "-o", "shop.sql"]).expect(1);
+    assert!(again.err.contains("--overwrite"), "{}", again.err);
+    place.run(&["restore", "shop", "-o", "shop.sql", "--overwrite"]).expect(0);
+}
+
+#[test]
+fn commands_are_judged_and_files_are_named() {
+    let place = Place::with_repository();
+    place.run(&["snapshot", "--name", "shop", "--", "printf", "%s", "SELECT 1;"]).expect(0);
+    let failed = place.run(&["snapshot", "--name", "shop", "--", "sh", "-c", "echo half; exit 7"]).expect(1);
+    assert!(failed.err.starts_with("alluvium: "), "{}", failed.err);
+    fs::create_dir(place.path("exports")).expect("made");
+    fs::write(place.path("exports/a.csv"), "1,2").expect("written");
+    fs::write(place.path("app.db"), "data").expect("written");
+    place.run(&["snapshot", "./app.db", "exports"]).expect(0);
+    let list = place.json(&["snapshots"]);
+    let names: Vec<&str> =
+        list["snapshots"].as_array().expect("a list").iter().filter_map(|s| s["source"].as_str()).collect();
+    assert_eq!(names, ["shop", "app.db+exports"]);
+    place.run(&["restore", "app.db+exports", "-o", "back"]).expect(0);
+    assert_eq!(fs::read(place.path("back/exports/a.csv")).expect("restored"), b"1,2");
+}
+
+#[test]
+fn exit_codes_of_wrong_usage_and_of_what_is_not_there() {
+    let place = Place::new();
+    let usage: [&[&str]; 10] = [
+        &["--no-such-flag"],
+        &["no-such-command"],
+        &["snapshot", "--name", "shop"],
+        &["snapshot", "-"],
+        &["snapshot", "--name", "shop", "-", "app.db"],
+        &["--memory", "1M", "snapshots"],
+        &["--timezone", "Atlantis", "snapshots"],
+        &["check", "--read-data-subset", "8/7"],
+        &["forget"],
+        &["-r", "sftp://host/x", "snapshots"],
+    ];
+    for arguments in usage {
+        place.run(arguments).expect(2);
+    }
+    let nowhere =
+        finish(place.program(&["snapshots"]).env_remove("ALLUVIUM_REPOSITORY").spawn().expect("started")).expect(2);
+    assert!(nowhere.err.contains("\n  hint: say -r"), "{}", nowhere.err);
+
+    place.run(&["snapshots"]).expect(10);
+    fs::create_dir(place.path("repository")).expect("made");
+    place.run(&["snapshots"]).expect(10);
+    place.run(&["init"]).expect(0);
+    place.run(&["init"]).expect(1);
+    place.run(&["restore", "nothing"]).expect(1);
+    fs::write(place.path("file"), "").expect("written");
+    let file = place.run(&["-r", "file", "init"]).expect(10);
+    assert!(file.err.contains("is a file"), "{}", file.err);
+    finish(place.program(&["snapshots"]).env("ALLUVIUM_PASSWORD", "wrong").spawn().expect("started")).expect(12);
+    place.run(&["--help"]).expect(0);
+    place.run(&["--version"]).expect(0);
+}
+
+#[test]
+fn far_less_data_is_a_problem_unless_said_to_be_right() {
+    let place = Place::with_repository();
+    place.feed(&["snapshot", "--name", "shop", "-"], &dump(1000)).expect(0);
+    let shrunk = place.feed(&["snapshot", "--name", "shop", "-"], b"SELECT 1;").expect(3);
+    assert!(shrunk.err.contains("--allow-shrink"), "{}", shrunk.err);
+    assert!(place.run(&["snapshots"]).expect(0).text().contains("shrunk from"));
+    place.feed(&["snapshot", "--name", "shop", "--allow-shrink", "-"], b"1").expect(0);
+}
+
+#[test]
+fn damage_is_found_told_and_never_restored() {
+    let place = Place::with_repository();
+    place.feed(&["snapshot", "--name", "shop", "-"], &dump(20_000)).expect(0);
+    place.run(&["check", "--read-data"]).expect(0);
+    let largest = place.packs().into_iter().max_by_key(|p| p.metadata().map_or(0, |m| m.len())).expect("a pack");
+    damage(&largest);
+    let found = place.run(&["check", "--read-data"]).expect(13);
+    assert!(found.text().contains("packs/") && found.text().contains("harmed: "), "{}", found.text());
+    let restored = place.run(&["restore", "shop", "-o", "shop.sql"]).expect(13);
+    assert!(restored.err.starts_with("alluvium: restoring `shop`"), "{}", restored.err);
+    assert!(!place.path("shop.sql").exists());
+    let told: Value =
+        serde_json::from_str(&place.run(&["--json", "restore", "shop", "-o", "x"]).expect(13).err).expect("JSON");
+    assert_eq!((&told["error"]["kind"], &told["error"]["exit_code"]), (&Value::from("damaged"), &Value::from(13)));
+}
+
+#[test]
+fn a_tree_with_a_damaged_file_restores_the_others_and_says_13_and_with_one_in_the_way_3() {
+    let place = Place::with_repository();
+    for folder in ["a", "a/x", "b"] {
+        fs::create_dir(place.path(folder)).expect("made");
+    }
+    fs::write(place.path("a/x/file"), "whole").expect("written");
+    fs::write(place.path("b/file"), dump(20_000)).expect("written");
+    place.run(&["snapshot", "--name", "tree", "a", "b"]).expect(0);
+    // Where a folder should be there is a link, through which nothing is written.
+    fs::create_dir_all(place.path("back/a")).expect("made");
+    fs::create_dir(place.path("elsewhere")).expect("made");
+    std::os::unix::fs::symlink(place.path("elsewhere"), place.path("back/b")).expect("linked");
+    let blocked = place.run(&["restore", "tree", "-o", "back"]).expect(3);
+    assert!(blocked.err.contains("in the way") && blocked.err.contains("1 part failed"), "{}", blocked.err);
+    assert_eq!(fs::read_dir(place.path("elsewhere")).expect("a folder").count(), 0);
+
+    let largest = place.packs().into_iter().max_by_key(|p| p.metadata().map_or(0, |m| m.len())).expect("a pack");
+    damage(&largest);
+    let restored = place.run(&["restore", "tree", "-o", "damaged"]).expect(13);
+    assert!(restored.err.contains("b/file"), "{}", restored.err);
+    assert_eq!(fs::read(place.path("damaged/a/x/file")).ok().as_deref(), Some(&b"whole"[..]));
+}
+
+#[test]
+fn an_interrupt_ends_cleanly_with_130() {
+    let place = Place::with_repository();
+    let mut child = place.program(&["snapshot", "--name", "shop", "-"]).stdin(Stdio::piped()).spawn().expect("started");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(b"SELECT 1;").expect("read");
+    let begun = Instant::now();
+    // The session is registered: the snapshot is under way, and waits for more.
+    while fs::read_dir(place.path("repository/sessions")).map_or(0, Iterator::count) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "no session");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).expect("sent");
+    let ran = finish(child).expect(130);
+    drop(stdin);
+    assert!(ran.err.contains("interrupted"), "{}", ran.err);
+    assert_eq!(place.json(&["snapshots"])["snapshots"].as_array().map(Vec::len), Some(0));
+    assert_eq!(place.json(&["check"])["problems"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error_and_no_success() {
+    let place = Place::with_repository();
+    place.feed(&["snapshot", "--name", "shop", "-"], &dump(20_000)).expect(0);
+    let mut child = place.program(&["restore", "shop"]).spawn().expect("started");
+    drop(child.stdout.take());
+    assert_eq!(finish(child).expect(141).err, "");
+}
+
+#[test]
+fn every_command_speaks_json() {
+    let place = Place::new();
+    assert!(place.json(&["init", "--label", "first"])["repository"].is_string());
+    for data in ["SELECT 1;", "SELECT 2;"] {
+        let taken = place.json(&["snapshot", "--name", "shop", "--tag", "a,b", "--", "echo", data]);
+        assert!(taken["id"].is_string() && taken["packs"].is_number() && taken["warnings"].is_array(), "{taken}");
+    }
+    let list = place.json(&["snapshots", "--tag", "a", "--name", "shop"]);
+    let ids: Vec<&str> =
+        list["snapshots"].as_array().expect("a list").iter().filter_map(|s| s["id"].as_str()).collect();
+    assert_eq!(ids.len(), 2);
+    assert_eq!(place.json(&["ls", "latest"])["parts"][0]["name"], "shop");
+    assert_eq!(place.json(&["diff", ids[0], ids[1]])["parts"][0]["change"], "changed");
+    assert_eq!(place.json(&["stats"])["snapshots"], 2);
+    assert_eq!(place.json(&["restore", "shop", "-o", "shop.sql"])["failed"], 0);
+    assert_eq!(place.json(&["check", "--read-data"])["snapshots"], 2);
+    assert_eq!(place.json(&["check", "--read-data-subset", "1/2"])["snapshots"], 2);
+    assert_eq!(place.json(&["forget", "--keep-last", "1", "-n"])["remove"][0], ids[0]);
+    assert!(place.json(&["prune", "-n"])["packs"].is_number());
+    let forgotten = place.json(&["forget", ids[0], "--prune"]);
+    assert!(forgotten["prune"]["packs"].is_number() && forgotten["remove"][0] == ids[0], "{forgotten}");
+    assert!(place.json(&["prune", "--max-unused", "0%"])["deleted_packs"].is_number());
+    assert!(place.json(&["repair", "index"])["packs_added"].is_number());
+    assert_eq!(place.json(&["key", "list"])["keys"][0]["in_use"], true);
+    fs::write(place.path("new"), "second\n").expect("written");
+    let added = place.json(&["key", "add", "--label", "second", "--new-password-file", "new"]);
+    let id = added["id"].as_str().expect("an id");
+    assert_eq!(place.json(&["key", "remove", id])["id"], *id);
+    place.json(&["key", "change", "--new-password-command", "echo correct horse"]);
+
+    assert!(place.json(&["demo", "story"])["story"].is_array());
+    assert!(place.path("story").is_dir(), "a folder that was named stays");
+
+    let failure: Value = serde_json::from_str(&place.run(&["--json", "ls", "nothing"]).expect(1).err).expect("JSON");
+    assert_eq!(failure["error"]["kind"], "not-found");
+    assert!(failure["error"]["hint"].is_string() && failure["error"]["cause"].is_null(), "{failure}");
+    let failure: Value = serde_json::from_str(&place.run(&["--json", "--no-such-flag"]).expect(2).err).expect("JSON");
+    assert_eq!(failure["error"]["kind"], "usage");
+}
+
+#[test]
+fn forget_shows_its_plan_and_dry_runs_change_nothing() {
+    let place = Place::with_repository();
+    for data in ["1", "2", "3"] {
+        place.run(&["snapshot", "--name", "shop", "--host", "db1", "--", "echo", data]).expect(0);
+    }
+    let shown = place.run(&["forget", "--keep-last", "1", "-n"]).expect(0);
+    assert!(
+        shown.text().starts_with("shop on db1:\n") && shown.text().contains("would remove 2 snapshots"),
+        "{}",
+        shown.text()
+    );
+    assert_eq!(place.json(&["snapshots"])["snapshots"].as_array().map(Vec::len), Some(3));
+    let pruned = place.run(&["forget", "--keep-last", "1", "--prune", "--max-unused", "0"]).expect(0);
+    assert!(pruned.text().contains("remove 2 snapshots") && pruned.text().contains("deleted "), "{}", pruned.text());
+    assert_eq!(place.run(&["restore", "shop"]).expect(0).out, b"3\n");
+    let last = place.json(&["snapshots"])["snapshots"][0]["id"].as_str().expect("an id").to_owned();
+    place.run(&["forget", &last]).expect(2);
+    place.run(&["forget", &last, "--keep-last", "1"]).expect(2);
+    place.run(&["forget", &last, "--allow-empty"]).expect(0);
+}
+
+#[test]
+fn passphrases_come_from_everywhere_but_the_command_line() {
+    let place = Place::with_repository();
+    fs::write(place.path("pass"), "correct horse\n").expect("written");
+    let bare = |arguments: &[&str]| {
+        let mut command = place.program(arguments);
+        command.env_remove("ALLUVIUM_PASSWORD");
+        command
+    };
+    let ran = |mut command: Command| finish(command.spawn().expect("started"));
+    ran(bare(&["-p", "pass", "snapshots"])).expect(0);
+    ran(bare(&["--password-command", "cat pass", "snapshots"])).expect(0);
+    let mut from_file = bare(&["snapshots"]);
+    from_file.env("ALLUVIUM_PASSWORD_FILE", place.path("pass"));
+    ran(from_file).expect(0);
+    let none = ran(bare(&["snapshots"])).expect(2);
+    assert!(none.err.contains("--password-file") && none.err.contains("ALLUVIUM_PASSWORD"), "{}", none.err);
+    ran(bare(&["--password-command", "true", "snapshots"])).expect(2);
+    ran(bare(&["--password-command", "cat pass; exit 3", "snapshots"])).expect(1);
+    ran(bare(&["-p", "missing", "snapshots"])).expect(1);
+    let mut empty = bare(&["-r", "other", "init"]);
+    empty.env("ALLUVIUM_PASSWORD", "");
+    ran(empty).expect(2);
+    assert!(!place.path("other").exists(), "nothing is made without a passphrase");
+    // The command does not eat the data.
+    let mut child = bare(&["--password-command", "cat; cat pass", "snapshot", "--name", "shop", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("started");
+    child.stdin.take().expect("a pipe").write_all(b"data").expect("read");
+    finish(child).expect(0);
+    assert_eq!(place.run(&["restore", "shop"]).expect(0).out, b"data");
+}
+
+#[test]
+fn a_write_only_key_writes_and_does_no_more() {
+    let place = Place::with_repository();
+    let mut add = place.program(&["key", "add", "--write-only", "--label", "db1"]);
+    finish(add.env("ALLUVIUM_NEW_PASSWORD", "weak").spawn().expect("started")).expect(0);
+    let weak = |arguments: &[&str]| {
+        finish(place.program(arguments).env("ALLUVIUM_PASSWORD", "weak").spawn().expect("started"))
+    };
+    weak(&["snapshot", "--name", "shop", "--", "echo", "1"]).expect(0);
+    for arguments in [
+        &["snapshots"][..],
+        &["restore", "shop"],
+        &["forget", "--keep-last", "1"],
+        &["prune"],
+        &["check"],
+        &["key", "add"],
+    ] {
+        weak(arguments).expect(12);
+    }
+    let keys = place.run(&["key", "list"]).expect(0);
+    assert!(keys.text().contains("write-only  db1") && keys.text().contains("\n*  "), "{}", keys.text());
+}
+
+#[test]
+fn hostile_names_are_shown_harmless_and_are_exact_in_json() {
+    let place = Place::with_repository();
+    let hostile_tag = "t\u{202e}ag\u{1b}]0;x\u{7}";
+    let taken = place
+        .run(&["snapshot", "--name", HOSTILE, "--host", HOSTILE, "--tag", hostile_tag, "--", "echo", "1"])
+        .expect(0);
+    taken.harmless();
+    assert!(taken.text().contains(r"shop\u{1b}[2J\nid \u{202e}evil\u{200b}"), "{}", taken.text());
+    fs::write(place.path(HOSTILE), "data").expect("a file system takes anything");
+    place.run(&["snapshot", "--name", "files", HOSTILE]).expect(0);
+    let listed = place.run(&["snapshots"]).expect(0);
+    assert_eq!(listed.harmless().text().lines().count(), 4);
+    for arguments in [
+        &["ls", "files"][..],
+        &["ls", HOSTILE],
+        &["diff", HOSTILE, "files"],
+        &["forget", "--keep-last", "1", "-n"],
+        &["check"],
+    ] {
+        place.run(arguments).expect(0).harmless();
+    }
+    place.run(&["ls", "no\u{1b}[2Jthing"]).expect(1).harmless();
+    place.run(&["restore", &format!("files:{HOSTILE}x")]).expect(1).harmless();
+    let list = place.json(&["snapshots"]);
+    assert_eq!(
+        (&list["snapshots"][0]["source"], &list["snapshots"][0]["tags"][0]),
+        (&Value::from(HOSTILE), &Value::from(hostile_tag))
+    );
+    assert_eq!(place.json(&["ls", "files"])["parts"][0]["name"], HOSTILE);
+}
+
+#[test]
+fn logs_hold_no_colours_and_quiet_is_quiet() {
+    let place = Place::with_repository();
+    for (name, value) in [("NO_COLOR", "1"), ("CLICOLOR_FORCE", "")] {
+        let ran = finish(place.program(&["ls", "nothing"]).env(name, value).spawn().expect("started")).expect(1);
+        assert!(ran.harmless().err.starts_with("alluvium: no snapshot is called"), "{}", ran.err);
+    }
+    let mut quiet = place.run(&["-q", "snapshot", "--name", "shop", "--", "echo", "1"]).expect(0);
+    quiet.out.extend(quiet.err.bytes());
+    assert_eq!(quiet.text(), "");
+}
+
+#[test]
+fn a_cache_that_cannot_be_is_no_reason_to_fail() {
+    let place = Place::with_repository();
+    fs::write(place.path("file"), "").expect("written");
+    let warned = place.run(&["--cache-dir", "file/cache", "snapshots"]).expect(0);
+    assert!(warned.err.contains("in memory"), "{}", warned.err);
+    let homeless = finish(place.program(&["-v", "snapshots"]).env_remove("HOME").spawn().expect("started")).expect(0);
+    assert!(homeless.err.contains("in memory"), "{}", homeless.err);
+    place.run(&["--cache-dir", "here", "snapshots"]).expect(0);
+    assert!(place.path("here").is_dir());
+}
+
+#[test]
+fn completions_and_manual_pages_come_out_of_the_program() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = place.run(&["generate", "completions", shell]).expect(0);
+        assert!(script.text().contains("keep-daily"), "{shell}");
+    }
+    place.run(&["generate", "man", "man"]).expect(0);
+    for page in ["alluvium.1", "alluvium-snapshot.1", "alluvium-key-add.1"] {
+        assert!(fs::read_to_string(place.path("man").join(page)).expect(page).contains(".SH"), "{page}");
+    }
+    assert!(!place.path("man/alluvium-generate.1").exists(), "hidden");
+}
