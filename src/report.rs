@@ -38,6 +38,15 @@ pub enum Counter {
     Deleted,
 }
 
+/// What a task's progress counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Packs, snapshots, index objects.
+    Things,
+}
+
 /// Something wrong that did not stop the work.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Problem {
@@ -49,14 +58,33 @@ pub struct Problem {
     pub snapshots: Vec<String>,
 }
 
+impl Problem {
+    /// A problem with an object. An error's own text names the object already; that is not said twice.
+    pub fn new(object: impl Into<String>, what: impl std::fmt::Display) -> Self {
+        let (object, what) = (object.into(), what.to_string());
+        let what = match what.strip_prefix(&object) {
+            Some(rest) => rest.trim_start_matches([':', ' ']).to_owned(),
+            None => what,
+        };
+        Self { object, what, snapshots: Vec::new() }
+    }
+
+    /// The snapshots that it harms.
+    #[must_use]
+    pub fn harming(mut self, snapshots: impl IntoIterator<Item = impl ToString>) -> Self {
+        self.snapshots = snapshots.into_iter().map(|s| s.to_string()).collect();
+        self
+    }
+}
+
 /// The library's only way to say something while it works.
 pub trait Report: Send + Sync {
     /// Adds `n` to a counter.
     fn count(&self, counter: Counter, n: u64);
     /// A problem that did not stop the work.
     fn problem(&self, problem: Problem);
-    /// A task begins; `total` is its size in bytes (or items) where known.
-    fn task(&self, name: &str, total: Option<u64>);
+    /// A task begins; `total` is its size where known.
+    fn task(&self, name: &str, unit: Unit, total: Option<u64>);
     /// The current task advanced to `done`.
     fn progress(&self, done: u64);
     /// A sentence that a person may want to read.
@@ -72,7 +100,7 @@ pub struct Silent;
 impl Report for Silent {
     fn count(&self, _: Counter, _: u64) {}
     fn problem(&self, _: Problem) {}
-    fn task(&self, _: &str, _: Option<u64>) {}
+    fn task(&self, _: &str, _: Unit, _: Option<u64>) {}
     fn progress(&self, _: u64) {}
     fn note(&self, _: &str) {}
     fn warn(&self, _: &str) {}
@@ -110,7 +138,7 @@ impl Report for Collect {
     fn problem(&self, problem: Problem) {
         lock(&self.problems).push(problem);
     }
-    fn task(&self, _: &str, _: Option<u64>) {}
+    fn task(&self, _: &str, _: Unit, _: Option<u64>) {}
     fn progress(&self, _: u64) {}
     fn note(&self, _: &str) {}
     fn warn(&self, text: &str) {

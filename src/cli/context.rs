@@ -108,7 +108,7 @@ impl<'c> Context<'c> {
         let (snapshots, unreadable) = repo.snapshots()?;
         for (id, error) in unreadable {
             let object = crate::format::manifest::object_name(id);
-            self.report.problem(Problem { object, what: error.to_string(), snapshots: vec![id.to_string()] });
+            self.report.problem(Problem::new(object, &error).harming([id]));
         }
         Ok(snapshots)
     }

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::report::{Collect, Counter, Problem, Report};
+use crate::report::{Collect, Counter, Problem, Report, Unit};
 
 use super::exit::{error_document, error_text};
 use super::show::{sanitize, short, size};
@@ -19,10 +19,6 @@ use super::show::{sanitize, short, size};
 const LINE_EVERY: Duration = Duration::from_secs(5);
 const RED: &str = "31";
 const YELLOW: &str = "33";
-
-/// Tasks that count things; all others count bytes.
-const COUNTING: [&str; 6] =
-    ["Checking packs", "Deleting packs", "Reading packs", "Reading the index", "Repacking", "Walking the snapshots"];
 
 /// Tells a person, or a log.
 #[derive(Debug)]
@@ -144,10 +140,9 @@ fn write_stderr(line: &str) {
 /// A problem as people read it.
 pub fn problem_text(problem: &Problem) -> String {
     let Problem { object, what, snapshots } = problem;
-    let object = if what.starts_with(object.as_str()) { String::new() } else { format!("{object}: ") };
     let harmed: Vec<String> = snapshots.iter().map(short).collect();
     let harms = if harmed.is_empty() { String::new() } else { format!(" (harms {})", harmed.join(", ")) };
-    sanitize(&format!("{object}{what}{harms}")).into_owned()
+    sanitize(&format!("{object}: {what}{harms}")).into_owned()
 }
 
 impl Report for Reporter {
@@ -169,12 +164,12 @@ impl Report for Reporter {
         self.heard.problem(problem);
     }
 
-    fn task(&self, name: &str, total: Option<u64>) {
+    fn task(&self, name: &str, unit: Unit, total: Option<u64>) {
         self.end_task();
         if self.quiet || self.json {
             return;
         }
-        let counting = COUNTING.contains(&name);
+        let counting = unit == Unit::Things;
         let name = sanitize(name).into_owned();
         let bar = self.terminal.then(|| new_bar(&name, total, counting));
         *self.task() = Some(Task { name, total, counting, done: 0, counted: 0, told: Instant::now(), bar });
@@ -245,10 +240,8 @@ mod tests {
 
     #[test]
     fn problems_name_their_object_once_and_stay_on_their_line() {
-        let problem = |object: &str, what: &str, snapshots: &[&str]| {
-            let snapshots = snapshots.iter().map(|&s| s.to_owned()).collect();
-            problem_text(&Problem { object: object.to_owned(), what: what.to_owned(), snapshots })
-        };
+        let problem =
+            |object: &str, what: &str, snapshots: &[&str]| problem_text(&Problem::new(object, what).harming(snapshots));
         assert_eq!(problem("packs/4f", "packs/4f: the pack is missing", &[]), "packs/4f: the pack is missing");
         assert_eq!(
             problem("a\nb", "could not be read", &["0123456789ab"]),

@@ -28,7 +28,7 @@ use crate::repo::index::Location;
 use crate::repo::keys::list_slots;
 use crate::repo::packs::ReadPack;
 use crate::repo::{Indexed, Repository};
-use crate::report::{Counter, Problem, Report};
+use crate::report::{Counter, Problem, Report, Unit};
 
 use super::mark::{Marks, damaged, mark};
 
@@ -102,11 +102,7 @@ pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cance
     found.problems.extend(indexed.problems.iter().cloned());
     found.snapshots = (snapshots.len() + unreadable.len()) as u64;
     for (id, error) in unreadable {
-        found.problems.push(Problem {
-            object: manifest::object_name(id),
-            what: error.to_string(),
-            snapshots: vec![id.to_string()],
-        });
+        found.problems.push(Problem::new(manifest::object_name(id), &error).harming([id]));
     }
 
     let packs = check_packs(&indexed, &listed, &mut found, report, cancel)?;
@@ -132,11 +128,7 @@ pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cance
             if indexed.is_distrusted(blob, *pack) {
                 found.set_aside += 1;
             } else {
-                found.problems.push(Problem {
-                    object,
-                    what: format!("{what}; no snapshot needs this copy"),
-                    snapshots: Vec::new(),
-                });
+                found.problems.push(Problem::new(object, format!("{what}; no snapshot needs this copy")));
             }
         }
     }
@@ -159,7 +151,7 @@ pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cance
 
 /// Keys, config, generations, sessions, and whatever lies about.
 fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result<()> {
-    let mut wrong = |object: String, what: String| problems.push(Problem { object, what, snapshots: Vec::new() });
+    let mut wrong = |object: String, what: String| problems.push(Problem::new(object, what));
     for (id, slot) in list_slots(repo.storage.as_ref())? {
         if let Err(e) = slot.and_then(|slot| repo.keys.verify_slot(id, &slot)) {
             wrong(keyslot::object_name(id), e.to_string());
@@ -216,7 +208,7 @@ fn check_packs(
     // A condemned pack may be gone already: prune was interrupted, or is at work.
     ids.retain(|id| listed.contains_key(id) || !indexed.is_condemned(*id));
     let live: HashSet<SnapshotId> = live_sessions(repo, None)?.into_iter().map(|s| s.id).collect();
-    report.task("Checking packs", Some(ids.len() as u64));
+    report.task("Checking packs", Unit::Things, Some(ids.len() as u64));
     let done = Mutex::new(0);
     let looked: Vec<(PackId, Result<ReadPack>)> = ids
         .par_iter()
@@ -240,11 +232,7 @@ fn check_packs(
             }
             Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {
                 if e.kind() != Kind::NotFound {
-                    found.problems.push(Problem {
-                        object: object_name(id),
-                        what: e.to_string(),
-                        snapshots: Vec::new(),
-                    });
+                    found.problems.push(Problem::new(object_name(id), &e));
                 }
             }
             Err(e) => return Err(e),
@@ -287,11 +275,9 @@ fn blame_lost_index(
             None => problems.push(problem),
         }
     }
-    problems.extend(blamed.into_iter().map(|(pack, snapshots)| Problem {
-        object: object_name(pack),
-        what: "snapshots need it and no index object lists it: an index object is missing; `alluvium repair index` makes it anew".to_owned(),
-        snapshots: snapshots.into_iter().collect(),
-    }));
+    let what = "snapshots need it and no index object lists it: an index object is missing; `alluvium repair index` makes it anew";
+    problems
+        .extend(blamed.into_iter().map(|(pack, snapshots)| Problem::new(object_name(pack), what).harming(snapshots)));
     Ok(problems)
 }
 
@@ -340,7 +326,7 @@ fn read_data(
     cancel: &Cancel,
 ) -> Result<Damage> {
     let chosen: Vec<&ReadPack> = packs.values().filter(|p| subset.admits(p.indexed.id)).collect();
-    report.task("Reading data", Some(chosen.iter().map(|p| p.indexed.size).sum()));
+    report.task("Reading data", Unit::Bytes, Some(chosen.iter().map(|p| p.indexed.size).sum()));
     let total = Mutex::new((Damage::default(), 0));
     chosen.par_iter().try_for_each(|read| {
         cancel.check()?;
@@ -354,14 +340,14 @@ fn read_data(
             }
             Ok((blobs, _)) if blobs.is_empty() => {
                 let what = "altered outside its blobs; no data is harmed".to_owned();
-                damage.problems.push(Problem { object: object_name(id), what, snapshots: Vec::new() });
+                damage.problems.push(Problem::new(object_name(id), what));
             }
             Ok((blobs, _)) => {
                 damage.blobs.insert(id, blobs);
             }
             Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {
                 damage.blobs.insert(id, read.indexed.entries.iter().map(|e| e.id).collect());
-                damage.problems.push(Problem { object: object_name(id), what: e.to_string(), snapshots: Vec::new() });
+                damage.problems.push(Problem::new(object_name(id), &e));
             }
             Err(e) => return Err(e),
         }

@@ -42,7 +42,7 @@ use shop::{Shop, examine};
 /// The same with a `PostgreSQL` database called `shop`: what the demo says last.
 pub const COMMANDS: [&str; 5] = [
     "alluvium init -r /backups",
-    "pg_dump shop | alluvium snapshot -r /backups --stdin --name shop",
+    "pg_dump shop | alluvium snapshot -r /backups --name shop -",
     "alluvium snapshots -r /backups",
     "alluvium restore -r /backups shop -o shop.sql",
     "alluvium forget -r /backups --keep-daily 7 --keep-weekly 5 --prune",

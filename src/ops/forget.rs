@@ -136,11 +136,7 @@ pub fn execute(repo: &Repository, remove: &[SnapshotId], report: &dyn Report, ca
     if let Some(left) =
         remove.iter().map(|id| object_name(*id)).find(|name| matches!(repo.storage.stat(name), Ok(Some(_))))
     {
-        report.problem(Problem {
-            object: left,
-            what: "could not be removed: the storage keeps it".to_owned(),
-            snapshots: Vec::new(),
-        });
+        report.problem(Problem::new(left, "could not be removed: the storage keeps it"));
     }
     Ok(())
 }

@@ -19,9 +19,7 @@ pub fn list(repo: &Repository, report: &dyn Report) -> Result<Vec<SlotInfo>> {
     for (id, slot) in list_slots(repo.storage.as_ref())? {
         match slot.and_then(|slot| repo.keys.verify_slot(id, &slot).map(|()| slot)) {
             Ok(slot) => slots.push(SlotInfo { id, kind: slot.kind, label: slot.label, created: slot.created }),
-            Err(e) => {
-                report.problem(Problem { object: keyslot::object_name(id), what: e.to_string(), snapshots: Vec::new() })
-            }
+            Err(e) => report.problem(Problem::new(keyslot::object_name(id), &e)),
         }
     }
     Ok(slots)

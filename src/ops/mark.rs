@@ -14,7 +14,7 @@ use crate::repo::Indexed;
 use crate::repo::index::Location;
 use crate::repo::reader::Reader;
 use crate::repo::snapshots::Snapshot;
-use crate::report::{Problem, Report};
+use crate::report::{Problem, Report, Unit};
 
 /// What snapshots need.
 #[derive(Debug, Default)]
@@ -66,7 +66,7 @@ pub fn mark(
     let reader = Reader::new(indexed)?;
     let mut walk =
         Walk { reader: &reader, find: &find, marks: Marks::default(), recipes: HashMap::new(), lost: HashMap::new() };
-    report.task("Walking the snapshots", Some(snapshots.len() as u64));
+    report.task("Walking the snapshots", Unit::Things, Some(snapshots.len() as u64));
     for (done, snapshot) in snapshots.iter().enumerate() {
         cancel.check()?;
         for part in &snapshot.manifest.parts {
@@ -78,7 +78,7 @@ pub fn mark(
     for ((object, what), harmed) in lost {
         let mut snapshots: Vec<String> = harmed.iter().map(ToString::to_string).collect();
         snapshots.sort();
-        marks.missing.push(Problem { object, what, snapshots });
+        marks.missing.push(Problem::new(object, what).harming(snapshots));
     }
     marks.missing.sort_by(|a, b| (&a.object, &a.what).cmp(&(&b.object, &b.what)));
     Ok(marks)

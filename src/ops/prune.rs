@@ -31,7 +31,7 @@ use crate::repo::session::{Session, Writing};
 use crate::repo::snapshots::Snapshot;
 use crate::repo::writer::{WriteOptions, write};
 use crate::repo::{Indexed, Repository};
-use crate::report::{Counter, Report};
+use crate::report::{Counter, Report, Unit};
 use crate::storage::Storage;
 
 use super::mark::{Marks, mark};
@@ -316,6 +316,8 @@ impl<'r> Survey<'r> {
 }
 
 fn refused(object: &str, what: &str) -> Error {
+    // An error's own text names the object already.
+    let what = what.strip_prefix(object).map_or(what, |rest| rest.trim_start_matches([':', ' ']));
     Error::new(Kind::Damaged, format!("prune refused, nothing was deleted: {object}: {what}"))
         .hint("`alluvium check` tells the extent; `alluvium repair index` mends the index; a snapshot that is lost can be forgotten by its id")
 }
@@ -473,7 +475,7 @@ impl Work<'_, '_> {
             ready.into_iter().filter(|c| !rescued.contains(&c.pack)).map(|c| (c.pack, c.size)).collect();
         self.cancel.check()?;
         self.rewrite_index(&doomed)?;
-        self.report.task("Deleting packs", Some(doomed.len() as u64));
+        self.report.task("Deleting packs", Unit::Things, Some(doomed.len() as u64));
         for (done, (pack, size)) in doomed.iter().enumerate() {
             self.repo.storage.delete(&object_name(*pack))?;
             self.report.count(Counter::Deleted, 1);
@@ -521,7 +523,7 @@ impl Work<'_, '_> {
     fn repack(&mut self, packs: &[PackId], options: &PruneOptions) -> Result<()> {
         let indexed = &self.survey.indexed;
         let reader = Reader::new(indexed)?;
-        self.report.task("Repacking", Some(packs.len() as u64));
+        self.report.task("Repacking", Unit::Things, Some(packs.len() as u64));
         let used_entries = |pack: &PackId| -> Result<Vec<BlobEntry>> {
             let used = self.survey.marks.used.get(pack);
             Ok(self

@@ -17,7 +17,7 @@ use crate::format::index::{IndexObject, object_name as index_name};
 use crate::format::pack::object_name;
 use crate::id::{IndexId, PackId};
 use crate::repo::Repository;
-use crate::report::{Counter, Problem, Report};
+use crate::report::{Counter, Problem, Report, Unit};
 
 use super::mark::mark;
 use super::prune::replace;
@@ -95,7 +95,7 @@ fn read_unlisted(
     let known: HashSet<PackId> = sound.iter().flat_map(|(_, o)| &o.packs).map(|p| p.id).collect();
     let mut unlisted: Vec<_> = listed.iter().filter(|(id, _)| !known.contains(id) && !condemned.contains(id)).collect();
     unlisted.sort();
-    report.task("Reading packs", Some(unlisted.len() as u64));
+    report.task("Reading packs", Unit::Things, Some(unlisted.len() as u64));
     let mut object = IndexObject::default();
     for (done, (&id, &size)) in unlisted.into_iter().enumerate() {
         cancel.check()?;
@@ -107,7 +107,7 @@ fn read_unlisted(
                 object.packs.push(read.indexed);
             }
             Err(e) if e.kind() == Kind::Damaged => {
-                repaired.problems.push(Problem { object: object_name(id), what: e.to_string(), snapshots: Vec::new() });
+                repaired.problems.push(Problem::new(object_name(id), &e));
             }
             Err(e) if e.kind() == Kind::NotFound => {}
             Err(e) => return Err(e),
@@ -142,7 +142,7 @@ fn drop_lost(
         if lost.insert(pack.id) {
             repaired.packs_dropped += 1;
             let what = format!("{what}; taken out of the index, so that its data is stored again");
-            repaired.problems.push(Problem { object: object_name(pack.id), what, snapshots: Vec::new() });
+            repaired.problems.push(Problem::new(object_name(pack.id), what));
         }
     }
     let harmed: Vec<_> = sound.into_iter().filter(|(_, o)| o.packs.iter().any(|p| lost.contains(&p.id))).collect();

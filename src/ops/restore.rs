@@ -17,7 +17,7 @@ use crate::id::{PackId, SnapshotId};
 use crate::repo::Repository;
 use crate::repo::reader::Reader;
 use crate::repo::snapshots::Snapshot;
-use crate::report::{Problem, Report};
+use crate::report::{Problem, Report, Unit};
 
 use super::select::only_part;
 
@@ -45,6 +45,8 @@ pub struct Restored {
     pub bytes: u64,
     /// Parts that could not be restored; each was told as a problem.
     pub failed: u64,
+    /// Those of them that are damaged.
+    pub damaged: u64,
 }
 
 /// Restores a part, or a whole snapshot when `part` is `None`.
@@ -64,8 +66,8 @@ pub fn restore(
     let indexed = repo.index(report)?;
     let reader = Reader::new(&indexed)?;
     let work = Work { reader: &reader, env: repo.env.as_ref(), memory_bytes, report, cancel };
-    let mut restored = Restored { id: snapshot.id, parts: 1, bytes: 0, failed: 0 };
-    report.task("Restoring", Some(part.map_or_else(|| snapshot.manifest.bytes(), |p| p.digest.bytes)));
+    let mut restored = Restored { id: snapshot.id, parts: 1, bytes: 0, failed: 0, damaged: 0 };
+    report.task("Restoring", Unit::Bytes, Some(part.map_or_else(|| snapshot.manifest.bytes(), |p| p.digest.bytes)));
     match target {
         Target::Stream(out) => {
             let part = part.map_or_else(|| only_part(snapshot), Ok)?;
@@ -120,7 +122,10 @@ impl Work<'_> {
     /// Writes one part to `path`: whole and durable, or not at all.
     fn part(&self, part: &Part, path: &Path, overwrite: bool) -> Result<()> {
         match &part.kind {
-            PartKind::Folder { .. } => make_folders(path),
+            PartKind::Folder { .. } => match fs::symlink_metadata(path) {
+                Ok(found) if !found.is_dir() => Err(in_the_way(path)),
+                _ => make_folders(path),
+            },
             PartKind::Link { target } => {
                 refuse_existing(path, overwrite)?;
                 let _ = fs::remove_file(path);
@@ -183,11 +188,8 @@ impl Work<'_> {
                 }
                 Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Usage | Kind::AlreadyExists) => {
                     restored.failed += 1;
-                    self.report.problem(Problem {
-                        object: part.name.clone(),
-                        what: e.to_string(),
-                        snapshots: vec![restored.id.to_string()],
-                    });
+                    restored.damaged += u64::from(e.kind() == Kind::Damaged);
+                    self.report.problem(Problem::new(part.name.clone(), &e).harming([restored.id]));
                 }
                 Err(e) => return Err(e),
             }
@@ -196,6 +198,7 @@ impl Work<'_> {
         for part in ordered.iter().rev() {
             if let PartKind::Folder { mode } = part.kind
                 && let Ok(path) = inside(folder, &part.name)
+                && fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir())
             {
                 let _ = fs::set_permissions(path, Permissions::from_mode(mode & 0o777));
             }
@@ -224,11 +227,16 @@ fn make_parents(folder: &Path, path: &Path) -> Result<()> {
         at.push(component);
         match fs::symlink_metadata(&at) {
             Ok(found) if found.is_dir() => {}
-            Ok(_) => return Err(Error::new(Kind::Usage, format!("{} is in the way: not a folder", at.display()))),
+            Ok(_) => return Err(in_the_way(&at)),
             Err(_) => make_folders(&at)?,
         }
     }
     Ok(())
+}
+
+/// A link, or a file, where a folder must be: nothing is written through it.
+fn in_the_way(path: &Path) -> Error {
+    Error::new(Kind::Usage, format!("{} is in the way: not a folder", path.display()))
 }
 
 fn make_folders(path: &Path) -> Result<()> {

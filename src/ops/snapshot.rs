@@ -29,7 +29,7 @@ use crate::repo::reader::Reader;
 use crate::repo::session::{Session, Writing};
 use crate::repo::snapshots::Snapshot;
 use crate::repo::writer::{StoredStream, WriteOptions, Writer, write};
-use crate::report::{Counter, Problem, Report};
+use crate::report::{Counter, Problem, Report, Unit};
 use crate::source::command;
 use crate::source::files::{self, Found, FoundKind};
 use crate::source::pipe::read_error;
@@ -175,11 +175,7 @@ fn predecessor(
 ) -> Result<Option<(SnapshotId, Header)>> {
     let (headers, unreadable) = repo.headers()?;
     for (id, error) in unreadable {
-        report.problem(Problem {
-            object: crate::format::manifest::object_name(id),
-            what: error.to_string(),
-            snapshots: vec![id.to_string()],
-        });
+        report.problem(Problem::new(crate::format::manifest::object_name(id), &error).harming([id]));
     }
     Ok(headers.into_iter().filter(|(_, h)| h.series == *series && h.time <= now).max_by_key(|(id, h)| (h.time, *id)))
 }
@@ -204,7 +200,7 @@ fn gather(
     let before = Before::read(session, previous, report)?;
     match source {
         Source::Stream { input, bytes } => {
-            report.task(&options.name, bytes.or(previous.map(|(_, h)| h.bytes)));
+            report.task(&options.name, Unit::Bytes, bytes.or(previous.map(|(_, h)| h.bytes)));
             let (stored, stats) = write(session, options.write, report, cancel, |writer| {
                 let mut watched = Watched::new(input);
                 let stored = store_stream(writer, &mut watched, &before, report)?;
@@ -214,11 +210,13 @@ fn gather(
             Ok(Gathered::stream(SourceKind::Stream, &options.name, stored, stats))
         }
         Source::Command(argv) => {
-            report.task(&options.name, previous.map(|(_, h)| h.bytes));
+            report.task(&options.name, Unit::Bytes, previous.map(|(_, h)| h.bytes));
             let program = argv.first().cloned().unwrap_or_default();
             let (stored, stats) = write(session, options.write, report, cancel, |writer| {
                 // Dropped on every failure, which kills the command: a failing repository leaves nothing hanging.
-                let mut watched = Watched::new(command::spawn(&argv, cancel)?);
+                // What it says on the way is passed on; its last words are in the message when it fails.
+                let running = command::spawn(&argv, cancel)?.each_line(|line| report.note(line));
+                let mut watched = Watched::new(running);
                 let stored = store_stream(writer, &mut watched, &before, report)
                     .map_err(|e| e.during(format!("`{program}`")))?;
                 let verdict = judge(watched.head(), watched.tail(), watched.length());
@@ -234,7 +232,7 @@ fn gather(
         Source::Files(paths) => {
             let found = files::walk(&paths, report)?;
             let total = found.iter().map(|f| if let FoundKind::File { bytes, .. } = f.kind { bytes } else { 0 }).sum();
-            report.task(&options.name, Some(total));
+            report.task(&options.name, Unit::Bytes, Some(total));
             write(session, options.write, report, cancel, |writer| {
                 let (mut parts, mut left_out) = (Vec::new(), 0);
                 for found in found {
@@ -288,11 +286,10 @@ fn store_found(
             let mut watched = match File::open(&found.path) {
                 Ok(file) => Watched::new(file),
                 Err(e) => {
-                    report.problem(Problem {
-                        object: found.path.display().to_string(),
-                        what: format!("could not be opened, left out: {e}"),
-                        snapshots: Vec::new(),
-                    });
+                    report.problem(Problem::new(
+                        found.path.display().to_string(),
+                        format!("could not be opened, left out: {e}"),
+                    ));
                     return Ok(None);
                 }
             };
@@ -300,11 +297,10 @@ fn store_found(
                 Ok(stored) => stored,
                 Err(e) if e.kind() == Kind::Source => {
                     let cause = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
-                    report.problem(Problem {
-                        object: found.path.display().to_string(),
-                        what: format!("could not be read, left out: {cause}"),
-                        snapshots: Vec::new(),
-                    });
+                    report.problem(Problem::new(
+                        found.path.display().to_string(),
+                        format!("could not be read, left out: {cause}"),
+                    ));
                     return Ok(None);
                 }
                 Err(e) => return Err(e),

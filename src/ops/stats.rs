@@ -37,11 +37,7 @@ pub fn stats(repo: &Repository, report: &dyn Report) -> Result<Stats> {
     repo.index(report)?;
     let (snapshots, unreadable) = repo.snapshots()?;
     for (id, error) in unreadable {
-        report.problem(crate::report::Problem {
-            object: crate::format::manifest::object_name(id),
-            what: error.to_string(),
-            snapshots: vec![id.to_string()],
-        });
+        report.problem(crate::report::Problem::new(crate::format::manifest::object_name(id), &error).harming([id]));
     }
     let snapshot_bytes = snapshots.iter().map(|s| s.manifest.bytes()).sum();
     let mut sources: Vec<_> = snapshots.iter().map(|s| (&s.manifest.host, &s.manifest.source)).collect();

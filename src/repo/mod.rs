@@ -34,7 +34,7 @@ use crate::format::index::IndexObject;
 use crate::format::keyslot::SlotKind;
 use crate::format::{FORMAT_VERSION, ObjectKind, associated_data, envelope};
 use crate::id::{BlobId, IndexId, PackId, RepoId, SlotId};
-use crate::report::{Problem, Report};
+use crate::report::{Problem, Report, Unit};
 use crate::storage::{Listed, Storage};
 use crate::transform::chunk::Chunker;
 
@@ -301,7 +301,7 @@ impl Repository {
         let loaded = self.cache.loaded()?;
         let missing: Vec<_> = listed.difference(&loaded).copied().collect();
         if missing.len() > 8 {
-            report.task("Reading the index", Some(missing.len() as u64));
+            report.task("Reading the index", Unit::Things, Some(missing.len() as u64));
         }
         let mut problems = Vec::new();
         let mut done = 0;
@@ -314,7 +314,7 @@ impl Repository {
                 Err(e) if e.kind() == Kind::NotFound => None,
                 Err(e) if e.kind() == Kind::Damaged => {
                     let object = crate::format::index::object_name(id);
-                    problems.push(Problem { object, what: e.to_string(), snapshots: Vec::new() });
+                    problems.push(Problem::new(object, &e));
                     None
                 }
                 Err(e) => Some(Err(e)),

@@ -5,14 +5,10 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use crate::ops;
 use crate::ops::restore::{Restored, Target};
 use crate::ops::select::snapshot_and_part;
-use crate::repo::Repository;
-use crate::repo::reader::Reader;
-use crate::repo::snapshots::Snapshot;
-use crate::report::Silent;
 
 use super::super::args::Restore;
 use super::super::context::{Context, to_value};
@@ -61,13 +57,13 @@ fn work(context: &mut Context<'_>, name: &str, output: Option<&Path>, overwrite:
     }
     Ok(match restored.failed {
         0 => Outcome::Done,
-        _ if holds_damage(context, &repo, snapshot)? => Outcome::Damage,
+        _ if restored.damaged > 0 => Outcome::Damage,
         _ => Outcome::Problems,
     })
 }
 
 fn closing(context: &Context<'_>, restored: &Restored, to: &str, begun: Instant) {
-    let Restored { id, parts, bytes, failed } = restored;
+    let Restored { id, parts, bytes, failed, .. } = restored;
     let failed = if *failed == 0 { String::new() } else { format!("; {} failed", counted(*failed, "part")) };
     context.report.close(&format!(
         "restored {} of snapshot {}, {}{to}, {}{failed}",
@@ -76,21 +72,4 @@ fn closing(context: &Context<'_>, restored: &Restored, to: &str, begun: Instant)
         size(*bytes),
         took(begun.elapsed())
     ));
-}
-
-/// Whether parts failed for damage, rather than for a name that leads outside the target or a file in the way: those
-/// that failed are read once more, into nothing.
-fn holds_damage(context: &Context<'_>, repo: &Repository, snapshot: &Snapshot) -> Result<bool> {
-    let failed = context.report.problems();
-    let indexed = repo.index(&Silent)?;
-    let reader = Reader::new(&indexed)?;
-    for part in snapshot.manifest.parts.iter().filter(|part| failed.iter().any(|p| p.object == part.name)) {
-        let read =
-            reader.stream(&part.recipe, part.digest, context.global.memory, &Silent, context.cancel, &mut |_| Ok(()));
-        match read {
-            Err(e) if e.kind() == Kind::Damaged => return Ok(true),
-            other => other?,
-        }
-    }
-    Ok(false)
 }
