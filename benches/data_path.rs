@@ -1,6 +1,7 @@
 //! The steps of the data path, one by one, on one thread: where a snapshot's time goes.
 //!
 //! `cargo bench --bench data_path [-- FILE]`: the data is FILE (its first 256 MiB), or made-up rows.
+#![allow(clippy::print_stdout, reason = "a bench tells its figures")]
 
 use std::hint::black_box;
 use std::io::Read;

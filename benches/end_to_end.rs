@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench end_to_end [-- FILE]`: the stream is FILE, for example a dump, or 256 MiB of made-up rows.
 //! Prints the median of several runs in seconds and MB/s, and what was stored.
+#![allow(clippy::print_stdout, reason = "a bench tells its figures")]
 
 use std::collections::BTreeSet;
 use std::fs::File;

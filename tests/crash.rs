@@ -2,6 +2,7 @@
 //! calls, before the call and after it. Then the machine comes back, and everything must be as if the
 //! operation had happened or not: check is clean, what was a snapshot restores, new snapshots work, and prune
 //! clears up what was left.
+#![allow(clippy::print_stdout, reason = "a matrix tells how many cases it had")]
 
 use std::sync::Arc;
 

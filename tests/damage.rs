@@ -3,6 +3,7 @@
 //! bytes or an error: never one wrong byte.
 //!
 //! What can't be told from a rightful state is listed in [`unnoticeable`], each with its reason.
+#![allow(clippy::print_stdout, reason = "a matrix tells how many cases it had")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -50,7 +51,7 @@ fn changes() -> Vec<Change> {
 
 /// The first component of an object's name; heartbeats are a kind of their own.
 fn kind(name: &str) -> &str {
-    if name.ends_with(".beat") { "beat" } else { name.split('/').next().unwrap_or(name) }
+    if alluvium::format::coordination::is_beat(name) { "beat" } else { name.split('/').next().unwrap_or(name) }
 }
 
 /// A repository that holds an object of every kind.

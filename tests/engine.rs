@@ -283,7 +283,7 @@ fn a_prune_during_a_snapshot_loses_nothing() {
         let source = Source::Stream { input: Box::new(interrupting), bytes: None };
         let id = snapshot(&writer, source, &options("shop"), &Silent, &Cancel::new()).expect("the writer finishes").id;
         let whole = |repo: &Repository| {
-            assert_eq!(restored(repo, &repo.snapshot(id).expect("snapshot")).expect("restore"), data)
+            assert_eq!(restored(repo, &repo.snapshot(id).expect("snapshot")).expect("restore"), data);
         };
         whole(&repo);
         // The writer has ended: now the condemned packs go, unless they are needed.

@@ -1,4 +1,4 @@
-//! Real dumps of a real PostgreSQL: dump, snapshot, restore, load, dump again, compare. A private server on a Unix
+//! Real dumps of a real `PostgreSQL`: dump, snapshot, restore, load, dump again, compare. A private server on a Unix
 //! socket in a temporary folder; where the tests run as root it runs as user `postgres`. `./test.sh` installs it; where
 //! it is missing these tests fail.
 

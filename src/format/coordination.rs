@@ -30,6 +30,11 @@ pub fn session_of(name: &str) -> Option<SnapshotId> {
     id.strip_suffix(BEAT_SUFFIX).unwrap_or(id).parse().ok()
 }
 
+/// True for a heartbeat's name.
+pub fn is_beat(name: &str) -> bool {
+    name.ends_with(BEAT_SUFFIX)
+}
+
 /// The name of a generation's object; names sort like numbers.
 pub fn generation_name(generation: u64) -> String {
     format!("{GENERATION_PREFIX}{generation:020}")

@@ -47,7 +47,9 @@ impl RecipeEntry {
 /// The bytes of a list of entries.
 pub fn encode_entries(entries: &[RecipeEntry]) -> Vec<u8> {
     let mut out = Encoder::default();
-    entries.iter().for_each(|e| e.encode(&mut out.0));
+    for entry in entries {
+        entry.encode(&mut out.0);
+    }
     out.0
 }
 

@@ -17,12 +17,12 @@ use serde::Serialize;
 use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{
-    Beat, Distrusted, GENERATION_PREFIX, Generation, SESSION_PREFIX, Session, generation_of, session_of,
+    Beat, Distrusted, GENERATION_PREFIX, Generation, SESSION_PREFIX, Session, generation_of, is_beat, session_of,
 };
 use crate::format::pack::{object_name, with_offsets};
 use crate::format::{ObjectKind, config, keyslot, manifest};
 use crate::id::{BlobId, PackId, SnapshotId};
-use crate::repo::blob::BlobDecoder;
+use crate::repo::blob::{BlobDecoder, Opening};
 use crate::repo::fence::live_sessions;
 use crate::repo::index::Location;
 use crate::repo::keys::list_slots;
@@ -171,7 +171,7 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
             }
             _ if session_of(name).is_some() && name.starts_with(SESSION_PREFIX) => sealed(ObjectKind::Session)
                 .and_then(|plain| {
-                    let ok = if name.ends_with(".beat") {
+                    let ok = if is_beat(name) {
                         Beat::decode(&plain).map(|_| ())
                     } else {
                         Session::decode(&plain).map(|_| ())
@@ -365,13 +365,14 @@ fn read_data(
 fn read_pack_data(indexed: &Indexed<'_>, read: &ReadPack) -> Result<(HashSet<BlobId>, bool)> {
     let repo = indexed.repo;
     let key = repo.keys.open_data_key(&read.key).map_err(|e| e.during(object_name(read.indexed.id)))?;
+    let with = Opening { repo: repo.id, hasher: &repo.keys.hasher, key: &key, key_id: read.key.id };
     let (mut bytes, whole) = repo.read_pack_content(read)?;
     let (mut decoder, mut raw) = (BlobDecoder::default(), Vec::new());
     let mut bad = HashSet::new();
     for (offset, entry) in with_offsets(&read.indexed.entries) {
         raw.resize(entry.raw_len as usize, 0);
         let sealed = &mut bytes[offset as usize..][..entry.stored_len as usize];
-        if decoder.decode(repo.id, &repo.keys.hasher, &key, read.key.id, entry, sealed, &mut raw).is_err() {
+        if decoder.decode(with, entry, sealed, &mut raw).is_err() {
             bad.insert(entry.id);
         }
     }

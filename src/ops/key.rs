@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::keyslot::{self, SlotKind};
 use crate::id::SlotId;
 use crate::repo::Repository;
-use crate::repo::keys::{KdfCost, SlotInfo, list_slots};
+use crate::repo::keys::{KdfCost, NewSlot, SlotInfo, list_slots};
 use crate::report::{Problem, Report};
 
 /// The slots, oldest first. Unreadable ones are told as problems.
@@ -34,7 +34,7 @@ pub fn add(repo: &Repository, kind: SlotKind, label: &str, passphrase: &[u8], co
         return Err(Error::new(Kind::Usage, "the new passphrase is empty"));
     }
     let id = SlotId::random(repo.env.as_ref());
-    repo.keys.write_slot(repo.storage.as_ref(), repo.env.as_ref(), id, kind, label, passphrase, cost)?;
+    repo.keys.write_slot(repo.storage.as_ref(), repo.env.as_ref(), id, NewSlot { kind, label, passphrase, cost })?;
     Ok(id)
 }
 

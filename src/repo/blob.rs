@@ -95,6 +95,19 @@ impl BlobEncoder {
     }
 }
 
+/// What a blob of one pack is opened with.
+#[derive(Clone, Copy)]
+pub struct Opening<'k> {
+    /// The repository it must belong to.
+    pub repo: RepoId,
+    /// Computes the id that its bytes must have.
+    pub hasher: &'k ChunkHasher,
+    /// The pack's data key.
+    pub key: &'k SealKey,
+    /// That key's id.
+    pub key_id: DataKeyId,
+}
+
 /// Decodes blobs; one per thread.
 #[derive(Default)]
 pub struct BlobDecoder {
@@ -109,21 +122,22 @@ impl BlobDecoder {
     /// What is wrong with the blob, in words.
     pub fn decode(
         &mut self,
-        repo: RepoId,
-        hasher: &ChunkHasher,
-        key: &SealKey,
-        key_id: DataKeyId,
+        with: Opening<'_>,
         entry: &BlobEntry,
         sealed: &mut [u8],
         out: &mut [u8],
     ) -> std::result::Result<(), String> {
-        let name = blob_name(repo, key_id, entry.id, entry.codec, entry.raw_len);
-        let plain = key.open_in_place(&name, sealed).ok_or("does not open: altered, swapped or foreign")?;
+        let name = blob_name(with.repo, with.key_id, entry.id, entry.codec, entry.raw_len);
+        let plain = with.key.open_in_place(&name, sealed).ok_or("does not open: altered, swapped or foreign")?;
         match entry.codec {
             Codec::Raw if plain.len() == out.len() => out.copy_from_slice(plain),
             Codec::Raw => return Err(format!("holds {} bytes instead of {}", plain.len(), out.len())),
             Codec::Zstd => self.decompressor.decompress(plain, out)?,
         }
-        if hasher.id(out) == entry.id { Ok(()) } else { Err("its bytes are not those that its id names".to_owned()) }
+        if with.hasher.id(out) == entry.id {
+            Ok(())
+        } else {
+            Err("its bytes are not those that its id names".to_owned())
+        }
     }
 }

@@ -62,6 +62,19 @@ pub struct DataKey {
     pub wrapped: WrappedKey,
 }
 
+/// A slot to be made.
+#[derive(Clone, Copy)]
+pub struct NewSlot<'s> {
+    /// What it allows.
+    pub kind: SlotKind,
+    /// What people call it.
+    pub label: &'s str,
+    /// What opens it.
+    pub passphrase: &'s [u8],
+    /// What opening it costs.
+    pub cost: KdfCost,
+}
+
 /// What a listing of slots tells, without opening any.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct SlotInfo {
@@ -205,16 +218,8 @@ impl Keys {
     ///
     /// # Errors
     /// `WrongKey` from a write-only slot; `Storage`.
-    pub fn write_slot(
-        &self,
-        storage: &dyn Storage,
-        env: &dyn Env,
-        id: SlotId,
-        kind: SlotKind,
-        label: &str,
-        passphrase: &[u8],
-        cost: KdfCost,
-    ) -> Result<()> {
+    pub fn write_slot(&self, storage: &dyn Storage, env: &dyn Env, id: SlotId, new: NewSlot<'_>) -> Result<()> {
+        let NewSlot { kind, label, passphrase, cost } = new;
         self.require_full("making a key slot")?;
         let mut salt = [0; 16];
         env.fill_random(&mut salt);

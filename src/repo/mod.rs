@@ -39,7 +39,7 @@ use crate::storage::{Listed, Storage};
 use crate::transform::chunk::Chunker;
 
 use index::{Index, Location};
-use keys::{KdfCost, Keys};
+use keys::{KdfCost, Keys, NewSlot};
 
 /// How a new repository stores.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +115,7 @@ impl Repository {
         let keys = Keys::generate(env, id, slot);
         // The slot comes first and the config last: a repository exists when its config does, and then
         // it has a key.
-        keys.write_slot(storage, env, slot, SlotKind::Full, label, passphrase, options.kdf)?;
+        keys.write_slot(storage, env, slot, NewSlot { kind: SlotKind::Full, label, passphrase, cost: options.kdf })?;
         let sealed = keys.index.seal(env, &associated_data(ObjectKind::Config, id, b"config"), &parameters.encode());
         storage.put_new(config::OBJECT_NAME, &Config::new(id, sealed).encode()).map_err(|error| {
             let _ = storage.delete(&crate::format::keyslot::object_name(slot));

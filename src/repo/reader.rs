@@ -30,7 +30,7 @@ use crate::transform::hash::StreamHasher;
 use crate::transform::seal::SealKey;
 
 use super::Indexed;
-use super::blob::BlobDecoder;
+use super::blob::{BlobDecoder, Opening};
 use super::index::Location;
 
 /// Plain bytes that are read, decoded and written at a time.
@@ -126,9 +126,10 @@ impl<'r> Reader<'r> {
     ) -> Result<()> {
         let repo = self.indexed.repo;
         let key = self.data_key(location.key)?;
+        let with = Opening { repo: repo.id, hasher: &repo.keys.hasher, key: &key, key_id: location.key };
         let Location { codec, raw_len, stored_len, .. } = *location;
         let entry = BlobEntry { id: *id, codec, raw_len, stored_len };
-        decoder.decode(repo.id, &repo.keys.hasher, &key, location.key, &entry, sealed, raw).map_err(|what| {
+        decoder.decode(with, &entry, sealed, raw).map_err(|what| {
             Error::damaged(pack::object_name(location.pack), format!("chunk {id} at byte {}: {what}", location.offset))
         })
     }
@@ -271,7 +272,7 @@ impl<'r> Reader<'r> {
                 Some(range)
                     if range.pack == location.pack && location.offset <= range.end.saturating_add(GAP_BYTES) =>
                 {
-                    range.end = range.end.max(end)
+                    range.end = range.end.max(end);
                 }
                 _ => ranges.push(Range { pack: location.pack, start: location.offset, end, bytes: Vec::new() }),
             }

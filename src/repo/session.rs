@@ -30,7 +30,7 @@ use super::keys::DataKey;
 use super::{Indexed, Repository};
 
 /// How often a working session refreshes its heartbeat.
-const BEAT_INTERVAL: Duration = Duration::from_secs(60);
+const BEAT_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Who writes, for messages to others.
 #[derive(Clone, Debug)]

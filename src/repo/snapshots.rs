@@ -22,6 +22,9 @@ pub struct Snapshot {
     pub manifest: Manifest,
 }
 
+/// What could be read, and the error of each that could not.
+pub type Readable<T> = (Vec<T>, Vec<(SnapshotId, Error)>);
+
 impl Repository {
     /// The names under `snapshots/`, fences included.
     ///
@@ -36,7 +39,7 @@ impl Repository {
     ///
     /// # Errors
     /// `WrongKey` from a write-only slot; `Storage`.
-    pub fn snapshots(&self) -> Result<(Vec<Snapshot>, Vec<(SnapshotId, Error)>)> {
+    pub fn snapshots(&self) -> Result<Readable<Snapshot>> {
         self.keys.require_full("reading snapshots")?;
         let (mut snapshots, unreadable) =
             self.published(|id, sealed| Ok(Snapshot { id, manifest: self.open_manifest(id, sealed)? }))?;
@@ -48,7 +51,7 @@ impl Repository {
     ///
     /// # Errors
     /// `Storage`.
-    pub fn headers(&self) -> Result<(Vec<(SnapshotId, Header)>, Vec<(SnapshotId, Error)>)> {
+    pub fn headers(&self) -> Result<Readable<(SnapshotId, Header)>> {
         self.published(|id, sealed| {
             let name = manifest::object_name(id);
             let plain = self
@@ -85,10 +88,7 @@ impl Repository {
         Manifest::decode(&plain).map_err(|e| e.in_object(&name))
     }
 
-    fn published<T>(
-        &self,
-        open: impl Fn(SnapshotId, &SealedManifest<'_>) -> Result<T>,
-    ) -> Result<(Vec<T>, Vec<(SnapshotId, Error)>)> {
+    fn published<T>(&self, open: impl Fn(SnapshotId, &SealedManifest<'_>) -> Result<T>) -> Result<Readable<T>> {
         let listed = self.list_snapshots()?;
         self.cache.retain_manifests(&listed)?;
         let (mut found, mut unreadable) = (Vec::new(), Vec::new());

@@ -89,7 +89,7 @@ pub fn write<T>(
     body: impl FnOnce(&mut Writer<'_>) -> Result<T>,
 ) -> Result<T> {
     let repo = session.repo();
-    let failure = Failure { first: Mutex::new(None), cancel };
+    let failure = Failure { state: Mutex::new(State::Running), cancel };
     let tally = Tally::default();
     let shelf = Shelf::new(session, report);
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
@@ -117,18 +117,18 @@ pub fn write<T>(
         }
         // Only the threads hold these ends now: a queue closes when its last writer is gone.
         drop((jobs_waiting, packs_waiting, done));
-        let stopped = &failure;
+        let watch = &failure;
         scope.spawn(move || {
             let mut packer = Packer::new(session);
             let mut send = |pack| {
                 let _ = packs.send(pack);
             };
             for blob in blobs_waiting {
-                if !stopped.is_set() {
+                if !watch.is_set() {
                     packer.add(blob).into_iter().for_each(&mut send);
                 }
             }
-            if !stopped.is_set() {
+            if !watch.is_set() {
                 packer.finish().into_iter().for_each(send);
             }
         });
@@ -151,11 +151,11 @@ pub fn write<T>(
         if let Err(error) = &result
             && error.kind() != Kind::Interrupted
         {
-            failure.stop();
+            failure.set(State::Stopped);
         }
         result
     });
-    if let Some(first) = failure.first.into_inner().unwrap_or_else(PoisonError::into_inner).flatten() {
+    if let State::Failed(first) = failure.state.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(first);
     }
     let value = result?;
@@ -202,7 +202,7 @@ impl Writer<'_> {
         };
         self.cut_rest(&mut cutting)?;
         while cutting.collected < cutting.sent {
-            let result = self.results.recv().map_err(|_| self.failure.stopped())?;
+            let result = self.results.recv().map_err(|_| stopped())?;
             self.collect(&mut cutting, result)?;
         }
         self.failure.check()?;
@@ -218,7 +218,7 @@ impl Writer<'_> {
     pub fn store_again(&mut self, id: BlobId, raw: Vec<u8>) -> Result<()> {
         let cuts = vec![Cut { range: 0..raw.len(), id: Some(id) }];
         let job = Job { seq: None, segment: Arc::new(Segment { bytes: raw, home: None }), cuts };
-        self.jobs.send(job).map_err(|_| self.failure.stopped())?;
+        self.jobs.send(job).map_err(|_| stopped())?;
         self.failure.check()
     }
 
@@ -332,7 +332,7 @@ impl Writer<'_> {
         self.report.count(Counter::PredictedChunks, std::mem::take(&mut cutting.predicted));
         let segment = Arc::new(Segment { bytes, home: Some(self.pool.home.clone()) });
         let job = Job { seq: Some(cutting.sent), segment, cuts };
-        self.jobs.send(job).map_err(|_| self.failure.stopped())?;
+        self.jobs.send(job).map_err(|_| stopped())?;
         cutting.sent += 1;
         while let Ok(result) = self.results.try_recv() {
             self.collect(cutting, result)?;
@@ -412,7 +412,7 @@ impl Writer<'_> {
         if self.session.claim(&id)? {
             let blob = self.encoder.encode(repo.env.as_ref(), &self.session.key, id, raw)?;
             self.tally.new_chunk(raw.len(), self.report);
-            self.blobs.send(blob).map_err(|_| self.failure.stopped())?;
+            self.blobs.send(blob).map_err(|_| stopped())?;
         }
         Ok(RecipeEntry { id, len: raw.len() as u32 })
     }
@@ -599,9 +599,15 @@ impl Tally {
 
 /// The first failure of any thread. Once it is set, the others only drain, and the source is told to stop.
 struct Failure<'c> {
-    /// `Some(None)`: stop, the reason is known elsewhere.
-    first: Mutex<Option<Option<Error>>>,
+    state: Mutex<State>,
     cancel: &'c Cancel,
+}
+
+enum State {
+    Running,
+    Failed(Error),
+    /// The caller gave up; it knows why.
+    Stopped,
 }
 
 impl Failure<'_> {
@@ -610,29 +616,28 @@ impl Failure<'_> {
             return;
         }
         if let Err(error) = work() {
-            self.lock().get_or_insert(Some(error));
+            self.set(State::Failed(error));
             self.cancel.cancel();
         }
     }
 
-    fn stop(&self) {
-        self.lock().get_or_insert(None);
+    fn set(&self, state: State) {
+        let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*current, State::Running) {
+            *current = state;
+        }
     }
 
     fn is_set(&self) -> bool {
-        self.lock().is_some()
-    }
-
-    /// What a thread says that can't go on because of another's failure.
-    fn stopped(&self) -> Error {
-        Error::new(Kind::Interrupted, "stopped by a failure elsewhere")
+        !matches!(*self.state.lock().unwrap_or_else(PoisonError::into_inner), State::Running)
     }
 
     fn check(&self) -> Result<()> {
-        if self.is_set() { Err(self.stopped()) } else { Ok(()) }
+        if self.is_set() { Err(stopped()) } else { Ok(()) }
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Option<Error>>> {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// What a thread says that can't go on because of another's failure.
+fn stopped() -> Error {
+    Error::new(Kind::Interrupted, "stopped by a failure elsewhere")
 }
