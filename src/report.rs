@@ -62,10 +62,7 @@ impl Problem {
     /// A problem with an object. An error's own text names the object already; that is not said twice.
     pub fn new(object: impl Into<String>, what: impl std::fmt::Display) -> Self {
         let (object, what) = (object.into(), what.to_string());
-        let what = match what.strip_prefix(&object) {
-            Some(rest) => rest.trim_start_matches([':', ' ']).to_owned(),
-            None => what,
-        };
+        let what = what.strip_prefix(&format!("{object}: ")).map_or(what.clone(), str::to_owned);
         Self { object, what, snapshots: Vec::new() }
     }
 

@@ -317,7 +317,7 @@ impl<'r> Survey<'r> {
 
 fn refused(object: &str, what: &str) -> Error {
     // An error's own text names the object already.
-    let what = what.strip_prefix(object).map_or(what, |rest| rest.trim_start_matches([':', ' ']));
+    let what = what.strip_prefix(&format!("{object}: ")).unwrap_or(what);
     Error::new(Kind::Damaged, format!("prune refused, nothing was deleted: {object}: {what}"))
         .hint("`alluvium check` tells the extent; `alluvium repair index` mends the index; a snapshot that is lost can be forgotten by its id")
 }
