@@ -465,3 +465,96 @@ fn completions_and_manual_pages_come_out_of_the_program() {
     }
     assert!(!place.path("man/alluvium-generate.1").exists(), "hidden");
 }
+
+#[test]
+fn a_second_interrupt_ends_at_once() {
+    let place = Place::with_repository();
+    // It ignores the polite request, so that ending cleanly would take five seconds.
+    let stubborn = "trap '' TERM; echo ready >&2; while :; do sleep 0.1; done";
+    let child = place.program(&["snapshot", "--name", "shop", "--", "sh", "-c", stubborn]).spawn().expect("started");
+    let begun = Instant::now();
+    while fs::read_dir(place.path("repository/sessions")).map_or(0, Iterator::count) < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "no session");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let id = rustix::process::Pid::from_child(&child);
+    let interrupted = Instant::now();
+    for _ in 0..2 {
+        rustix::process::kill_process(id, rustix::process::Signal::INT).expect("sent");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let status = child.wait_with_output().expect("the program ends").status;
+    assert_eq!(status.code(), Some(130));
+    assert!(interrupted.elapsed() < Duration::from_secs(4), "{:?}", interrupted.elapsed());
+}
+
+/// A file system of 12 MiB that fills up for real: nothing is lost, and prune finds room to work.
+#[test]
+fn a_full_disk_loses_nothing_and_prune_makes_room() {
+    let place = Place::new();
+    fs::create_dir(place.path("disk")).expect("made");
+    fs::write(place.path("small"), dump(3_000)).expect("written");
+    // Noise: as long stored as it is.
+    for name in ["first", "second"] {
+        let mut bytes = vec![0; 6 << 20];
+        getrandom::fill(&mut bytes).expect("entropy");
+        fs::write(place.path(name), bytes).expect("written");
+    }
+    let script = r#"
+        set -eu
+        mount -t tmpfs -o size=12m tmpfs disk
+        "$A" -q init
+        "$A" -q snapshot --name shop - < first
+        code=0; "$A" -q snapshot --name other - < second 2> full.txt || code=$?
+        echo "full: $code"
+        "$A" -q restore shop -o back
+        "$A" -q check --read-data
+        # Whatever is left is filled, so that there is room for nothing at all.
+        dd if=/dev/zero of=disk/filler bs=4k 2> /dev/null || true
+        sleep 1
+        code=0; "$A" -q prune 2> prune.txt || code=$?
+        echo "prune: $code"
+        rm disk/filler
+        "$A" -q snapshot --name small - < small
+        "$A" -q check --read-data
+        "$A" -q restore small -o small.back
+    "#;
+    let shell = |options: &[&str]| {
+        let mut command = place.program(&[]);
+        let environment: Vec<_> = command.get_envs().map(|(k, v)| (k.to_owned(), v.map(ToOwned::to_owned))).collect();
+        command = Command::new("unshare");
+        command.args(options).args(["sh", "-c", script]).env_clear().current_dir(place.folder.path());
+        command.envs(environment.into_iter().filter_map(|(k, v)| Some((k, v?))));
+        command.env("A", env!("CARGO_BIN_EXE_alluvium")).env("ALLUVIUM_REPOSITORY", "disk/repository");
+        command.output().expect("`unshare` of util-linux runs")
+    };
+    let mut output = shell(&["--mount"]);
+    if !place.path("full.txt").exists() {
+        output = shell(&["--mount", "--map-root-user"]);
+    }
+    let (said, problems) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}\n{problems}");
+    assert!(said.contains("full: 1"), "{said}\n{problems}");
+    assert!(said.contains("prune: 0"), "{said}\n{}", fs::read_to_string(place.path("prune.txt")).unwrap_or_default());
+    let full = fs::read_to_string(place.path("full.txt")).expect("messages");
+    assert!(full.contains("hint") && full.contains("full"), "{full}");
+    for (name, back) in [("first", "back"), ("small", "small.back")] {
+        assert!(fs::read(place.path(name)).ok() == fs::read(place.path(back)).ok(), "{name} came back");
+    }
+}
+
+#[test]
+fn places_that_cannot_be_written_are_named() {
+    let place = Place::new();
+    fs::write(place.path("file"), "x").expect("written");
+    let refused = place.run(&["-r", "file", "init"]).expect(1);
+    assert!(refused.err.contains("file"), "{}", refused.err);
+    let inside = place.run(&["-r", "file/inside", "init"]).expect(1);
+    assert!(inside.err.contains("file"), "{}", inside.err);
+    place.run(&["init"]).expect(0);
+    place.feed(&["snapshot", "--name", "shop", "-"], b"SELECT 1;").expect(0);
+    let nowhere = place.run(&["restore", "shop", "-o", "file/inside"]).expect(1);
+    assert!(nowhere.err.contains("file/inside") || nowhere.err.contains("file/"), "{}", nowhere.err);
+    assert_eq!(fs::read(place.path("file")).expect("read"), b"x");
+}

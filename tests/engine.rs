@@ -401,6 +401,22 @@ fn a_failing_store_is_an_error_and_not_a_hang() {
     assert_eq!(restored(&repo, &repo.snapshots().expect("snapshots").0[0]).expect("restore"), data);
 }
 
+/// restic #5683: a command that never ends is killed when the store fails, instead of being waited for.
+#[test]
+fn a_failing_store_kills_the_command() {
+    let world = World::new(22);
+    let fault = Fault::new(Memory::new());
+    let repo = init(fault.clone(), &world);
+    fault.when(on(Operation::PutNew, "packs/"), Effect::Fail);
+    let pid_file = tempfile::NamedTempFile::new().expect("a file");
+    let endless = format!("echo $$ > {}; while :; do cat /dev/urandom; done", pid_file.path().display());
+    let source = Source::Command(vec!["sh".into(), "-c".into(), endless]);
+    let error = snapshot(&repo, source, &options("shop"), &Silent, &Cancel::new()).expect_err("the store fails");
+    assert_eq!(error.kind(), Kind::Storage, "{error}");
+    let pid = std::fs::read_to_string(pid_file.path()).expect("the command ran");
+    assert!(!std::path::Path::new(&format!("/proc/{}", pid.trim())).exists(), "the command still runs");
+}
+
 /// Names come from manifests, and a manifest can be made by whoever has a key: they never lead out of the target.
 #[test]
 fn hostile_part_names_stay_inside_the_target() {
