@@ -9,6 +9,7 @@ mod engine;
 mod index;
 mod layers;
 mod postgres;
+mod regression;
 mod retention;
 mod source;
 mod support;

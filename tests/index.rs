@@ -61,7 +61,7 @@ fn pack(n: u64) -> IndexedPack {
 }
 
 fn object_of(packs: impl Iterator<Item = IndexedPack>) -> IndexObject {
-    IndexObject { packs: packs.collect(), keys: (0..=PACKS / 3).map(|n| key(n, 1)).collect(), supersedes: vec![] }
+    IndexObject { packs: packs.collect(), keys: (0..=PACKS / 3).map(|n| key(n, 1)).collect() }
 }
 
 /// The packs that object `n` lists.
@@ -257,7 +257,7 @@ fn a_pack_lives_while_one_object_lists_it() {
 fn the_newest_wrapping_of_a_data_key_wins() {
     let index = Index::in_memory(REPO).unwrap();
     for (n, epoch) in [(0, 1), (1, 3), (2, 2)] {
-        let object = IndexObject { keys: vec![key(0, epoch)], packs: vec![pack(0)], supersedes: vec![] };
+        let object = IndexObject { keys: vec![key(0, epoch)], packs: vec![pack(0)] };
         index.add(index_id(n), &object).unwrap();
     }
     assert_eq!(index.wrapped_key(key(0, 1).id).unwrap(), Some(key(0, 3)));

@@ -43,7 +43,8 @@ pub fn generation_name(generation: u64) -> String {
 /// The number in a generation's name.
 pub fn generation_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix(GENERATION_PREFIX)?;
-    (digits.len() == 20).then(|| digits.parse().ok())?
+    // Numbers that could not be counted on from are nobody's.
+    (digits.len() == 20).then(|| digits.parse().ok())?.filter(|n| *n < u64::MAX / 2)
 }
 
 /// A writer at work. The object's existence says that packs may appear that no manifest names yet.

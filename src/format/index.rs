@@ -1,14 +1,14 @@
 //! Index objects: which blob is in which pack. Rebuildable from the packs' trailers alone.
 //!
 //! ```text
-//! magic 8 | version u16 | n u32, superseded index ids | n u32, wrapped data keys |
+//! magic 8 | version u16 | n u32, wrapped data keys |
 //! n u32, packs: id 16 | size u64 | session 16 | key u32 (place in the list above) | n u32, entries
 //! ```
 
 use std::collections::{HashMap, HashSet};
 
 use super::bytes::{Decoder, Encoder};
-use super::limits::{INDEX_KEYS_MAX, INDEX_PACKS_MAX, INDEX_SUPERSEDES_MAX, PACK_BYTES_MAX};
+use super::limits::{INDEX_BYTES_MAX, INDEX_KEYS_MAX, INDEX_PACKS_MAX, PACK_BYTES_MAX};
 use super::pack::{BlobEntry, WRAPPED_KEY_LEN, WrappedKey, blobs_end, decode_entries, encode_entries};
 use super::{FORMAT_VERSION, Malformed};
 use crate::id::{DataKeyId, IndexId, PackId, SnapshotId};
@@ -39,8 +39,6 @@ pub struct IndexedPack {
 /// The plain contents of an index object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IndexObject {
-    /// Index objects whose contents this one repeats; they may be deleted.
-    pub supersedes: Vec<IndexId>,
     /// The data keys of the packs.
     pub keys: Vec<WrappedKey>,
     /// The packs.
@@ -53,8 +51,6 @@ impl IndexObject {
         let mut out = Encoder::default();
         out.bytes(&MAGIC);
         out.u16(FORMAT_VERSION);
-        out.len(self.supersedes.len());
-        self.supersedes.iter().for_each(|id| out.bytes(&id.0));
         out.len(self.keys.len());
         self.keys.iter().for_each(|key| key.encode(&mut out));
         let place: HashMap<_, _> = self.keys.iter().enumerate().map(|(i, key)| (key.id, i)).collect();
@@ -74,6 +70,9 @@ impl IndexObject {
     /// # Errors
     /// Not an index, another version, a length or place out of bounds, bytes left over.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        if bytes.len() > INDEX_BYTES_MAX {
+            return Err(Malformed::new(format!("{} bytes of index, the limit is {INDEX_BYTES_MAX}", bytes.len())));
+        }
         let mut input = Decoder(bytes);
         if input.array()? != MAGIC {
             return Err(Malformed::new("does not begin like an index"));
@@ -82,8 +81,6 @@ impl IndexObject {
             FORMAT_VERSION => {}
             other => return Err(Malformed::new(format!("index format {other}, this program reads {FORMAT_VERSION}"))),
         }
-        let n = input.len(INDEX_SUPERSEDES_MAX, IndexId::LEN)?;
-        let supersedes = (0..n).map(|_| input.array().map(IndexId)).collect::<Result<_, _>>()?;
         let n = input.len(INDEX_KEYS_MAX, WRAPPED_KEY_LEN)?;
         let keys = (0..n).map(|_| WrappedKey::decode(&mut input)).collect::<Result<Vec<_>, _>>()?;
         if keys.iter().map(|k| k.id).collect::<HashSet<_>>().len() != keys.len() {
@@ -105,6 +102,6 @@ impl IndexObject {
             packs.push(IndexedPack { id, size, session, key, entries });
         }
         input.end()?;
-        Ok(Self { supersedes, keys, packs })
+        Ok(Self { keys, packs })
     }
 }

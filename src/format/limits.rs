@@ -16,8 +16,6 @@ pub const INDEX_PACKS_MAX: usize = 1 << 16;
 pub const INDEX_BYTES_MAX: usize = 256 << 20;
 /// Most data keys in one index object.
 pub const INDEX_KEYS_MAX: usize = 1 << 16;
-/// Most index objects that one index object may replace.
-pub const INDEX_SUPERSEDES_MAX: usize = 1 << 16;
 /// Largest JSON document (a manifest of a great many files).
 pub const JSON_BYTES_MAX: usize = 256 << 20;
 /// Most recipe entries that a manifest holds inline; longer recipes are stored as chunks.

@@ -38,8 +38,9 @@ pub fn object_name(id: SnapshotId) -> String {
 pub enum Published<'a> {
     /// A snapshot.
     Manifest(SealedManifest<'a>),
-    /// A dead session's name, taken so that it can't publish any more (rule I4).
-    Fence,
+    /// A dead session's name, taken so that it can't publish any more (rule I4); the sealed part proves that a
+    /// holder of the index key did so.
+    Fence(&'a [u8]),
 }
 
 /// A manifest's parts, still sealed.
@@ -76,7 +77,7 @@ pub fn body_name(name: &str, key: &WrappedKey, header: &[u8]) -> Vec<u8> {
     out.0
 }
 
-/// A fence's bytes; the sealed part says who set it and when.
+/// A fence's bytes; the sealed part is empty.
 pub fn encode_fence(sealed: &[u8]) -> Vec<u8> {
     let mut out = Encoder::default();
     out.bytes(&FENCE_MAGIC);
@@ -100,7 +101,7 @@ pub fn decode(bytes: &[u8]) -> Result<Published<'_>, Malformed> {
         other => return Err(Malformed::new(format!("manifest format {other}, this program reads {FORMAT_VERSION}"))),
     }
     if magic == FENCE_MAGIC {
-        return Ok(Published::Fence);
+        return Ok(Published::Fence(input.0));
     }
     let key = WrappedKey::decode(&mut input)?;
     let header_len = input.len(JSON_BYTES_MAX, 1)?;

@@ -2,8 +2,9 @@
 //!
 //! Structure always: keys, generations, sessions, every index object, every pack's header and trailer against the
 //! index, every manifest, every recipe down to its chunks. With `read_data` every blob is opened and hashed
-//! too. Nothing is taken from the local cache: it is thrown away first. All problems are collected, each
-//! with the snapshots that it harms.
+//! too. Nothing is believed because the local cache has it: index objects and manifests are read again, and what the
+//! cache says of a pack is compared with the pack. All problems are collected, each with the snapshots that
+//! it harms; a disk that can't read something is one of them.
 //!
 //! What is found damaged is *set aside*: a new generation lists it, so that writers stop relying on it and the
 //! next snapshot of the same data stores it again. That heals old snapshots too.
@@ -21,10 +22,10 @@ use crate::format::coordination::{
 };
 use crate::format::pack::{object_name, with_offsets};
 use crate::format::{ObjectKind, config, keyslot, manifest};
-use crate::id::{BlobId, PackId, SnapshotId};
+use crate::id::{BlobId, IndexId, PackId, SnapshotId};
 use crate::repo::blob::{BlobDecoder, Opening};
 use crate::repo::fence::live_sessions;
-use crate::repo::index::Location;
+use crate::repo::index::{KnownPack, Location};
 use crate::repo::keys::list_slots;
 use crate::repo::packs::ReadPack;
 use crate::repo::{Indexed, Repository};
@@ -89,17 +90,18 @@ pub struct Checked {
 /// [`Checked::problems`].
 pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cancel: &Cancel) -> Result<Checked> {
     repo.keys.require_full("a check")?;
-    repo.cache.invalidate()?;
     let mut found = Checked::default();
     check_small_objects(repo, &mut found.problems)?;
     let (number, state) = repo.probe_generation()?;
+    let readable = state.is_ok();
     let state = state.unwrap_or_default();
     // In this order a writer at work disturbs nothing: what snapshots need is in an index that is read later, and
     // what the index lists is in a listing that is made later still.
-    let (snapshots, unreadable) = repo.snapshots()?;
+    let (snapshots, unreadable) = repo.snapshots_afresh()?;
     let indexed = repo.index_at(number, state, report)?;
     let listed = repo.list_packs()?;
-    found.problems.extend(indexed.problems.iter().cloned());
+    let unread = indexed.problems.iter().filter(|p| !found.problems.iter().any(|told| told.object == p.object));
+    found.problems.extend(unread.cloned().collect::<Vec<_>>());
     found.snapshots = (snapshots.len() + unreadable.len()) as u64;
     for (id, error) in unreadable {
         found.problems.push(Problem::new(manifest::object_name(id), &error).harming([id]));
@@ -145,7 +147,10 @@ pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cance
     }
     found.problems.extend(data.problems.clone());
     forget_the_forgotten(repo, &mut found.problems)?;
-    set_aside(&indexed, &packs, &data, read, report)?;
+    // An unreadable generation is not followed by one that forgets what it condemned: that is for repair.
+    if readable {
+        set_aside(&indexed, &packs, &data, read, report)?;
+    }
     Ok(found)
 }
 
@@ -163,7 +168,11 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
         let decoded = match name.split_once('/') {
             None if name == config::OBJECT_NAME || name == super::prune::RESERVE => Ok(()),
             Some(("keys", id)) if id.len() == 32 => Ok(()),
-            Some(("index" | "snapshots", id)) if id.parse::<SnapshotId>().is_ok() => Ok(()),
+            Some(("snapshots", id)) if id.parse::<SnapshotId>().is_ok() => Ok(()),
+            // From the storage, whatever the local cache knows of it.
+            Some(("index", id)) if id.parse::<IndexId>().is_ok() => {
+                id.parse().and_then(|id| repo.read_index_object(id)).map(|_| ())
+            }
             Some(("packs", _))
                 if name.rsplit('/').next().and_then(|id| id.parse().ok()).is_some_and(|id| object_name(id) == name) =>
             {
@@ -186,7 +195,7 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
             Ok(()) => {}
             // Ended, or deleted, since it was listed.
             Err(e) if e.kind() == Kind::NotFound => {}
-            Err(e) if e.kind() == Kind::Damaged => wrong(name.to_owned(), e.to_string()),
+            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Storage) => wrong(name.to_owned(), e.to_string()),
             Err(e) => return Err(e),
         }
     }
@@ -202,7 +211,7 @@ fn check_packs(
     cancel: &Cancel,
 ) -> Result<HashMap<PackId, ReadPack>> {
     let repo = indexed.repo;
-    let known: HashMap<PackId, u64> = repo.cache.packs()?.into_iter().map(|p| (p.id, p.size)).collect();
+    let known: HashMap<PackId, KnownPack> = repo.cache.packs()?.into_iter().map(|p| (p.id, p)).collect();
     let mut ids: Vec<PackId> =
         listed.keys().chain(known.keys()).copied().collect::<BTreeSet<_>>().into_iter().collect();
     // A condemned pack may be gone already: prune was interrupted, or is at work.
@@ -214,7 +223,7 @@ fn check_packs(
         .par_iter()
         .map(|&id| {
             cancel.check()?;
-            let read = look_at(indexed, id, listed.get(&id).copied(), known.get(&id).copied());
+            let read = look_at(indexed, id, listed.get(&id).copied(), known.get(&id));
             let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
             *done += 1;
             report.progress(*done);
@@ -230,7 +239,7 @@ fn check_packs(
                 }
                 sound.insert(id, read);
             }
-            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {
+            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Storage) => {
                 if e.kind() != Kind::NotFound {
                     found.problems.push(Problem::new(object_name(id), &e));
                 }
@@ -281,7 +290,7 @@ fn blame_lost_index(
     Ok(problems)
 }
 
-fn look_at(indexed: &Indexed<'_>, id: PackId, listed: Option<u64>, known: Option<u64>) -> Result<ReadPack> {
+fn look_at(indexed: &Indexed<'_>, id: PackId, listed: Option<u64>, known: Option<&KnownPack>) -> Result<ReadPack> {
     let name = object_name(id);
     let Some(size) = listed.map_or_else(|| indexed.repo.storage.stat(&name), |size| Ok(Some(size)))? else {
         // A prune at work may have condemned it since.
@@ -290,13 +299,14 @@ fn look_at(indexed: &Indexed<'_>, id: PackId, listed: Option<u64>, known: Option
             if newest.is_ok_and(|g| g.condemned.iter().any(|c| c.pack == id)) { Kind::NotFound } else { Kind::Damaged };
         return Err(Error::new(kind, format!("{name}: the pack is missing")));
     };
-    if let Some(expected) = known.filter(|&expected| expected != size) {
+    if let Some(expected) = known.map(|k| k.size).filter(|&expected| expected != size) {
         return Err(Error::damaged(name, format!("has {size} bytes, the index says {expected} (truncated?)")));
     }
     let read = indexed.repo.read_pack(id, size)?;
-    if known.is_some() {
+    if let Some(known) = known {
         let by_index = indexed.repo.cache.entries(&id)?;
-        if !by_index.iter().map(|(_, e)| e).eq(read.indexed.entries.iter()) {
+        let same = (known.session, known.key) == (read.indexed.session, read.indexed.key);
+        if !same || !by_index.iter().map(|(_, e)| e).eq(read.indexed.entries.iter()) {
             return Err(Error::damaged(
                 name,
                 "its trailer lists other blobs than the index; `alluvium repair index` settles it",
@@ -345,7 +355,7 @@ fn read_data(
             Ok((blobs, _)) => {
                 damage.blobs.insert(id, blobs);
             }
-            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {
+            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Storage) => {
                 damage.blobs.insert(id, read.indexed.entries.iter().map(|e| e.id).collect());
                 damage.problems.push(Problem::new(object_name(id), &e));
             }
@@ -403,7 +413,10 @@ fn set_aside(
             wanted.entry(*pack).or_default().extend(blobs);
         }
     }
-    // What no index lists any more is nobody's concern.
+    // What no index lists any more is nobody's concern; unless the cache was emptied meanwhile.
+    if known.is_empty() {
+        return Ok(());
+    }
     wanted.retain(|pack, _| known.contains(pack));
     let mut distrusted: Vec<Distrusted> =
         wanted.into_iter().map(|(pack, blobs)| Distrusted { pack, blobs: blobs.into_iter().collect() }).collect();

@@ -47,7 +47,7 @@ pub enum Change {
 /// # Errors
 /// `Damaged` when a recipe can't be read; `Storage`.
 pub fn diff(repo: &Repository, old: &Snapshot, new: &Snapshot, report: &dyn Report) -> Result<Vec<PartDiff>> {
-    let indexed = repo.index(report)?;
+    let indexed = repo.index_to_read(report)?;
     let reader = Reader::new(&indexed)?;
     let mut names: BTreeMap<&str, (Option<&Part>, Option<&Part>)> = BTreeMap::new();
     for part in &old.manifest.parts {

@@ -22,8 +22,8 @@ use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{Condemned, Generation, generation_name};
 use crate::format::index::{IndexObject, IndexedPack, object_name as index_name};
 use crate::format::manifest;
-use crate::format::pack::{BlobEntry, object_name};
-use crate::id::{IndexId, PackId, SnapshotId};
+use crate::format::pack::{BlobEntry, WrappedKey, object_name, with_offsets};
+use crate::id::{DataKeyId, IndexId, PackId, SnapshotId};
 use crate::repo::fence::{LiveSession, end_dead_sessions, live_sessions};
 use crate::repo::index::Location;
 use crate::repo::reader::Reader;
@@ -121,16 +121,21 @@ pub fn prune(
         let survey = Survey::take(repo, None, options, report, cancel)?;
         return Ok(survey.plan(options).0);
     }
-    let who = Writing { host: options.host.clone(), purpose: "prune".to_owned() };
-    let reserve = repo.storage.fills_up();
-    let session = match Session::begin(repo, &who, report) {
-        Err(e) if e.kind() == Kind::Storage && reserve && repo.storage.stat(RESERVE)?.is_some() => {
+    let plan = match prune_once(repo, options, report, cancel) {
+        Err(e) if e.kind() == Kind::Storage && repo.storage.stat(RESERVE)?.is_some() => {
             report.warn(&format!("{e}: giving up the reserve to make room"));
             repo.storage.delete(RESERVE)?;
-            Session::begin(repo, &who, report)?
+            prune_once(repo, options, report, cancel)
         }
-        other => other?,
-    };
+        other => other,
+    }?;
+    put_reserve(repo.storage.as_ref(), repo.env.as_ref())?;
+    Ok(plan)
+}
+
+fn prune_once(repo: &Repository, options: &PruneOptions, report: &dyn Report, cancel: &Cancel) -> Result<Plan> {
+    let who = Writing { host: options.host.clone(), purpose: "prune".to_owned() };
+    let session = Session::begin(repo, &who, report)?;
     // What dead sessions left is garbage of this prune already.
     end_dead_sessions(repo, session.id)?;
     let survey = Survey::take(repo, Some(session.id), options, report, cancel)?;
@@ -141,6 +146,7 @@ pub fn prune(
         survey: &survey,
         plan: &mut plan,
         generation: survey.indexed.generation,
+        repacked: HashSet::new(),
         report,
         cancel,
     };
@@ -151,8 +157,6 @@ pub fn prune(
         work.condemn_and_delete(repack)?;
     }
     work.compact_index()?;
-    drop(session);
-    put_reserve(repo.storage.as_ref(), repo.env.as_ref())?;
     Ok(plan)
 }
 
@@ -185,6 +189,9 @@ struct Survey<'r> {
 struct Surveyed {
     id: PackId,
     size: u64,
+    /// A snapshot needs some of it. By the marks alone: byte counts come from the local cache, which another
+    /// process may empty at any time.
+    needed: bool,
     /// Bytes of its blobs, and of those that are needed.
     blob_bytes: u64,
     used_bytes: u64,
@@ -239,18 +246,17 @@ impl<'r> Survey<'r> {
                 continue;
             }
             let used = marks.used.get(&id);
-            let bytes = |needed: bool| {
-                entries
-                    .iter()
-                    .filter(|(at, _)| !needed || used.is_some_and(|u| u.contains(at)))
-                    .map(|(_, e)| u64::from(e.stored_len))
-                    .sum()
-            };
+            let needed: Vec<_> = entries.iter().filter(|(at, _)| used.is_some_and(|u| u.contains(at))).collect();
+            if needed.len() != used.map_or(0, HashSet::len) {
+                return Err(Error::new(Kind::Busy, "the local cache was emptied meanwhile; nothing was deleted")
+                    .hint("let the other check or repair finish, then run prune again"));
+            }
             packs.push(Surveyed {
                 id,
                 size,
-                blob_bytes: bytes(false),
-                used_bytes: bytes(true),
+                needed: used.is_some(),
+                blob_bytes: entries.iter().map(|(_, e)| u64::from(e.stored_len)).sum(),
+                used_bytes: needed.iter().map(|(_, e)| u64::from(e.stored_len)).sum(),
                 condemned_since: since.get(&id).copied(),
             });
         }
@@ -265,7 +271,7 @@ impl<'r> Survey<'r> {
         for pack in &self.packs {
             plan.bytes += pack.size;
             plan.used_bytes += pack.used_bytes;
-            if pack.used_bytes == 0 {
+            if !pack.needed {
                 plan.unused_packs += 1;
                 plan.unused_bytes += pack.size;
                 unused.push(pack.id);
@@ -337,6 +343,13 @@ fn all_snapshots(repo: &Repository) -> Result<(Vec<Snapshot>, HashSet<SnapshotId
         return Err(refused(&manifest::object_name(*id), &error.to_string()));
     }
     let ids: HashSet<SnapshotId> = snapshots.iter().map(|s| s.id).collect();
+    // A predecessor that is not listed was forgotten, or is hidden.
+    for previous in snapshots.iter().filter_map(|s| s.manifest.previous).filter(|id| !listed.contains(id)) {
+        let name = manifest::object_name(previous);
+        if repo.storage.stat(&name)?.is_some() {
+            return Err(refused(&name, "exists, but the storage does not list it: its listing is incomplete"));
+        }
+    }
     // Two listings, at two times, of something that only this or another forget may shorten.
     if let Some(lost) = listed
         .difference(&repo.list_snapshots()?)
@@ -390,6 +403,8 @@ struct Work<'w, 'r> {
     plan: &'w mut Plan,
     /// The generation that this prune acts on: the one it surveyed, then the ones it published.
     generation: u64,
+    /// Needed packs whose needed blobs this prune has stored again.
+    repacked: HashSet<PackId>,
     report: &'w dyn Report,
     cancel: &'w Cancel,
 }
@@ -438,10 +453,6 @@ impl Work<'_, '_> {
         if !readable || condemned.len() > known.len() {
             self.repo.publish_generation(number + 1, &Generation { condemned: condemned.clone(), distrusted })?;
             self.generation = number + 1;
-            // Only the newest counts; the one before stays for the curious.
-            if number > 1 {
-                self.repo.storage.delete(&generation_name(number - 1))?;
-            }
         }
         let candidates: HashSet<PackId> = packs.into_iter().collect();
         condemned.retain(|c| candidates.contains(&c.pack));
@@ -473,6 +484,12 @@ impl Work<'_, '_> {
         }
         let doomed: HashMap<PackId, u64> =
             ready.into_iter().filter(|c| !rescued.contains(&c.pack)).map(|c| (c.pack, c.size)).collect();
+        // Whatever went wrong before this line: what is needed and was not stored again does not go.
+        if let Some(needed) =
+            doomed.keys().find(|p| self.survey.marks.used.contains_key(p) && !self.repacked.contains(p))
+        {
+            return Err(refused(&object_name(*needed), "a snapshot needs it"));
+        }
         self.cancel.check()?;
         self.rewrite_index(&doomed)?;
         self.report.task("Deleting packs", Unit::Things, Some(doomed.len() as u64));
@@ -524,16 +541,20 @@ impl Work<'_, '_> {
         let indexed = &self.survey.indexed;
         let reader = Reader::new(indexed)?;
         self.report.task("Repacking", Unit::Things, Some(packs.len() as u64));
+        let sizes: HashMap<PackId, u64> = self.survey.packs.iter().map(|p| (p.id, p.size)).collect();
+        // From the packs themselves, and as many as were marked: the local cache is not trusted with this.
         let used_entries = |pack: &PackId| -> Result<Vec<BlobEntry>> {
-            let used = self.survey.marks.used.get(pack);
-            Ok(self
-                .repo
-                .cache
-                .entries(pack)?
-                .into_iter()
-                .filter(|(at, _)| used.is_some_and(|u| u.contains(at)))
-                .map(|(_, e)| e)
-                .collect())
+            let used = self.survey.marks.used.get(pack).ok_or_else(|| refused(&object_name(*pack), "is not marked"))?;
+            let read = self.repo.read_pack(*pack, sizes[pack])?;
+            let entries: Vec<BlobEntry> = with_offsets(&read.indexed.entries)
+                .filter(|(at, _)| used.contains(at))
+                .map(|(_, e)| e.clone())
+                .collect();
+            if entries.len() == used.len() {
+                Ok(entries)
+            } else {
+                Err(refused(&object_name(*pack), "does not hold what the index says"))
+            }
         };
         write(self.session, options.write, self.report, self.cancel, |writer| {
             for (done, pack) in packs.iter().enumerate() {
@@ -557,6 +578,7 @@ impl Work<'_, '_> {
                 }
             }
         }
+        self.repacked.extend(going);
         Ok(())
     }
 }
@@ -573,33 +595,39 @@ pub fn replace(
     keep: &dyn Fn(&PackId) -> bool,
     report: &dyn Report,
 ) -> Result<()> {
-    let mut packs: HashMap<PackId, &IndexedPack> = HashMap::new();
+    let mut packs: HashMap<PackId, IndexedPack> = HashMap::new();
     let mut keys = HashMap::new();
     for (_, object) in old {
-        keys.extend(object.keys.iter().map(|k| (k.id, k)));
-        packs.extend(object.packs.iter().filter(|p| keep(&p.id)).map(|p| (p.id, p)));
+        keys.extend(object.keys.iter().map(|k| (k.id, k.clone())));
+        packs.extend(object.packs.iter().filter(|p| keep(&p.id)).map(|p| (p.id, p.clone())));
     }
-    let mut staying: Vec<&IndexedPack> = packs.values().copied().collect();
-    staying.sort_by_key(|p| p.id);
+    publish_proven(repo, packs.into_values().collect(), &keys)?;
     let ids: Vec<IndexId> = old.iter().map(|(id, _)| *id).collect();
-    let mut proven: HashMap<PackId, IndexedPack> = HashMap::new();
-    for group in staying.chunks(PACKS_PER_INDEX) {
-        let used: BTreeSet<_> = group.iter().map(|p| p.key).collect();
-        let object = IndexObject {
-            supersedes: ids.clone(),
-            keys: used.iter().map(|id| (*keys[id]).clone()).collect(),
-            packs: group.iter().map(|p| (*p).clone()).collect(),
-        };
-        let id = repo.publish_index(&object)?;
-        proven.extend(repo.read_index_object(id)?.packs.into_iter().map(|p| (p.id, p)));
-    }
-    if let Some(lost) = staying.iter().find(|p| proven.get(&p.id) != Some(p)) {
-        return Err(refused(&object_name(lost.id), "the new index does not cover it"));
-    }
     repo.cache.remove(&ids)?;
     for id in ids {
         repo.storage.delete(&index_name(id))?;
         report.count(Counter::Deleted, 1);
+    }
+    Ok(())
+}
+
+/// Publishes index objects for `packs`, reads them back from the storage, and proves that they list all of them.
+///
+/// # Errors
+/// `Damaged` when the proof fails, `Storage`.
+pub fn publish_proven(
+    repo: &Repository,
+    mut packs: Vec<IndexedPack>,
+    keys: &HashMap<DataKeyId, WrappedKey>,
+) -> Result<()> {
+    packs.sort_by_key(|p| p.id);
+    for group in packs.chunks(PACKS_PER_INDEX) {
+        let used: BTreeSet<_> = group.iter().map(|p| p.key).collect();
+        let object = IndexObject { keys: used.iter().map(|id| keys[id].clone()).collect(), packs: group.to_vec() };
+        let id = repo.publish_index(&object)?;
+        if repo.read_index_object(id)? != object {
+            return Err(refused(&index_name(id), "does not read back as it was written"));
+        }
     }
     Ok(())
 }

@@ -13,14 +13,14 @@ use crate::env::Cancel;
 use crate::error::{Kind, Result};
 use crate::format::ObjectKind;
 use crate::format::coordination::{Condemned, GENERATION_PREFIX, Generation, generation_of};
-use crate::format::index::{IndexObject, object_name as index_name};
-use crate::format::pack::object_name;
-use crate::id::{IndexId, PackId};
+use crate::format::index::{IndexObject, IndexedPack, object_name as index_name};
+use crate::format::pack::{WrappedKey, object_name};
+use crate::id::{DataKeyId, IndexId, PackId};
 use crate::repo::Repository;
 use crate::report::{Counter, Problem, Report, Unit};
 
 use super::mark::mark;
-use super::prune::replace;
+use super::prune::{publish_proven, replace};
 
 /// What a repair did.
 #[derive(Debug, Default, Serialize)]
@@ -55,14 +55,12 @@ pub fn repair_index(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> 
         }
     }
     let (number, state) = repo.probe_generation()?;
-    // A condemned pack may be taken out of the index and about to be deleted: it is not brought back.
+    // What is condemned may go at any time, and rightly be missing.
     let condemned: HashSet<PackId> = state.iter().flat_map(|s| &s.condemned).map(|c| c.pack).collect();
     let listed = repo.list_packs()?;
-    let added = read_unlisted(repo, &sound, &listed, &condemned, &mut repaired, report, cancel)?;
-    repaired.packs_added = added.packs.len() as u64;
-    if !added.packs.is_empty() {
-        repo.publish_index(&added)?;
-    }
+    let (added, keys) = read_unlisted(repo, &sound, &listed, &mut repaired, report, cancel)?;
+    repaired.packs_added = added.len() as u64;
+    publish_proven(repo, added, &keys)?;
     drop_lost(repo, sound, &listed, &condemned, &mut repaired, report)?;
     // Everything that a broken index object could have listed and that still exists was just read from the
     // packs themselves. Where a pack could not be read, the broken object would not have helped either.
@@ -82,31 +80,29 @@ pub fn repair_index(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> 
     Ok(repaired)
 }
 
-/// Packs that no sound index object lists, as they describe themselves.
+/// Packs that no sound index object lists, as they describe themselves, and their data keys. Condemned ones too:
+/// one of them may be needed after all, and nobody relies on it for being listed.
 fn read_unlisted(
     repo: &Repository,
     sound: &[(IndexId, IndexObject)],
     listed: &HashMap<PackId, u64>,
-    condemned: &HashSet<PackId>,
     repaired: &mut Repaired,
     report: &dyn Report,
     cancel: &Cancel,
-) -> Result<IndexObject> {
+) -> Result<(Vec<IndexedPack>, HashMap<DataKeyId, WrappedKey>)> {
     let known: HashSet<PackId> = sound.iter().flat_map(|(_, o)| &o.packs).map(|p| p.id).collect();
-    let mut unlisted: Vec<_> = listed.iter().filter(|(id, _)| !known.contains(id) && !condemned.contains(id)).collect();
+    let mut unlisted: Vec<_> = listed.iter().filter(|(id, _)| !known.contains(id)).collect();
     unlisted.sort();
     report.task("Reading packs", Unit::Things, Some(unlisted.len() as u64));
-    let mut object = IndexObject::default();
+    let (mut packs, mut keys) = (Vec::new(), HashMap::new());
     for (done, (&id, &size)) in unlisted.into_iter().enumerate() {
         cancel.check()?;
         match repo.read_pack(id, size) {
             Ok(read) => {
-                if !object.keys.iter().any(|k| k.id == read.key.id) {
-                    object.keys.push(read.key);
-                }
-                object.packs.push(read.indexed);
+                keys.insert(read.key.id, read.key);
+                packs.push(read.indexed);
             }
-            Err(e) if e.kind() == Kind::Damaged => {
+            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Storage) => {
                 repaired.problems.push(Problem::new(object_name(id), &e));
             }
             Err(e) if e.kind() == Kind::NotFound => {}
@@ -114,7 +110,7 @@ fn read_unlisted(
         }
         report.progress(done as u64 + 1);
     }
-    Ok(object)
+    Ok((packs, keys))
 }
 
 /// Drops packs that are gone, or whose trailer no longer agrees, from the sound index objects.

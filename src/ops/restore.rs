@@ -63,7 +63,7 @@ pub fn restore(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Restored> {
-    let indexed = repo.index(report)?;
+    let indexed = repo.index_to_read(report)?;
     let reader = Reader::new(&indexed)?;
     let work = Work { reader: &reader, env: repo.env.as_ref(), memory_bytes, report, cancel };
     let mut restored = Restored { id: snapshot.id, parts: 1, bytes: 0, failed: 0, damaged: 0 };

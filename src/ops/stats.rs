@@ -34,7 +34,7 @@ pub struct Stats {
 /// # Errors
 /// `Damaged`, `WrongKey`, `Storage`.
 pub fn stats(repo: &Repository, report: &dyn Report) -> Result<Stats> {
-    repo.index(report)?;
+    repo.index_to_read(report)?;
     let (snapshots, unreadable) = repo.snapshots()?;
     for (id, error) in unreadable {
         report.problem(crate::report::Problem::new(crate::format::manifest::object_name(id), &error).harming([id]));

@@ -115,7 +115,7 @@ pub fn end_dead_sessions(repo: &Repository, except: SnapshotId) -> Result<Vec<Li
 fn fence(repo: &Repository, id: SnapshotId) -> Result<()> {
     let name = manifest::object_name(id);
     let sealed =
-        repo.keys.index.seal(repo.env.as_ref(), &associated_data(ObjectKind::Session, repo.id, name.as_bytes()), b"{}");
+        repo.keys.index.seal(repo.env.as_ref(), &associated_data(ObjectKind::Session, repo.id, name.as_bytes()), b"");
     match repo.storage.put_new(&name, &manifest::encode_fence(&sealed)) {
         Err(e) if e.kind() != Kind::AlreadyExists => Err(e),
         _ => Ok(()),

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::format::keyslot::{self, Epoch, Kdf, KeySlot, SecretBytes, SlotKeys, SlotKind};
+use crate::format::limits::NAME_BYTES_MAX;
 use crate::format::pack::WrappedKey;
 use crate::format::{Malformed, ObjectKind, associated_data};
 use crate::id::{DataKeyId, RepoId, SlotId};
@@ -221,6 +222,12 @@ impl Keys {
     pub fn write_slot(&self, storage: &dyn Storage, env: &dyn Env, id: SlotId, new: NewSlot<'_>) -> Result<()> {
         let NewSlot { kind, label, passphrase, cost } = new;
         self.require_full("making a key slot")?;
+        if label.len() > NAME_BYTES_MAX {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("the label has {} bytes, the limit is {NAME_BYTES_MAX}", label.len()),
+            ));
+        }
         let mut salt = [0; 16];
         env.fill_random(&mut salt);
         let KdfCost { memory_kib, passes, lanes } = cost;

@@ -56,6 +56,8 @@ pub struct InitOptions {
 pub const CHUNK_BYTES: u32 = 64 << 10;
 /// The default pack size.
 pub const PACK_BYTES: u64 = 16 << 20;
+/// Index objects that are held while the local cache is filled.
+const OBJECTS_AT_ONCE: usize = 256;
 /// Average chunk of a recipe: small, since a recipe changes where its stream does.
 const RECIPE_CHUNK_BYTES: u32 = 8 << 10;
 
@@ -219,7 +221,11 @@ impl Repository {
     pub fn publish_index(&self, object: &IndexObject) -> Result<IndexId> {
         let id = IndexId::random(self.env.as_ref());
         let name = crate::format::index::object_name(id);
-        self.storage.put_new(&name, &self.seal_object(ObjectKind::Index, &name, &object.encode()))?;
+        let plain = object.encode();
+        if IndexObject::decode(&plain).as_ref() != Ok(object) {
+            return Err(Error::new(Kind::Failed, format!("{name} would not be readable; it was not written")));
+        }
+        self.storage.put_new(&name, &self.seal_object(ObjectKind::Index, &name, &plain))?;
         self.cache.add(id, object)?;
         Ok(id)
     }
@@ -261,15 +267,16 @@ impl Repository {
     /// `Busy` when somebody else published it first; `Storage`.
     pub fn publish_generation(&self, number: u64, state: &Generation) -> Result<()> {
         let name = generation_name(number);
-        self.storage.put_new(&name, &self.seal_object(ObjectKind::Generation, &name, &state.encode())).map_err(
-            |error| match error.kind() {
-                Kind::AlreadyExists => {
-                    Error::new(Kind::Busy, format!("another prune published {name} first; nothing was deleted"))
-                        .hint("let it finish, then run prune again")
-                }
-                _ => error,
-            },
-        )
+        let object = self.seal_object(ObjectKind::Generation, &name, &state.encode());
+        self.storage.put_new(&name, &object).map_err(|error| match error.kind() {
+            Kind::AlreadyExists => {
+                Error::new(Kind::Busy, format!("another prune or check published {name} first; nothing was deleted"))
+                    .hint("let it finish, then try again")
+            }
+            _ => error,
+        })?;
+        // Only the newest counts; the one before stays for the curious.
+        if number > 2 { self.storage.delete(&generation_name(number - 2)) } else { Ok(()) }
     }
 
     /// Brings the local cache up to date with the storage's index objects and reads the newest
@@ -282,6 +289,20 @@ impl Repository {
             Kind::Damaged => e.hint("`alluvium repair index` publishes a new one"),
             _ => e,
         })?;
+        self.index_at(number, state, report)
+    }
+
+    /// As [`index`](Self::index), for reading only: an unreadable generation keeps nobody from a restore, since
+    /// what it says is for writers.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn index_to_read(&self, report: &dyn Report) -> Result<Indexed<'_>> {
+        let (number, state) = self.probe_generation()?;
+        let state = state.unwrap_or_else(|e| {
+            report.problem(Problem::new(generation_name(number), &e));
+            Generation::default()
+        });
         self.index_at(number, state, report)
     }
 
@@ -305,22 +326,35 @@ impl Repository {
         }
         let mut problems = Vec::new();
         let mut done = 0;
-        let objects = missing.into_iter().filter_map(|id| {
-            done += 1;
-            report.progress(done);
-            match self.read_index_object(id) {
-                Ok(object) => Some(Ok((id, object))),
-                // Replaced since it was listed; what replaced it was durable before, so it is in this listing or the next.
-                Err(e) if e.kind() == Kind::NotFound => None,
-                Err(e) if e.kind() == Kind::Damaged => {
-                    let object = crate::format::index::object_name(id);
-                    problems.push(Problem::new(object, &e));
-                    None
+        for group in missing.chunks(OBJECTS_AT_ONCE) {
+            let mut objects = Vec::new();
+            for &id in group {
+                match self.read_index_object(id) {
+                    Ok(object) => objects.push((id, object)),
+                    // Replaced since it was listed; what replaced it was durable before, so it is in this listing
+                    // or the next.
+                    Err(e) if e.kind() == Kind::NotFound => {}
+                    // One bad block of a disk is no reason to do without all that the others list.
+                    Err(e) => problems.push(Problem::new(crate::format::index::object_name(id), &e)),
                 }
-                Err(e) => Some(Err(e)),
             }
-        });
-        self.cache.add_all(objects)?;
+            done += group.len() as u64;
+            report.progress(done);
+            if let Err(e) = self.cache.add_all(objects.iter().cloned().map(Ok)) {
+                if e.kind() != Kind::Damaged {
+                    return Err(e);
+                }
+                // One contradicts what is known: the others are added without it.
+                for (id, object) in &objects {
+                    match self.cache.add(*id, object) {
+                        Err(e) if e.kind() == Kind::Damaged => {
+                            problems.push(Problem::new(crate::format::index::object_name(*id), &e))
+                        }
+                        other => other?,
+                    }
+                }
+            }
+        }
         let gone: Vec<_> = loaded.difference(&listed).copied().collect();
         if !gone.is_empty() {
             self.cache.remove(&gone)?;

@@ -189,7 +189,8 @@ impl<'s> Shelf<'s> {
     }
 
     fn publish(&self, packs: Vec<IndexedPack>) -> Result<()> {
-        let object = IndexObject { supersedes: Vec::new(), keys: vec![self.session.key.wrapped.clone()], packs };
+        let object = IndexObject { keys: vec![self.session.key.wrapped.clone()], packs };
+        self.session.check_alive()?;
         self.session.repo().publish_index(&object)?;
         self.session.indexed_now(object.packs.iter().flat_map(|p| &p.entries).map(|e| &e.id));
         Ok(())

@@ -5,6 +5,7 @@ use crate::env::Cancel;
 use crate::error::Result;
 use crate::format::keyslot::SlotKind;
 use crate::format::manifest::{Header, Manifest};
+use crate::format::pack::object_name;
 use crate::id::{PackId, SnapshotId};
 use crate::report::Report;
 
@@ -56,9 +57,11 @@ fn store_again(
 ) -> Result<()> {
     let indexed = &session.indexed;
     let reader = Reader::new(indexed)?;
-    let entries = indexed.repo.cache.entries(&pack)?;
+    // From the pack itself: the cache may be another process's ruin.
+    let size = indexed.repo.storage.stat(&object_name(pack))?.unwrap_or(0);
+    let entries = indexed.repo.read_pack(pack, size)?.indexed.entries;
     write(session, options, report, cancel, |writer| {
-        for (_, entry) in entries {
+        for entry in entries {
             cancel.check()?;
             match indexed.usable(&entry.id)? {
                 Some(location) => session.rely(location.pack),

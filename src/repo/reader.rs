@@ -76,7 +76,7 @@ impl<'r> Reader<'r> {
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = match &mut *fresh {
             Some(fresh) => fresh,
-            none => none.insert(self.indexed.repo.index(&Silent)?),
+            none => none.insert(self.indexed.repo.index_to_read(&Silent)?),
         };
         let mut copies = fresh.copies(id)?;
         copies.retain(|copy| !tried.iter().any(|t| t.pack == copy.pack));
@@ -94,8 +94,12 @@ impl<'r> Reader<'r> {
         for copy in copies {
             match self.copy(id, copy) {
                 Ok(raw) => return Ok(Ok(raw)),
-                Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {
+                Err(e) if e.kind() == Kind::NotFound => {
                     problem.get_or_insert(e.as_kind(Kind::Damaged));
+                }
+                // Damaged, or on a bad block of the disk: another copy may be whole.
+                Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Storage) => {
+                    problem.get_or_insert(e);
                 }
                 Err(e) => return Err(e),
             }
@@ -281,7 +285,8 @@ impl<'r> Reader<'r> {
             let len = (range.end - range.start) as usize;
             match self.indexed.repo.storage.get_range(&pack::object_name(range.pack), u64::from(range.start), len) {
                 Ok(bytes) => range.bytes = bytes,
-                Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => {}
+                // Looked for elsewhere, and told when it is nowhere.
+                Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged | Kind::Storage) => {}
                 Err(e) => return Err(e),
             }
             report.count(Counter::PackReads, 1);

@@ -23,7 +23,7 @@ use crate::format::coordination::{self, Beat, beat_name, session_name};
 use crate::format::manifest::{self, Header, Manifest, SealedManifest};
 use crate::format::{ObjectKind, associated_data, pack};
 use crate::id::{BlobId, PackId, SnapshotId};
-use crate::report::Report;
+use crate::report::{Report, Silent};
 use crate::transform::seal::SealKey;
 
 use super::keys::DataKey;
@@ -132,6 +132,17 @@ impl<'r> Session<'r> {
         lock(&self.written).insert(pack, size);
     }
 
+    /// Tells a session that prune has declared dead, before it lists packs that are gone.
+    ///
+    /// # Errors
+    /// `Busy` when it is fenced; `Storage`.
+    pub fn check_alive(&self) -> Result<()> {
+        match self.repo().storage.stat(&manifest::object_name(self.id))? {
+            None => Ok(()),
+            Some(_) => Err(fenced(self.id)),
+        }
+    }
+
     /// Bytes of the packs written so far.
     pub fn written_bytes(&self) -> u64 {
         lock(&self.written).values().sum()
@@ -168,9 +179,17 @@ impl<'r> Session<'r> {
     /// Rule I5: every pack that the snapshot relies on exists with the size that the index says.
     fn check_packs(&self) -> Result<()> {
         let repo = self.repo();
-        let sizes: HashMap<PackId, u64> = repo.cache.packs()?.into_iter().map(|p| (p.id, p.size)).collect();
         let written = lock(&self.written);
         let relied = lock(&self.relied);
+        let known = || -> Result<HashMap<PackId, u64>> {
+            Ok(repo.cache.packs()?.into_iter().map(|p| (p.id, p.size)).collect())
+        };
+        let mut sizes = known()?;
+        if relied.iter().any(|id| !sizes.contains_key(id)) {
+            // Somebody else has emptied the cache: it is filled again.
+            repo.index_at(self.indexed.generation, self.indexed.state.clone(), &Silent)?;
+            sizes = known()?;
+        }
         for id in relied.iter().chain(written.keys()) {
             let name = pack::object_name(*id);
             let expected = written.get(id).or_else(|| sizes.get(id)).copied();
@@ -196,23 +215,28 @@ impl<'r> Session<'r> {
         self.check_packs()?;
         let repo = self.repo();
         let name = manifest::object_name(self.id);
+        let plain = manifest.encode();
+        if Manifest::decode(&plain).as_ref() != Ok(manifest) {
+            return Err(Error::new(Kind::Failed, "the manifest would not be readable; nothing was published")
+                .hint("a name is longer than 4096 bytes, or there are too many files: take several snapshots"));
+        }
         let seal = |kind, key: &SealKey, name: &[u8], plain: &[u8]| {
             key.seal(repo.env.as_ref(), &associated_data(kind, repo.id, name), plain)
         };
         let header = seal(ObjectKind::ManifestHeader, &repo.keys.index, name.as_bytes(), &header.encode());
         let body_name = manifest::body_name(&name, &self.key.wrapped, &header);
-        let body = seal(ObjectKind::ManifestBody, &self.key.key, &body_name, &manifest.encode());
+        let body = seal(ObjectKind::ManifestBody, &self.key.key, &body_name, &plain);
         let object = SealedManifest { key: self.key.wrapped.clone(), header: &header, body: &body }.encode();
         repo.storage.put_new(&name, &object).map_err(|error| match error.kind() {
-            Kind::AlreadyExists => Error::new(Kind::Busy, format!("prune took session {} for dead and fenced it; nothing was published", self.id))
-                .hint("this happens when a writer gave no sign of life for long (a suspended machine, a wrong clock); take the snapshot again"),
+            Kind::AlreadyExists => fenced(self.id),
             _ => error,
         })?;
         if let Some(beat) = self.beat.take() {
             beat.stop();
         }
         remove(repo, self.id);
-        repo.cache.put_manifest(&self.id, &object)?;
+        // It is published, whatever the cache says.
+        let _ = repo.cache.put_manifest(&self.id, &object);
         Ok(self.id)
     }
 }
@@ -225,6 +249,12 @@ impl Drop for Session<'_> {
             remove(self.indexed.repo, self.id);
         }
     }
+}
+
+fn fenced(id: SnapshotId) -> Error {
+    Error::new(Kind::Busy, format!("prune took session {id} for dead and fenced it; nothing was published")).hint(
+        "this happens when a writer gave no sign of life for long (a suspended machine, a wrong clock); take the snapshot again",
+    )
 }
 
 /// Removes a session's objects, heartbeat last: a heartbeat without a session means nothing. What can't

@@ -40,9 +40,21 @@ impl Repository {
     /// # Errors
     /// `WrongKey` from a write-only slot; `Storage`.
     pub fn snapshots(&self) -> Result<Readable<Snapshot>> {
+        self.sorted_snapshots(false)
+    }
+
+    /// As [`snapshots`](Self::snapshots), each read from the storage even where the cache has it.
+    ///
+    /// # Errors
+    /// As [`snapshots`](Self::snapshots).
+    pub fn snapshots_afresh(&self) -> Result<Readable<Snapshot>> {
+        self.sorted_snapshots(true)
+    }
+
+    fn sorted_snapshots(&self, afresh: bool) -> Result<Readable<Snapshot>> {
         self.keys.require_full("reading snapshots")?;
         let (mut snapshots, unreadable) =
-            self.published(|id, sealed| Ok(Snapshot { id, manifest: self.open_manifest(id, sealed)? }))?;
+            self.published(afresh, |id, sealed| Ok(Snapshot { id, manifest: self.open_manifest(id, sealed)? }))?;
         snapshots.sort_by_key(|s| (std::cmp::Reverse(s.manifest.time), s.id));
         Ok((snapshots, unreadable))
     }
@@ -52,7 +64,7 @@ impl Repository {
     /// # Errors
     /// `Storage`.
     pub fn headers(&self) -> Result<Readable<(SnapshotId, Header)>> {
-        self.published(|id, sealed| {
+        self.published(false, |id, sealed| {
             let name = manifest::object_name(id);
             let plain = self
                 .keys
@@ -68,7 +80,7 @@ impl Repository {
     /// # Errors
     /// `NotFound`, `Damaged`, `WrongKey`, `Storage`.
     pub fn snapshot(&self, id: SnapshotId) -> Result<Snapshot> {
-        self.open_published(id, &|id, sealed| Ok(Snapshot { id, manifest: self.open_manifest(id, sealed)? }))?
+        self.open_published(id, false, &|id, sealed| Ok(Snapshot { id, manifest: self.open_manifest(id, sealed)? }))?
             .ok_or_else(|| Error::new(Kind::NotFound, format!("{id} is the fence of a dead session, not a snapshot")))
     }
 
@@ -88,12 +100,16 @@ impl Repository {
         Manifest::decode(&plain).map_err(|e| e.in_object(&name))
     }
 
-    fn published<T>(&self, open: impl Fn(SnapshotId, &SealedManifest<'_>) -> Result<T>) -> Result<Readable<T>> {
+    fn published<T>(
+        &self,
+        afresh: bool,
+        open: impl Fn(SnapshotId, &SealedManifest<'_>) -> Result<T>,
+    ) -> Result<Readable<T>> {
         let listed = self.list_snapshots()?;
         self.cache.retain_manifests(&listed)?;
         let (mut found, mut unreadable) = (Vec::new(), Vec::new());
         for id in listed {
-            match self.open_published(id, &open) {
+            match self.open_published(id, afresh, &open) {
                 Ok(opened) => found.extend(opened),
                 // Forgotten since it was listed.
                 Err(e) if e.kind() == Kind::NotFound => {}
@@ -109,14 +125,23 @@ impl Repository {
     fn open_published<T>(
         &self,
         id: SnapshotId,
+        afresh: bool,
         open: &impl Fn(SnapshotId, &SealedManifest<'_>) -> Result<T>,
     ) -> Result<Option<T>> {
         let name = manifest::object_name(id);
         let open = |bytes: &[u8]| match manifest::decode(bytes).map_err(|e| e.in_object(&name))? {
             Published::Manifest(sealed) => open(id, &sealed).map(Some),
-            Published::Fence => Ok(None),
+            Published::Fence(sealed) => {
+                let associated = associated_data(ObjectKind::Session, self.id, name.as_bytes());
+                self.keys
+                    .index
+                    .open(&associated, sealed)
+                    .ok_or_else(|| Error::damaged(&name, "neither a manifest nor a fence"))?;
+                Ok(None)
+            }
         };
-        if let Some(bytes) = self.cache.manifest(&id)?
+        if !afresh
+            && let Some(bytes) = self.cache.manifest(&id)?
             && let Ok(opened) = open(&bytes)
         {
             return Ok(opened);

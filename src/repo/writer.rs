@@ -93,12 +93,21 @@ pub fn write<T>(
     let tally = Tally::default();
     let shelf = Shelf::new(session, report);
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let blobs_waiting_max = (options.memory_bytes / 16 / repo.parameters.chunks.max as usize).clamp(2, BLOBS_WAITING);
+    if repo.parameters.pack_bytes.saturating_mul(5) > options.memory_bytes as u64 {
+        let packs = repo.parameters.pack_bytes >> 20;
+        return Err(Error::new(
+            Kind::Usage,
+            format!("packs of {packs} MiB need more memory than {} MiB", options.memory_bytes >> 20),
+        )
+        .hint(format!("say --memory {}M or more", packs * 6)));
+    }
     let roomy = options.memory_bytes >= MEMORY_BYTES;
 
     let result = std::thread::scope(|scope| {
         let (jobs, jobs_waiting) = bounded::<Job>(2 * threads + 16);
         let (done, results) = unbounded();
-        let (blobs, blobs_waiting) = bounded::<SealedBlob>(BLOBS_WAITING);
+        let (blobs, blobs_waiting) = bounded::<SealedBlob>(blobs_waiting_max);
         let (packs, packs_waiting) = bounded(0);
         for _ in 0..threads {
             let worker =

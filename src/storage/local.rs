@@ -338,6 +338,10 @@ impl Storage for Local {
         self.delete_object(name).map_err(|error| self.failed("delete", name, error))
     }
 
+    fn fills_up(&self) -> bool {
+        true
+    }
+
     fn location(&self) -> String {
         self.path.display().to_string()
     }

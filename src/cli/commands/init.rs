@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::ops::prune::put_reserve;
 use crate::repo::{InitOptions, Repository};
 use crate::storage::Storage;
@@ -26,7 +26,7 @@ pub fn init(context: &mut Context<'_>, arguments: &Init) -> Result<Outcome> {
     };
     // Before anything is made: without a passphrase no empty folder stays behind.
     let passphrase = context.passphrase(true)?;
-    let storage = Local::create(place)?;
+    let storage = Local::create(place).map_err(|e| e.as_kind(Kind::Failed))?;
     let env = context.env.as_ref();
     let id = Repository::init(&storage, env, &passphrase, &arguments.label, options)?;
     put_reserve(&storage, env)?;

@@ -1,0 +1,161 @@
+//! What a reader of the code found wrong once, as tests: each failed before it was mended.
+
+use std::sync::Arc;
+
+use alluvium::env::Cancel;
+use alluvium::error::Kind;
+use alluvium::format::coordination::generation_name;
+use alluvium::format::keyslot::SlotKind;
+use alluvium::ops::check::{Subset, check};
+use alluvium::ops::{key, repair};
+use alluvium::repo::{InitOptions, Repository};
+use alluvium::report::Silent;
+use alluvium::storage::Storage;
+use alluvium::storage::fault::{Effect, Fault, Operation, on};
+use alluvium::storage::memory::Memory;
+use jiff::SignedDuration;
+
+use crate::support::{CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, pruned, restored, take};
+
+fn problems(repo: &Repository) -> Vec<alluvium::report::Problem> {
+    check(repo, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check").problems
+}
+
+/// Another process that shares the cache may empty it while prune works: prune deletes nothing that is needed.
+#[test]
+fn prune_survives_a_cache_that_is_emptied_under_it() {
+    let (storage, world) = (Memory::new(), World::new(51));
+    init(storage.clone(), &world);
+    let folder = tempfile::tempdir().expect("tempdir");
+    let cached = |storage: Arc<dyn Storage>| {
+        Repository::open(storage, Arc::clone(&world) as _, PASSPHRASE, Some(folder.path())).expect("open")
+    };
+    let repo = cached(Arc::new(storage.clone()));
+    for day in 0..4 {
+        take(&repo, "shop", &noise(200_000, day)).expect("take");
+        world.pass(SignedDuration::from_hours(24));
+    }
+    let (snapshots, _) = repo.snapshots().expect("snapshots");
+    forget_ids(&repo, &[snapshots[3].id]).expect("forget");
+    // At each call that prune makes, the cache is emptied once.
+    for call in 0..200 {
+        let copy = storage.fork();
+        let fault = Fault::new(copy.clone());
+        let repo = cached(Arc::new(fault.clone()));
+        let other = cached(Arc::new(copy.clone()));
+        let first = fault.operations();
+        let emptied = move |c: &alluvium::storage::fault::Call| {
+            if c.index == first + call {
+                other.cache.invalidate().expect("invalidate");
+            }
+            false
+        };
+        fault.when(emptied, Effect::Fail);
+        let _ = pruned(&repo);
+        let ended = fault.operations() < first + call;
+        let whole = open(copy, &world).expect("open");
+        for (n, snapshot) in whole.snapshots().expect("snapshots").0.iter().enumerate() {
+            let data = restored(&whole, snapshot).unwrap_or_else(|e| panic!("emptied at call {call}: {e}"));
+            assert!(data == noise(200_000, 3 - n as u64), "emptied at call {call}");
+        }
+        if ended {
+            return;
+        }
+    }
+}
+
+/// What is condemned and needed after all is listed again when the index is lost.
+#[test]
+fn repair_lists_condemned_packs_too() {
+    let (storage, world) = (Memory::new(), World::new(52));
+    let repo = init(storage.clone(), &world);
+    key::add(&repo, SlotKind::WriteOnly, "", b"write", CHEAP).expect("key add");
+    let data = noise(300_000, 1);
+    let old = take(&repo, "shop", &data).expect("take").id;
+    take(&repo, "other", &dump(100, 0)).expect("take");
+    world.pass(SignedDuration::from_hours(24));
+    // Condemned while a session runs that may rely on it, and so kept.
+    let session = alluvium::repo::session::Writing { host: "h".into(), purpose: "snapshot".into() };
+    let running = alluvium::repo::session::Session::begin(&repo, &session, &Silent).expect("begin");
+    let copy = open(storage.clone(), &world).expect("open");
+    let again = open(storage.clone(), &world).expect("open");
+    drop(running);
+    let writer = alluvium::repo::session::Session::begin(&copy, &session, &Silent).expect("begin");
+    forget_ids(&repo, &[old]).expect("forget");
+    assert!(pruned(&repo).expect("prune").waiting_packs > 0);
+    drop(writer);
+    for name in storage.names().into_iter().filter(|n| n.starts_with("index/")) {
+        storage.delete(&name).expect("delete");
+    }
+    let repaired = repair::repair_index(&again, &Silent, &Cancel::new()).expect("repair");
+    assert_eq!(repaired.packs_added as usize, storage.names().iter().filter(|n| n.starts_with("packs/")).count());
+    assert!(problems(&again).is_empty());
+    pruned(&again).expect("prune");
+    assert!(problems(&again).is_empty());
+}
+
+/// A generation is for writers: when it is damaged, restores go on.
+#[test]
+fn a_damaged_generation_keeps_nobody_from_a_restore() {
+    let (storage, world) = (Memory::new(), World::new(53));
+    let repo = init(storage.clone(), &world);
+    let data = noise(300_000, 1);
+    let old = take(&repo, "shop", &noise(300_000, 2)).expect("take").id;
+    world.pass(SignedDuration::from_hours(24));
+    take(&repo, "shop", &data).expect("take");
+    forget_ids(&repo, &[old]).expect("forget");
+    pruned(&repo).expect("prune");
+    storage.tamper(&generation_name(1), |bytes| bytes[40] ^= 1).expect("tamper");
+    let snapshot = repo.snapshots().expect("snapshots").0.remove(0);
+    assert_eq!(restored(&repo, &snapshot).expect("restore"), data);
+    assert_eq!(take(&repo, "shop", &data).expect_err("a writer must know it").kind(), Kind::Damaged);
+    repair::repair_index(&repo, &Silent, &Cancel::new()).expect("repair");
+    take(&repo, "shop", &data).expect("take");
+    assert!(problems(&repo).is_empty());
+}
+
+/// A number that can't be counted on from is an object that does not belong, not the end of the program.
+#[test]
+fn a_generation_of_an_impossible_number_is_no_generation() {
+    let (storage, world) = (Memory::new(), World::new(54));
+    let repo = init(storage.clone(), &world);
+    take(&repo, "shop", &dump(100, 0)).expect("take");
+    let name = generation_name(u64::MAX);
+    storage.put_new(&name, b"x").expect("put");
+    take(&repo, "shop", &dump(100, 1)).expect("take");
+    assert!(problems(&repo).iter().any(|p| p.object == name));
+}
+
+/// What could not be read back is not written: a label, a name.
+#[test]
+fn what_is_too_long_to_be_read_is_not_written() {
+    let (storage, world) = (Memory::new(), World::new(55));
+    let long = "l".repeat(5000);
+    let sizes = InitOptions { kdf: CHEAP, ..InitOptions::default() };
+    let refused = Repository::init(&storage, world.as_ref(), PASSPHRASE, &long, sizes).expect_err("refused");
+    assert_eq!(refused.kind(), Kind::Usage);
+    assert!(storage.names().is_empty(), "{:?}", storage.names());
+    let repo = init(storage, &world);
+    assert_eq!(key::add(&repo, SlotKind::Full, &long, b"x", CHEAP).expect_err("refused").kind(), Kind::Usage);
+}
+
+/// A bad block of a disk is damage of one object: check goes on, and restores use other copies.
+#[test]
+fn a_disk_that_cannot_read_one_pack_ends_neither_check_nor_healing() {
+    let world = World::new(56);
+    let fault = Fault::new(Memory::new());
+    let repo = init(fault.clone(), &world);
+    let data = noise(200_000, 1);
+    take(&repo, "shop", &data).expect("take");
+    let pack = fault.inner().names().into_iter().find(|n| n.starts_with("packs/")).expect("a pack");
+    let bad = pack.clone();
+    fault.when(move |c| c.name == bad && matches!(c.operation, Operation::Get | Operation::GetRange), Effect::Fail);
+    let found = problems(&repo);
+    assert!(found.iter().any(|p| p.object == pack && !p.snapshots.is_empty()), "{found:?}");
+    world.pass(SignedDuration::from_hours(24));
+    take(&repo, "shop", &data).expect("take again");
+    for snapshot in repo.snapshots().expect("snapshots").0 {
+        assert_eq!(restored(&repo, &snapshot).expect("restore"), data);
+    }
+    let _ = on(Operation::Get, "packs/");
+}
