@@ -38,7 +38,9 @@ pub fn generation_name(generation: u64) -> String {
 /// The number in a generation's name.
 pub fn generation_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix(GENERATION_PREFIX)?;
-    (digits.len() == 20).then(|| digits.parse().ok())?
+    // `parse` alone would let a plus sign through.
+    let plain = digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit());
+    plain.then(|| digits.parse().ok())?
 }
 
 /// A writer at work. The object's existence says that packs may appear that no manifest names yet.
