@@ -12,7 +12,7 @@ as_root() {
 need=()
 ls -d /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need+=(postgresql)
 command -v psql >/dev/null || need+=(postgresql-client)
-command -v cc >/dev/null || need+=(build-essential)
+command -v c++ >/dev/null || need+=(build-essential)
 # The time zones that retention is tested in, and tools whose output is recognised.
 [ -e /usr/share/zoneinfo/Europe/Amsterdam ] || need+=(tzdata)
 command -v gzip >/dev/null || need+=(gzip)

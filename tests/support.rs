@@ -132,3 +132,8 @@ pub fn noise(n: usize, seed: u64) -> Vec<u8> {
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
 }
+
+/// True when somebody asked for the committed seeds and golden repositories to be written anew.
+pub fn regenerating() -> bool {
+    std::env::var_os("ALLUVIUM_REGENERATE").is_some()
+}

@@ -43,8 +43,9 @@ pub fn generation_name(generation: u64) -> String {
 /// The number in a generation's name.
 pub fn generation_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix(GENERATION_PREFIX)?;
-    // Numbers that could not be counted on from are nobody's.
-    (digits.len() == 20).then(|| digits.parse().ok())?.filter(|n| *n < u64::MAX / 2)
+    // `parse` alone would let a plus sign through; and numbers that could not be counted on from are nobody's.
+    let plain = digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit());
+    plain.then(|| digits.parse().ok())?.filter(|n| *n < u64::MAX / 2)
 }
 
 /// A writer at work. The object's existence says that packs may appear that no manifest names yet.

@@ -111,16 +111,23 @@ impl KeySlot {
     /// # Errors
     /// Not a slot; another version; costs out of bounds.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let slot: Self = from_json(bytes)?;
-        if slot.magic != MAGIC {
+        // As in the config: a newer slot may have fields that are unknown here.
+        #[derive(Deserialize)]
+        struct Front {
+            magic: String,
+            version: u16,
+        }
+        let front: Front = from_json(bytes)?;
+        if front.magic != MAGIC {
             return Err(Malformed::new("not a key slot"));
         }
-        if slot.version != FORMAT_VERSION {
+        if front.version != FORMAT_VERSION {
             return Err(Malformed::new(format!(
                 "key slot of format {}, this program reads {FORMAT_VERSION}",
-                slot.version
+                front.version
             )));
         }
+        let slot: Self = from_json(bytes)?;
         let Kdf { ref name, memory_kib, passes, lanes, .. } = slot.kdf;
         if name != "argon2id" {
             return Err(Malformed::new(format!("key slot with unknown key derivation `{}`", name.escape_debug())));

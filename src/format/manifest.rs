@@ -192,6 +192,9 @@ impl Manifest {
             }
             part.recipe.check()?;
         }
+        if manifest.parts.iter().try_fold(0u64, |sum, part| sum.checked_add(part.digest.bytes)).is_none() {
+            return Err(Malformed::new("parts of more than 2^64 bytes together"));
+        }
         Ok(manifest)
     }
 
@@ -203,7 +206,7 @@ impl Manifest {
 
 /// How a snapshot's data came in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "is")]
+#[serde(rename_all = "kebab-case", tag = "is", deny_unknown_fields)]
 pub enum SourceKind {
     /// Standard input.
     Stream,
@@ -243,7 +246,7 @@ pub struct Part {
 
 /// What a part is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "is")]
+#[serde(rename_all = "kebab-case", tag = "is", deny_unknown_fields)]
 pub enum PartKind {
     /// A stream.
     Stream,
@@ -268,6 +271,7 @@ pub enum PartKind {
 
 /// What storing a snapshot took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Stored {
     /// Chunks of all parts, recipes included.
     pub chunks: u64,

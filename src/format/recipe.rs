@@ -16,6 +16,7 @@ pub const ENTRY_LEN: usize = BlobId::LEN + 4;
 
 /// A chunk of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RecipeEntry {
     /// The chunk.
     pub id: BlobId,

@@ -1,0 +1,70 @@
+//! What people write where a snapshot, a time, or a part of a check is named.
+#![no_main]
+
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+use alluvium::error::Kind;
+use alluvium::format::manifest::{Digest, Manifest, Part, PartKind, SourceKind, Stored};
+use alluvium::format::recipe::Recipe;
+use alluvium::id::SnapshotId;
+use alluvium::ops::check::Subset;
+use alluvium::ops::select::{parse_time, snapshot, snapshot_and_part};
+use alluvium::repo::snapshots::Snapshot;
+use jiff::Timestamp;
+use jiff::tz::{Offset, TimeZone};
+use libfuzzer_sys::fuzz_target;
+
+/// Newest first, as lists of snapshots are; names and parts with the signs that have a meaning.
+static SNAPSHOTS: LazyLock<Vec<Snapshot>> = LazyLock::new(|| {
+    let named = [(4, "shop"), (3, "shop"), (2, "wiki:12"), (1, "0101")];
+    named.map(|(number, name)| taken(number, name, &["shop", "a:b", "2026-01-01"])).into()
+});
+
+fn taken(number: u8, source: &str, parts: &[&str]) -> Snapshot {
+    let time = Timestamp::from_second(1_767_225_600 + i64::from(number) * 86_400).expect("a time");
+    let part = |name: &&str| Part {
+        name: (*name).to_owned(),
+        kind: PartKind::Stream,
+        digest: Digest { bytes: 0, blake3: [0; 32] },
+        recipe: Recipe::default(),
+    };
+    let manifest = Manifest {
+        time,
+        finished: time,
+        zone: "UTC".to_owned(),
+        source: source.to_owned(),
+        kind: SourceKind::Stream,
+        host: "host".to_owned(),
+        tags: BTreeSet::new(),
+        previous: None,
+        generation: 0,
+        tool: String::new(),
+        whole: None,
+        parts: parts.iter().map(part).collect(),
+        stored: Stored::default(),
+        shrunk_from: None,
+    };
+    Snapshot { id: SnapshotId([number; 16]), manifest }
+}
+
+fuzz_target!(|input: &[u8]| {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let zone = TimeZone::fixed(Offset::from_seconds(5 * 3600 + 1800).expect("an offset"));
+    if let Some(time) = parse_time(text, &zone) {
+        assert_eq!(parse_time(&time.to_string(), &zone), Some(time), "a time's own text means this time");
+    }
+    let with_part = snapshot_and_part(&SNAPSHOTS, text, &zone).map(|(found, _)| found);
+    for found in [snapshot(&SNAPSHOTS, text, &zone), with_part] {
+        match found {
+            Ok(found) => {
+                let same = snapshot(&SNAPSHOTS, &found.id.to_string(), &zone);
+                assert!(same.is_ok_and(|same| same.id == found.id), "a snapshot's id names it");
+            }
+            Err(error) => assert!(matches!(error.kind(), Kind::NotFound | Kind::Usage)),
+        }
+    }
+    if let Ok(subset) = text.parse::<Subset>() {
+        assert!((1..=subset.of).contains(&subset.part));
+    }
+});

@@ -1,0 +1,255 @@
+//! One small value of each kind at rest: what `format` breaks on purpose, and what the fuzz targets start from.
+//!
+//! The seeds are files of today's encoders in `fuzz/seeds/<target>/`. After a change of the format:
+//!
+//! ```text
+//! ALLUVIUM_REGENERATE=1 cargo test --test all regenerate -- --ignored
+//! ```
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use alluvium::format::config::{ChunkSizes, Config, Parameters};
+use alluvium::format::coordination::{
+    Beat, Condemned, Distrusted, Generation, Session, beat_name, generation_name, session_name,
+};
+use alluvium::format::index::{IndexObject, IndexedPack};
+use alluvium::format::keyslot::{Epoch, Kdf, KeySlot, SecretBytes, SlotKeys, SlotKind};
+use alluvium::format::manifest::{
+    Digest, Header, Manifest, Part, PartKind, SealedManifest, SourceKind, Stored, encode_fence,
+};
+use alluvium::format::pack::{BlobEntry, Codec, PackHeader, Trailer, WrappedKey, encode_footer};
+use alluvium::format::recipe::{self, Recipe, RecipeEntry};
+use alluvium::format::{ObjectKind, envelope};
+use alluvium::id::{BlobId, DataKeyId, PackId, RepoId, SnapshotId};
+use jiff::Timestamp;
+
+use crate::support::{noise, regenerating};
+
+fn filled<const N: usize>(start: u8) -> [u8; N] {
+    std::array::from_fn(|i| start.wrapping_add(i as u8))
+}
+
+fn time() -> Timestamp {
+    Timestamp::from_second(1_790_000_000).expect("a time")
+}
+
+pub fn wrapped_key() -> WrappedKey {
+    WrappedKey { id: DataKeyId(filled(1)), epoch: 1, kem_output: filled(2), sealed: filled(3) }
+}
+
+pub fn pack_header() -> PackHeader {
+    PackHeader { repo: RepoId(filled(4)), session: SnapshotId(filled(5)), key: wrapped_key() }
+}
+
+pub fn entry(number: u8) -> BlobEntry {
+    let codec = if number.is_multiple_of(2) { Codec::Raw } else { Codec::Zstd };
+    BlobEntry { id: BlobId(filled(number)), codec, raw_len: 4000, stored_len: 3000 + u32::from(number) }
+}
+
+pub fn trailer() -> Trailer {
+    Trailer { content: filled(6), entries: vec![entry(1), entry(2)] }
+}
+
+pub fn index() -> IndexObject {
+    let pack = |number| IndexedPack {
+        id: PackId(filled(number)),
+        size: 8192,
+        session: SnapshotId(filled(5)),
+        key: wrapped_key().id,
+        entries: vec![entry(number), entry(number + 1)],
+    };
+    IndexObject { keys: vec![wrapped_key()], packs: vec![pack(10), pack(20)] }
+}
+
+pub fn sealed_manifest() -> Vec<u8> {
+    SealedManifest { key: wrapped_key(), header: b"sealed header", body: b"sealed body" }.encode()
+}
+
+pub fn header() -> Header {
+    Header { time: time(), series: filled(8), bytes: 4000, previous: Some(SnapshotId(filled(9))) }
+}
+
+fn part(name: &str, kind: PartKind, chunks: &[u8]) -> Part {
+    let chunks: Vec<_> = chunks.iter().map(|&n| RecipeEntry { id: BlobId(filled(n)), len: 4000 }).collect();
+    let digest = Digest { bytes: 4000 * chunks.len() as u64, blake3: filled(10) };
+    Part { name: name.to_owned(), kind, digest, recipe: Recipe { depth: 0, chunks } }
+}
+
+fn manifest(kind: SourceKind, whole: Option<Digest>, parts: Vec<Part>) -> Manifest {
+    Manifest {
+        time: time(),
+        finished: time(),
+        zone: "Europe/Berlin".to_owned(),
+        source: "shop".to_owned(),
+        kind,
+        host: "db1".to_owned(),
+        tags: BTreeSet::from(["daily".to_owned()]),
+        previous: None,
+        generation: 3,
+        tool: "alluvium".to_owned(),
+        whole,
+        parts,
+        stored: Stored { chunks: 2, new_chunks: 1, new_bytes: 4000, stored_bytes: 3200 },
+        shrunk_from: None,
+    }
+}
+
+pub fn manifest_of_files() -> Manifest {
+    let parts = vec![
+        part("exports/a.csv", PartKind::File { mode: 0o640, modified: time() }, &[1, 2]),
+        part("exports", PartKind::Folder { mode: 0o750 }, &[]),
+        part("exports/latest", PartKind::Link { target: "a.csv".to_owned() }, &[]),
+    ];
+    manifest(SourceKind::Files, None, parts)
+}
+
+pub fn manifest_of_a_command() -> Manifest {
+    let part = part("shop", PartKind::Stream, &[1]);
+    let program = "pg_dump".to_owned();
+    Manifest { shrunk_from: Some(9000), ..manifest(SourceKind::Command { program }, Some(part.digest), vec![part]) }
+}
+
+pub fn slot(kind: SlotKind) -> KeySlot {
+    let kdf = Kdf { name: "argon2id".to_owned(), memory_kib: 65_536, passes: 3, lanes: 4, salt: filled(11) };
+    KeySlot::new(RepoId(filled(4)), kind, "main".to_owned(), time(), kdf, filled::<60>(12).to_vec())
+}
+
+pub fn keys(full: bool) -> SlotKeys {
+    let secret = full.then(|| SecretBytes(filled(16)));
+    let epoch = Epoch { number: 1, created: time(), public: filled(15), secret };
+    SlotKeys { chunk_id: filled(12), chunker_seed: filled(13), index: filled(14), epochs: vec![epoch] }
+}
+
+pub fn config() -> Config {
+    Config::new(RepoId(filled(4)), filled::<90>(17).to_vec())
+}
+
+pub fn parameters() -> Parameters {
+    let (chunks, recipes) = (ChunkSizes::around(1 << 16), ChunkSizes::around(1 << 13));
+    Parameters { version: 1, required_features: Vec::new(), chunks, recipes, pack_bytes: 16 << 20 }
+}
+
+pub fn session() -> Session {
+    Session { host: "db1".to_owned(), pid: 4711, purpose: "snapshot".to_owned(), started: time() }
+}
+
+pub fn beat() -> Beat {
+    Beat { count: 7, time: time(), generation: 3 }
+}
+
+pub fn generation() -> Generation {
+    let pack = PackId(filled(18));
+    let distrusted = Distrusted { pack, blobs: vec![BlobId(filled(1))] };
+    Generation { condemned: vec![Condemned { pack, size: 8192, since: 2 }], distrusted: vec![distrusted] }
+}
+
+// ---- The seeds of the fuzz targets ----
+
+/// Where the seeds lie.
+const SEEDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds");
+
+fn numbered(number: u64, rest: &[u8]) -> Vec<u8> {
+    [&number.to_le_bytes()[..], rest].concat()
+}
+
+/// Every seed: its target, its name, its bytes.
+fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let session = session().encode();
+    let id = SnapshotId([0xa7; 16]);
+    let two = [1, 2].map(|n| RecipeEntry { id: BlobId([n; 32]), len: u32::from(n) * 900 });
+    let dump = "--\n-- PostgreSQL database dump\n--\n\n\\restrict Rx0U\nSELECT 1;\n\
+        --\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict Rx0U\n\n";
+    let mysql =
+        "-- MySQL dump 10.13  Distrib 8.0\n--\nINSERT INTO t VALUES (1);\n-- Dump completed on 2026-11-22  2:00:00\n";
+    // RFC 8878: a single segment of 5 bytes; one raw block, and one of a repeated byte.
+    let raw_frame = b"\x28\xb5\x2f\xfd\x20\x05\x29\0\0hello";
+    let repeated_frame = b"\x28\xb5\x2f\xfd\x20\x05\x2b\0\0x";
+    vec![
+        ("pack", "header", pack_header().encode()),
+        ("pack", "trailer", trailer().encode()),
+        ("pack", "trailer-of-nothing", Trailer { content: [0; 32], entries: Vec::new() }.encode()),
+        ("pack", "footer", numbered(1 << 20, &encode_footer(500))),
+        ("index", "two-packs", index().encode()),
+        ("index", "empty", IndexObject::default().encode()),
+        ("manifest", "front", sealed_manifest()),
+        ("manifest", "fence", encode_fence(b"sealed")),
+        ("manifest", "header", header().encode()),
+        ("manifest", "files", manifest_of_files().encode()),
+        ("manifest", "command", manifest_of_a_command().encode()),
+        ("keyslot", "full", slot(SlotKind::Full).encode()),
+        ("keyslot", "write-only", slot(SlotKind::WriteOnly).encode()),
+        ("keyslot", "keys", keys(true).encode()),
+        ("keyslot", "keys-to-write", keys(false).encode()),
+        ("config", "config", config().encode()),
+        ("config", "parameters", parameters().encode()),
+        ("recipe", "two-chunks", recipe::encode_entries(&two)),
+        ("recipe", "one-chunk", recipe::encode_entries(&two[..1])),
+        ("coordination", "session", session.clone()),
+        ("coordination", "beat", beat().encode()),
+        ("coordination", "generation", generation().encode()),
+        ("coordination", "sealed-session", envelope::encode(ObjectKind::Session, &session)),
+        ("coordination", "sealed-index", envelope::encode(ObjectKind::Index, b"sealed")),
+        ("coordination", "session-name", session_name(id).into_bytes()),
+        ("coordination", "beat-name", beat_name(id).into_bytes()),
+        ("coordination", "generation-name", generation_name(7).into_bytes()),
+        ("coordination", "generation-name-with-a-sign", b"prune/+0000000000000000007".to_vec()),
+        ("coordination", "chunk-id", BlobId([0xa7; 32]).to_string().into_bytes()),
+        ("blob", "text", numbered(77, dump.as_bytes())),
+        ("blob", "zeros", numbered(5, &[0; 600])),
+        ("blob", "noise", numbered(1234, &noise(300, 1))),
+        ("blob", "raw-frame", numbered(5, raw_frame)),
+        ("blob", "repeated-frame", numbered(5, repeated_frame)),
+        ("sniff_verdict", "pg_dump", dump.into()),
+        ("sniff_verdict", "mysqldump", mysql.into()),
+        ("sniff_verdict", "pg_dump-custom", b"PGDMP\x01\x0e\0\x04\x08\x01\x01\x01\0\0\0\0".to_vec()),
+        ("sniff_verdict", "gzip", b"\x1f\x8b\x08\0\0\0\0\0".to_vec()),
+        ("sniff_verdict", "pgp", b"\x8c\x0d\x04\x09\x03\x02ssssssss\xff\xd2\x4b\x01".to_vec()),
+        ("select", "latest", b"latest".to_vec()),
+        ("select", "time", b"shop@2026-01-04T03:04:05.5Z".to_vec()),
+        ("select", "day-and-part", b"shop@2026-01-04:a:b".to_vec()),
+        ("select", "civil-time", b"wiki:12@2026-01-03 04:05".to_vec()),
+        ("select", "id", b"0303".to_vec()),
+        ("select", "subset", b"1/7".to_vec()),
+        ("retention", "span", b"1y6m2w3d12h".to_vec()),
+        ("retention", "count", b"unlimited".to_vec()),
+        ("retention", "history", noise(400, 2)),
+        ("retention", "long-history", noise(1200, 3)),
+        ("chunk_predict", "unchanged", [&[3, 0xff, 0x10, 3, 1, 2, 3, 4, 0, 8, 2][..], &[0; 60]].concat()),
+        ("chunk_predict", "edited", noise(200, 4)),
+        ("chunk_predict", "much-edited", noise(2000, 5)),
+    ]
+}
+
+/// Old seeds would fuzz yesterday's format.
+#[test]
+fn seeds_are_of_todays_format() {
+    let expected = seeds();
+    for (target, name, bytes) in &expected {
+        let found = std::fs::read(Path::new(SEEDS).join(target).join(name)).unwrap_or_default();
+        assert!(found == *bytes, "fuzz/seeds/{target}/{name} is old: see the head of tests/sample.rs");
+        assert!(bytes.len() < 4096, "{target}/{name} has {} bytes", bytes.len());
+    }
+    let files = std::fs::read_dir(SEEDS)
+        .expect("fuzz/seeds")
+        .flat_map(|t| std::fs::read_dir(t.expect("a target").path()).expect("seeds"));
+    assert_eq!(files.count(), expected.len(), "fuzz/seeds holds what nobody made");
+    let manifest = std::fs::read_to_string(Path::new(SEEDS).join("../Cargo.toml")).expect("fuzz/Cargo.toml");
+    for target in manifest.lines().filter_map(|l| l.strip_prefix("path = \"targets/")?.strip_suffix(".rs\"")) {
+        assert!(expected.iter().any(|(t, ..)| *t == target), "the fuzz target {target} has no seed");
+    }
+}
+
+#[test]
+#[ignore = "writes fuzz/seeds: see the head of this file"]
+fn regenerate_seeds() {
+    if !regenerating() {
+        return;
+    }
+    let _ = std::fs::remove_dir_all(SEEDS);
+    for (target, name, bytes) in seeds() {
+        let folder = Path::new(SEEDS).join(target);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join(name), bytes).expect("a seed");
+    }
+}
