@@ -392,18 +392,19 @@ proptest! {
         json(&generation, Generation::encode, Generation::decode, &flips)?;
     }
 
-    /// Never shorter, at most 12 % longer (3 % from 1 MiB on), in order, and its own padding.
+    /// Never shorter, at most 12 % longer (a 32nd from 1 MiB on), in order, and its own padding.
     #[test]
     fn padded_lengths(len in prop_oneof![0..1u64 << 12, 0..1u64 << 24, 0..1u64 << 56], more in 0..1u64 << 20) {
         let padded = padme(len);
         let over = padded.checked_sub(len).expect("never shorter");
-        prop_assert!(over * 100 <= len * if len < 1 << 20 { 12 } else { 3 }, "{} to {}", len, padded);
+        let allowed = if len < 1 << 20 { len / 25 * 3 + 1 } else { len / 32 };
+        prop_assert!(over <= allowed, "{} to {}", len, padded);
         prop_assert!(padme(len + more) >= padded);
         prop_assert_eq!(padme(padded), padded);
     }
 
     #[test]
-    fn names_of_generations_sort_like_numbers(a in any::<u64>(), b in any::<u64>(), c in 0..1000u64) {
+    fn names_of_generations_sort_like_numbers(a in 0..u64::MAX / 2, b in 0..u64::MAX / 2, c in 0..1000u64) {
         prop_assert_eq!(generation_name(a).cmp(&generation_name(b)), a.cmp(&b));
         prop_assert_eq!(generation_name(a).cmp(&generation_name(c)), a.cmp(&c));
         prop_assert_eq!(generation_of(&generation_name(a)), Some(a));

@@ -286,7 +286,7 @@ pub fn decode_footer(bytes: &[u8], pack_len: u64) -> Result<usize, Malformed> {
 
 /// The Padmé length of `len`: the next length whose binary form ends in enough zeros to leave only
 /// `log2 log2 len` bits of information (Nikitin et al., PURBs, PETS 2019, section 4). At most 12 %
-/// longer, at most 3 % from 1 MiB on.
+/// longer, at most a 32nd from 1 MiB on.
 pub fn padme(len: u64) -> u64 {
     if len < 2 {
         return len;

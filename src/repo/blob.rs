@@ -58,14 +58,10 @@ impl BlobEncoder {
     /// # Errors
     /// `Failed` when the proof fails: the machine is faulty.
     pub fn encode(&mut self, env: &dyn Env, key: &DataKey, id: BlobId, raw: &[u8]) -> Result<SealedBlob> {
-        let mut bytes = Vec::with_capacity(raw.len() / 2 + OVERHEAD);
+        let (codec, encoded) = self.compressor.compress(raw).map_or((Codec::Raw, raw), |frame| (Codec::Zstd, frame));
+        let mut bytes = Vec::with_capacity(encoded.len() + OVERHEAD);
         bytes.resize(NONCE_LEN, 0);
-        let codec = if self.compressor.compress(raw, &mut bytes) {
-            Codec::Zstd
-        } else {
-            bytes.extend_from_slice(raw);
-            Codec::Raw
-        };
+        bytes.extend_from_slice(encoded);
         let raw_len = raw.len() as u32;
         let name = blob_name(self.repo, key.wrapped.id, id, codec, raw_len);
         key.key.seal_in_place(env, &name, &mut bytes);

@@ -53,7 +53,7 @@ pub struct InitOptions {
 }
 
 /// The default average chunk; `docs/decisions/0002-chunk-size.md` has the measurements.
-pub const CHUNK_BYTES: u32 = 64 << 10;
+pub const CHUNK_BYTES: u32 = 256 << 10;
 /// The default pack size.
 pub const PACK_BYTES: u64 = 16 << 20;
 /// Index objects that are held while the local cache is filled.

@@ -247,7 +247,8 @@ impl<'r> Reader<'r> {
                 && (bytes == 0 || bytes + entry.len as usize <= BATCH_BYTES)
             {
                 bytes += entry.len as usize;
-                let location = self.indexed.copies(&entry.id)?.into_iter().find(|l| l.raw_len == entry.len);
+                // Nearly always answered from memory; what is not found so is looked for when it is needed.
+                let location = self.indexed.usable(&entry.id)?.filter(|l| l.raw_len == entry.len);
                 batch.chunks.push((*entry, location));
                 entries.next();
             }

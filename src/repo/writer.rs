@@ -53,8 +53,8 @@ pub struct WriteOptions {
 pub const MEMORY_BYTES: usize = 256 << 20;
 /// The least that packs and queues need: 96 MiB.
 pub const MEMORY_BYTES_MIN: usize = 96 << 20;
-/// The default zstd level.
-pub const LEVEL: i32 = 3;
+/// The default zstd level; `docs/decisions/0012-zstd-level.md` has the measurements.
+pub const LEVEL: i32 = 1;
 
 impl Default for WriteOptions {
     fn default() -> Self {

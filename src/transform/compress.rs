@@ -6,6 +6,7 @@ use zstd_safe::{CCtx, CParameter, DCtx, ErrorCode};
 /// Compresses chunks at one level; kept per thread, so that its tables are allocated once.
 pub struct Compressor {
     context: CCtx<'static>,
+    frame: Vec<u8>,
 }
 
 impl Compressor {
@@ -18,19 +19,17 @@ impl Compressor {
         set(CParameter::CompressionLevel(level));
         set(CParameter::ContentSizeFlag(false));
         set(CParameter::ChecksumFlag(false));
-        Self { context }
+        Self { context, frame: Vec::new() }
     }
 
-    /// Appends the frame of `raw` to `out`, and says whether it is shorter than `raw`; if not, `out`
-    /// is as it was.
-    pub fn compress(&mut self, raw: &[u8], out: &mut Vec<u8>) -> bool {
-        let front = out.len();
-        out.resize(front + raw.len(), 0);
+    /// The frame of `raw`, or `None` when it would not be shorter. It lies in a buffer that is used again.
+    pub fn compress(&mut self, raw: &[u8]) -> Option<&[u8]> {
+        if self.frame.len() < raw.len() {
+            self.frame.resize(raw.len(), 0);
+        }
         // A frame that does not fit into the raw length is of no use: zstd says so and that is all.
-        let written = self.context.compress2(&mut out[front..], raw).unwrap_or(raw.len());
-        let shorter = written < raw.len();
-        out.truncate(front + if shorter { written } else { 0 });
-        shorter
+        let written = self.context.compress2(&mut self.frame[..raw.len()], raw).ok().filter(|n| *n < raw.len())?;
+        Some(&self.frame[..written])
     }
 }
 
