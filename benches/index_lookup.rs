@@ -83,15 +83,6 @@ fn look_up(path: &Path, chunks: u64) -> Result<()> {
     let share = index.filter_misses() as f64 / misses as f64;
     say("misses answered by the filter", &format!("{:.3} %", share * 100.0));
     say("memory after lookups, peak", &format!("{} MB, {} MB", memory("VmRSS") / 1000, memory("VmHWM") / 1000));
-
-    let mut seen = 0;
-    let scan = timed(|| {
-        index.for_each_blob(|_, _| {
-            seen += 1;
-            Ok(())
-        })
-    })?;
-    say("scan in id order", &format!("{:.1} s, {seen} blobs, peak {} MB", scan.as_secs_f64(), memory("VmHWM") / 1000));
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use crate::env::{Cancel, Env, SystemEnv};
 use crate::error::{Error, Kind, Result};
 use crate::repo::snapshots::Snapshot;
 use crate::repo::writer::{LEVEL, WriteOptions};
-use crate::repo::{Repository, read_config};
+use crate::repo::{Repository, discard_cache, read_config};
 use crate::report::{Problem, Report};
 use crate::storage::local::Local;
 
@@ -64,6 +64,17 @@ impl<'c> Context<'c> {
         read_config(&storage)?;
         let passphrase = self.passphrase(false)?;
         Repository::open(Arc::new(storage), Arc::clone(&self.env), &passphrase, self.cache_folder().as_deref())
+    }
+
+    /// As [`open`](Self::open), with a new local cache: the old one may be what is broken.
+    ///
+    /// # Errors
+    /// `Busy` when somebody uses the cache; those of [`open`](Self::open).
+    pub fn open_afresh(&self) -> Result<Repository> {
+        if let Some(folder) = self.cache_folder() {
+            discard_cache(&Local::open(self.place()?)?, &folder)?;
+        }
+        self.open()
     }
 
     /// The repository's passphrase; `new` when it is being chosen.

@@ -271,12 +271,12 @@ impl<'r> Survey<'r> {
         for pack in &self.packs {
             plan.bytes += pack.size;
             plan.used_bytes += pack.used_bytes;
-            if !pack.needed {
+            if pack.needed {
+                partly.push(pack);
+            } else {
                 plan.unused_packs += 1;
                 plan.unused_bytes += pack.size;
                 unused.push(pack.id);
-            } else {
-                partly.push(pack);
             }
         }
         let repack = self.choose_repack(&mut partly, plan.used_bytes, options.max_unused);
@@ -615,7 +615,7 @@ pub fn replace(
 ///
 /// # Errors
 /// `Damaged` when the proof fails, `Storage`.
-pub fn publish_proven(
+pub(super) fn publish_proven(
     repo: &Repository,
     mut packs: Vec<IndexedPack>,
     keys: &HashMap<DataKeyId, WrappedKey>,

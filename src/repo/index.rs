@@ -243,17 +243,6 @@ impl Index {
         }
     }
 
-    /// A copy of the blob: the reader's question. `None` means that the file does not have it now.
-    ///
-    /// # Errors
-    /// See [`Index`].
-    pub fn locate(&self, id: &BlobId) -> Result<Option<Location>> {
-        match self.find_recent(id) {
-            Some(location) => Ok(Some(location)),
-            None => Ok(self.copies(id)?.first().copied()),
-        }
-    }
-
     /// Every copy of the blob that the file has now, oldest first: for a reader whose first choice is damaged.
     ///
     /// # Errors
@@ -296,19 +285,6 @@ impl Index {
                 Ok(())
             })?;
             Ok(entries)
-        })?)
-    }
-
-    /// Every stored blob in the order of the ids, once for each copy, as of one moment. Reads the blocks
-    /// once for each million blobs: sequential work within bounded memory and without temporary files,
-    /// since prune must run on a full disk. `each` must not call this index.
-    ///
-    /// # Errors
-    /// Those of `each`; see [`Index`].
-    pub fn for_each_blob(&self, mut each: impl FnMut(BlobId, Location) -> Result<()>) -> Result<()> {
-        Ok(self.reading(|connection| {
-            let snapshot = connection.unchecked_transaction()?;
-            rows::for_each_blob(&snapshot, &mut each)
         })?)
     }
 

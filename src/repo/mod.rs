@@ -23,7 +23,7 @@ pub mod snapshots;
 pub mod writer;
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::env::Env;
@@ -149,7 +149,7 @@ impl Repository {
             return Err(Error::damaged("config", "its plain part was altered"));
         }
         let cache = match cache_folder {
-            Some(folder) => Index::open(&folder.join(id.to_string()).join("index.sqlite"), id)?,
+            Some(folder) => Index::open(&cache_file(folder, id), id)?,
             None => Index::in_memory(id)?,
         };
         Ok(Self { storage, env, id, parameters, keys, cache })
@@ -348,7 +348,7 @@ impl Repository {
                 for (id, object) in &objects {
                     match self.cache.add(*id, object) {
                         Err(e) if e.kind() == Kind::Damaged => {
-                            problems.push(Problem::new(crate::format::index::object_name(*id), &e))
+                            problems.push(Problem::new(crate::format::index::object_name(*id), &e));
                         }
                         other => other?,
                     }
@@ -361,6 +361,18 @@ impl Repository {
         }
         Ok(problems)
     }
+}
+
+/// Deletes the local cache of the repository in `storage`: the cure for a damaged one.
+///
+/// # Errors
+/// `Busy` when somebody uses it; `NoRepository`, `Damaged`, `Storage`.
+pub fn discard_cache(storage: &dyn Storage, cache_folder: &Path) -> Result<()> {
+    Index::discard(&cache_file(cache_folder, read_config(storage)?.repository))
+}
+
+fn cache_file(cache_folder: &Path, id: RepoId) -> PathBuf {
+    cache_folder.join(id.to_string()).join("index.sqlite")
 }
 
 /// Reads and checks `config`.

@@ -82,7 +82,7 @@ fn summary(context: &mut Context<'_>, checked: &Checked, read: Option<Subset>) {
 /// # Errors
 /// Those of [`ops::repair::repair_index`].
 pub fn repair_index(context: &mut Context<'_>) -> Result<Outcome> {
-    let repo = context.open()?;
+    let repo = context.open_afresh()?;
     let repaired = ops::repair::repair_index(&repo, context.report, context.cancel)?;
     if context.global.json {
         context.document(to_value(&repaired));

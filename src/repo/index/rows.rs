@@ -191,44 +191,6 @@ pub(super) fn for_each_block(
     Ok(())
 }
 
-/// Every blob in the order of the ids: reads all blocks once for each [`BATCH_ENTRIES`] blobs.
-pub(super) fn for_each_blob(
-    connection: &Connection,
-    each: &mut impl FnMut(BlobId, Location) -> Result<()>,
-) -> Inner<()> {
-    let parts = totals(connection)?.blobs / BATCH_ENTRIES as u64 + 1;
-    (0..parts).try_for_each(|part| for_each_blob_of_part(connection, part, parts, each))
-}
-
-/// Those blobs whose ids begin in the given one of `parts` equal ranges, in order.
-fn for_each_blob_of_part(
-    connection: &Connection,
-    part: u64,
-    parts: u64,
-    each: &mut impl FnMut(BlobId, Location) -> Result<()>,
-) -> Inner<()> {
-    let (mut packs, mut found) = (Vec::new(), Vec::new());
-    for_each_block(connection, "blocks.number > ?1", &0, |block| {
-        packs.push((block.pack, block.key));
-        let pack = packs.len() - 1;
-        let here = block.located().filter(|(entry, _)| part_of(&entry.id, parts) == part);
-        found.extend(here.map(|(entry, location)| (entry.clone(), location.offset, pack as u32)));
-        Ok(())
-    })?;
-    // The front alone nearly always decides, and is compared much faster.
-    found.sort_unstable_by_key(|(entry, offset, pack)| (front(&entry.id), entry.id, *pack, *offset));
-    for (BlobEntry { id, codec, raw_len, stored_len }, offset, pack) in found {
-        let (pack, key) = packs[pack as usize];
-        each(id, Location { pack, key, offset, stored_len, raw_len, codec })?;
-    }
-    Ok(())
-}
-
-/// In which of `parts` equal ranges an id is; grows with the id.
-fn part_of(id: &BlobId, parts: u64) -> u64 {
-    ((u128::from(front(id)) * u128::from(parts)) >> 64) as u64
-}
-
 /// The first bytes of an id as a number in the same order.
 fn front(id: &BlobId) -> u64 {
     u64::from_be_bytes(id.0.as_chunks().0[0])
