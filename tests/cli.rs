@@ -188,7 +188,7 @@ fn exit_codes_of_wrong_usage_and_of_what_is_not_there() {
     place.run(&["init"]).expect(1);
     place.run(&["restore", "nothing"]).expect(1);
     fs::write(place.path("file"), "").expect("written");
-    let file = place.run(&["-r", "file", "init"]).expect(10);
+    let file = place.run(&["-r", "file", "init"]).expect(1);
     assert!(file.err.contains("is a file"), "{}", file.err);
     finish(place.program(&["snapshots"]).env("ALLUVIUM_PASSWORD", "wrong").spawn().expect("started")).expect(12);
     place.run(&["--help"]).expect(0);
