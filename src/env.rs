@@ -1,6 +1,7 @@
 //! Clock and entropy as parameters, so that a test or a simulation can own both.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
@@ -55,4 +56,9 @@ impl Cancel {
     pub fn check(&self) -> Result<()> {
         if self.is_cancelled() { Err(Error::new(Kind::Interrupted, "interrupted")) } else { Ok(()) }
     }
+}
+
+/// Locks a mutex. A panic of another thread does not make what it holds unreadable: counters, caches, records.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

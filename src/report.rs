@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use crate::env::lock;
+
 /// What can be counted. Tests assert work by these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Counter {
@@ -141,9 +143,4 @@ impl Report for Collect {
     fn warn(&self, text: &str) {
         lock(&self.warnings).push(text.to_owned());
     }
-}
-
-/// Locks a mutex; a panic elsewhere does not make counters unreadable.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

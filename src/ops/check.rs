@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::env::Cancel;
+use crate::env::{Cancel, lock};
 use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{
     Beat, Distrusted, GENERATION_PREFIX, Generation, SESSION_PREFIX, Session, generation_of, is_beat, session_of,
@@ -224,7 +224,7 @@ fn check_packs(
         .map(|&id| {
             cancel.check()?;
             let read = look_at(indexed, id, listed.get(&id).copied(), known.get(&id));
-            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut done = lock(&done);
             *done += 1;
             report.progress(*done);
             Ok((id, read))
@@ -341,7 +341,7 @@ fn read_data(
     chosen.par_iter().try_for_each(|read| {
         cancel.check()?;
         let (id, bad) = (read.indexed.id, read_pack_data(indexed, read));
-        let mut guard = total.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = lock(&total);
         let (damage, done) = &mut *guard;
         damage.blobs_read += read.indexed.entries.len() as u64;
         match bad {

@@ -12,11 +12,11 @@ mod shop;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::env::{Cancel, Env};
+use crate::env::{Cancel, Env, lock};
 use crate::error::{Error, Kind, Result};
 use crate::format::pack::object_name;
 use crate::id::SnapshotId;
@@ -97,13 +97,13 @@ struct DemoClock {
 
 impl DemoClock {
     fn pass(&self, hours: i64) {
-        *self.now.lock().unwrap_or_else(PoisonError::into_inner) += SignedDuration::from_hours(hours);
+        *lock(&self.now) += SignedDuration::from_hours(hours);
     }
 }
 
 impl Env for DemoClock {
     fn now(&self) -> Timestamp {
-        *self.now.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.now)
     }
 
     fn fill_random(&self, bytes: &mut [u8]) {

@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-use crate::env::Env;
+use crate::env::{Env, lock};
 use crate::error::{Error, Kind, Result};
 use crate::format::keyslot::{self, Epoch, Kdf, KeySlot, SecretBytes, SlotKeys, SlotKind};
 use crate::format::limits::NAME_BYTES_MAX;
@@ -161,7 +161,7 @@ impl Keys {
     /// # Errors
     /// `WrongKey` for a write-only slot; `Damaged` when it does not open or is not the key it says.
     pub fn open_data_key(&self, wrapped: &WrappedKey) -> Result<seal::SealKey> {
-        let mut opened = self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut opened = lock(&self.opened);
         if let Some(key) = opened.get(&wrapped.id) {
             return Ok(key.clone());
         }

@@ -6,7 +6,7 @@
 
 use std::sync::Mutex;
 
-use crate::env::Env;
+use crate::env::{Env, lock};
 use crate::error::Result;
 use crate::format::index::{IndexObject, IndexedPack};
 use crate::format::pack::{self, FOOTER_LEN, HEADER_LEN, PackHeader, Trailer};
@@ -197,6 +197,6 @@ impl<'s> Shelf<'s> {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<IndexedPack>> {
-        self.durable.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        lock(&self.durable)
     }
 }

@@ -15,11 +15,11 @@
 //! then it is an error, never zeros.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use crate::env::Cancel;
+use crate::env::{Cancel, lock};
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Digest;
 use crate::format::pack::{self, BlobEntry, WrappedKey};
@@ -73,7 +73,7 @@ impl<'r> Reader<'r> {
 
     /// Reads the index again and tries the copies that were not tried.
     fn blob_elsewhere(&self, id: &BlobId, tried: &[Location], problem: Option<Error>) -> Result<Vec<u8>> {
-        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fresh = lock(&self.fresh);
         let fresh = match &mut *fresh {
             Some(fresh) => fresh,
             none => none.insert(self.indexed.repo.index_to_read(&Silent)?),

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::env::lock;
 use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{self, Beat, beat_name, session_name};
 use crate::format::manifest::{self, Header, Manifest, SealedManifest};
@@ -305,8 +306,4 @@ impl Heartbeat {
         self.stop.1.notify_all();
         let _ = self.thread.join();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use crate::env::Cancel;
+use crate::env::{Cancel, lock};
 use crate::error::{Error, Kind, Result};
 use crate::format::limits::RECIPE_INLINE_MAX;
 use crate::format::manifest::{Digest, Stored};
@@ -631,14 +631,14 @@ impl Failure<'_> {
     }
 
     fn set(&self, state: State) {
-        let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lock(&self.state);
         if matches!(*current, State::Running) {
             *current = state;
         }
     }
 
     fn is_set(&self) -> bool {
-        !matches!(*self.state.lock().unwrap_or_else(PoisonError::into_inner), State::Running)
+        !matches!(*lock(&self.state), State::Running)
     }
 
     fn check(&self) -> Result<()> {

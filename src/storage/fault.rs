@@ -13,8 +13,8 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use super::memory::lock;
 use super::{Listed, Storage};
+use crate::env::lock;
 use crate::error::{Error, Kind, Result};
 
 /// What a call does.

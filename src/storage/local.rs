@@ -25,8 +25,8 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::memory::lock;
-use super::{Listed, Storage, check_name};
+use super::{Listed, Storage, check_name, check_prefix, too_short};
+use crate::env::lock;
 use crate::error::{Error, Kind, Result};
 
 /// Where objects are while they are written; not part of the repository's names.
@@ -481,25 +481,6 @@ fn check_object_name(name: &str) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// Refuses prefixes that are neither empty nor a folder's name that ends in `/`.
-///
-/// # Errors
-/// `Usage`.
-pub(super) fn check_prefix(prefix: &str) -> Result<()> {
-    match prefix.strip_suffix('/') {
-        None if prefix.is_empty() => Ok(()),
-        Some(folder) => check_name(folder),
-        None => {
-            Err(Error::new(Kind::Usage, format!("`{}` is not a folder's name ending in `/`", prefix.escape_debug())))
-        }
-    }
-}
-
-/// The error of a range that reaches past the end of its object.
-pub(super) fn too_short(name: &str, size: u64, offset: u64, len: usize) -> Error {
-    Error::damaged(name, format!("has {size} bytes, but {len} bytes from offset {offset} are needed"))
 }
 
 fn not_a_folder(path: &Path, errno: Errno) -> Error {

@@ -7,10 +7,10 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use super::local::{check_prefix, too_short};
-use super::{Listed, Storage, check_name};
+use super::{Listed, Storage, check_name, check_prefix, too_short};
+use crate::env::lock;
 use crate::error::{Error, Kind, Result};
 
 type Objects = BTreeMap<String, Arc<[u8]>>;
@@ -123,9 +123,4 @@ impl Storage for Memory {
 
 fn missing(name: &str) -> Error {
     Error::new(Kind::NotFound, format!("{name} does not exist in memory"))
-}
-
-/// Locks a mutex; a panic of another thread (a failing test) leaves the objects readable.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -97,3 +97,22 @@ pub fn check_name(name: &str) -> Result<()> {
         Err(Error::new(Kind::Usage, format!("`{}` is not an object name", name.escape_debug())))
     }
 }
+
+/// Refuses prefixes that are neither empty nor a folder's name that ends in `/`.
+///
+/// # Errors
+/// `Usage`.
+fn check_prefix(prefix: &str) -> Result<()> {
+    match prefix.strip_suffix('/') {
+        None if prefix.is_empty() => Ok(()),
+        Some(folder) => check_name(folder),
+        None => {
+            Err(Error::new(Kind::Usage, format!("`{}` is not a folder's name ending in `/`", prefix.escape_debug())))
+        }
+    }
+}
+
+/// The error of a range that reaches past the end of its object.
+fn too_short(name: &str, size: u64, offset: u64, len: usize) -> Error {
+    Error::damaged(name, format!("has {size} bytes, but {len} bytes from offset {offset} are needed"))
+}
