@@ -5,7 +5,7 @@
 //!
 //! | rank | module | holds |
 //! |---|---|---|
-//! | 0 | [`error`] [`id`] [`report`] [`env`] | errors, typed names, progress, clock and entropy as parameters |
+//! | 0 | [`error`] [`id`] [`report`] [`env`](mod@env) | errors, typed names, progress, clock and entropy as parameters |
 //! | 1 | [`format`](mod@format) | the bytes at rest: pure, no I/O, no keys, no clock |
 //! | 1 | [`transform`] | bytes to bytes, one step a file: chunk, hash, compress, seal |
 //! | 2 | [`storage`] | named immutable objects: local, memory, fault |

@@ -15,7 +15,7 @@
 //! A chunk that is new is nearly always recognised as such by the [`Filter`], without the disk.
 //! Several processes may use one cache file; what one adds, another may overlook until its next
 //! [`Index::loaded`], which for a writer merely means to store a chunk twice. A reader asks
-//! [`Index::locate`], which does not consult the filter.
+//! [`Index::copies`], which does not consult the filter.
 
 mod file;
 mod filter;

@@ -173,7 +173,7 @@ pub fn write<T>(
     Ok(value)
 }
 
-/// Stores streams and blobs; see [`write`].
+/// Stores streams and blobs; see [`write()`].
 pub struct Writer<'w> {
     session: &'w Session<'w>,
     report: &'w dyn Report,
