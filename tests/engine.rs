@@ -195,6 +195,9 @@ fn a_stream_that_shrank_is_stored_and_flagged() {
     let taken = take_with(&repo, "shop", &dump(500, 0), &report).expect("take");
     assert!(taken.shrunk_from.is_some() && report.warnings().iter().any(|w| w.contains("--allow-shrink")));
     world.pass(SignedDuration::from_hours(24));
+    // And again: it is still far below the last good one.
+    assert_eq!(take(&repo, "shop", &dump(500, 0)).expect("take").shrunk_from, taken.shrunk_from);
+    world.pass(SignedDuration::from_hours(24));
     let mut allowed = options("shop");
     allowed.allow_shrink = true;
     let data = dump(50, 0);
@@ -453,7 +456,9 @@ fn hostile_part_names_stay_inside_the_target() {
         stored: Stored::default(),
         shrunk_from: None,
     };
-    session.publish(&Header { time: now, series: [0; 32], bytes: 0, previous: None }, &manifest).expect("publish");
+    session
+        .publish(&Header { time: now, series: [0; 32], bytes: 0, good_bytes: 0, previous: None }, &manifest)
+        .expect("publish");
     let outside = tempfile::tempdir().expect("tempdir");
     let target = outside.path().join("deep/target");
     std::fs::create_dir_all(&target).expect("target");

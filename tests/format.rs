@@ -368,7 +368,7 @@ proptest! {
         time in time(), series in any::<[u8; 32]>(), bytes in any::<u64>(), previous in any::<Option<[u8; 16]>>(),
         flips in flips(),
     ) {
-        let header = Header { time, series, bytes, previous: previous.map(SnapshotId) };
+        let header = Header { time, series, bytes, good_bytes: bytes / 2, previous: previous.map(SnapshotId) };
         json(&header, Header::encode, Header::decode, &flips)?;
     }
 

@@ -8,10 +8,13 @@ use alluvium::format::coordination::generation_name;
 use alluvium::format::keyslot::SlotKind;
 use alluvium::ops::check::{Subset, check};
 use alluvium::ops::{key, repair};
+use alluvium::repo::reader::Reader;
+use alluvium::repo::session::{Session, Writing};
+use alluvium::repo::writer::{WriteOptions, write};
 use alluvium::repo::{InitOptions, Repository};
 use alluvium::report::Silent;
 use alluvium::storage::Storage;
-use alluvium::storage::fault::{Effect, Fault, Operation, on};
+use alluvium::storage::fault::{Effect, Fault, Operation};
 use alluvium::storage::memory::Memory;
 use jiff::SignedDuration;
 
@@ -157,5 +160,90 @@ fn a_disk_that_cannot_read_one_pack_ends_neither_check_nor_healing() {
     for snapshot in repo.snapshots().expect("snapshots").0 {
         assert_eq!(restored(&repo, &snapshot).expect("restore"), data);
     }
-    let _ = on(Operation::Get, "packs/");
+}
+
+/// A file that can't be read to its end is left out, and what follows it is stored as it is.
+#[test]
+fn a_file_that_fails_half_way_does_no_harm_to_the_next() {
+    let (storage, world) = (Memory::new(), World::new(57));
+    let repo = init(storage, &world);
+    let folder = tempfile::tempdir().expect("tempdir");
+    let mut files = Vec::new();
+    for n in 0..40u64 {
+        let file = folder.path().join(format!("{n:02}"));
+        std::fs::write(&file, noise(5_000 + n as usize, n)).expect("write");
+        files.push(file);
+    }
+    let session = Writing { host: "h".into(), purpose: "snapshot".into() };
+    let session = Session::begin(&repo, &session, &Silent).expect("begin");
+    let recipes = write(&session, WriteOptions::default(), &Silent, &Cancel::new(), |writer| {
+        let mut recipes = Vec::new();
+        for (n, file) in files.iter().enumerate() {
+            // In the first segment, or in a later one.
+            let mut failing = Failing { left: if n % 2 == 0 { 1 << 20 } else { 3 << 20 } };
+            assert_eq!(writer.store(&mut failing, None).expect_err("fails").kind(), Kind::Source);
+            recipes.push(writer.store(&mut std::fs::File::open(file).expect("open"), None)?);
+        }
+        Ok(recipes)
+    })
+    .expect("write");
+    let indexed = repo.index(&Silent).expect("index");
+    let reader = Reader::new(&indexed).expect("reader");
+    for (n, stored) in recipes.iter().enumerate() {
+        let mut back = Vec::new();
+        let mut out = |bytes: &[u8]| {
+            back.extend_from_slice(bytes);
+            Ok(())
+        };
+        reader.stream(&stored.recipe, stored.digest, 96 << 20, &Silent, &Cancel::new(), &mut out).expect("restore");
+        assert!(back == noise(5_000 + n, n as u64), "file {n}");
+    }
+}
+
+/// A source that breaks after some megabytes.
+struct Failing {
+    left: usize,
+}
+
+impl std::io::Read for Failing {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if self.left == 0 {
+            return Err(std::io::Error::other("a bad block"));
+        }
+        let n = into.len().min(self.left);
+        into[..n].fill(b'x');
+        self.left -= n;
+        Ok(n)
+    }
+}
+
+/// A repository that lost its `config` is told as such, and is no place for a new one.
+#[test]
+fn init_refuses_the_remains_of_a_repository() {
+    let (storage, world) = (Memory::new(), World::new(58));
+    let repo = init(storage.clone(), &world);
+    take(&repo, "shop", &dump(100, 0)).expect("take");
+    let config = storage.get("config").expect("config");
+    storage.delete("config").expect("delete");
+    assert_eq!(open(storage.clone(), &world).err().expect("refused").kind(), Kind::Damaged);
+    let sizes = InitOptions { kdf: CHEAP, ..InitOptions::default() };
+    let again = Repository::init(&storage, world.as_ref(), PASSPHRASE, "", sizes).expect_err("refused");
+    assert_eq!(again.kind(), Kind::AlreadyExists);
+    storage.put_new("config", &config).expect("put");
+    assert!(problems(&open(storage, &world).expect("open")).is_empty());
+}
+
+/// A pack that was away for a moment is trusted again when it is back.
+#[test]
+fn what_comes_back_is_well_again() {
+    let (storage, world) = (Memory::new(), World::new(59));
+    let repo = init(storage.clone(), &world);
+    take(&repo, "shop", &noise(200_000, 1)).expect("take");
+    let pack = storage.names().into_iter().find(|n| n.starts_with("packs/")).expect("a pack");
+    let bytes = storage.get(&pack).expect("get");
+    storage.delete(&pack).expect("delete");
+    assert!(!check(&repo, None, &Silent, &Cancel::new()).expect("check").problems.is_empty());
+    storage.put_new(&pack, &bytes).expect("put");
+    assert!(problems(&repo).is_empty(), "{:?}", problems(&repo));
+    assert!(problems(&repo).is_empty());
 }

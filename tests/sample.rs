@@ -67,7 +67,7 @@ pub fn sealed_manifest() -> Vec<u8> {
 }
 
 pub fn header() -> Header {
-    Header { time: time(), series: filled(8), bytes: 4000, previous: Some(SnapshotId(filled(9))) }
+    Header { time: time(), series: filled(8), bytes: 4000, good_bytes: 9000, previous: Some(SnapshotId(filled(9))) }
 }
 
 fn part(name: &str, kind: PartKind, chunks: &[u8]) -> Part {

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use alluvium::env::Env;
 use alluvium::format::pack::{BlobEntry, Codec, WrappedKey};
 use alluvium::id::{BlobId, RepoId};
-use alluvium::repo::blob::{BlobDecoder, BlobEncoder};
+use alluvium::repo::blob::{BlobDecoder, BlobEncoder, Opening};
 use alluvium::repo::keys::DataKey;
 use alluvium::transform::compress::Decompressor;
 use alluvium::transform::hash::{ChunkHasher, data_key_id};
@@ -44,8 +44,8 @@ impl Bench {
 
     fn decode(&mut self, entry: &BlobEntry, sealed: &[u8]) -> Result<Vec<u8>, String> {
         let mut out = vec![0; entry.raw_len as usize];
-        let (key, id) = (&self.key.key, self.key.wrapped.id);
-        self.decoder.decode(REPO, &self.hasher, key, id, entry, &mut sealed.to_vec(), &mut out)?;
+        let with = Opening { repo: REPO, hasher: &self.hasher, key: &self.key.key, key_id: self.key.wrapped.id };
+        self.decoder.decode(with, entry, &mut sealed.to_vec(), &mut out)?;
         Ok(out)
     }
 

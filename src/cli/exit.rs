@@ -78,7 +78,11 @@ pub fn error_document(error: &Error) -> Value {
 /// The failure as people read it, after `alluvium: `: what failed, why, and what to do. A cause of several lines
 /// (a command's last words) keeps them, indented.
 pub fn error_text(error: &Error) -> String {
-    let mut text = sanitize(&error.to_string()).into_owned();
+    let mut text = String::new();
+    for (number, line) in error.to_string().lines().enumerate() {
+        let lead = if number == 0 { "" } else { "\n" };
+        write!(text, "{lead}{}", sanitize(line)).expect("a string takes all that is written");
+    }
     for cause in causes(error) {
         for (number, line) in cause.lines().enumerate() {
             let lead = if number == 0 { "  because: " } else { "           " };

@@ -120,6 +120,8 @@ pub struct Header {
     pub series: [u8; 32],
     /// Plain bytes of all parts.
     pub bytes: u64,
+    /// Plain bytes of the newest snapshot of the series that is not flagged as shrunk; this one, if it is not.
+    pub good_bytes: u64,
     /// The snapshot of the same series before this one.
     pub previous: Option<SnapshotId>,
 }

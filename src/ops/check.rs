@@ -107,7 +107,7 @@ pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cance
         found.problems.push(Problem::new(manifest::object_name(id), &error).harming([id]));
     }
 
-    let packs = check_packs(&indexed, &listed, &mut found, report, cancel)?;
+    let (packs, garbage) = check_packs(&indexed, &listed, &mut found, report, cancel)?;
     let data = match read {
         Some(subset) => read_data(&indexed, &packs, subset, report, cancel)?,
         None => Damage::default(),
@@ -117,7 +117,12 @@ pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cance
         if !packs.contains_key(&location.pack) {
             return Some("the pack is missing or damaged as a whole".to_owned());
         }
-        data.blobs.get(&location.pack).filter(|blobs| blobs.contains(id)).map(|_| damaged(id))
+        if data.blobs.get(&location.pack).is_some_and(|blobs| blobs.contains(id)) {
+            return Some(damaged(id));
+        }
+        // Set aside earlier, and not found to be well now.
+        let well = data.whole.contains(&location.pack) || indexed.is_distrusted_whole(location.pack);
+        (indexed.is_distrusted(id, location.pack) && !well).then(|| damaged(id))
     };
     let Marks { missing, .. } = mark(&indexed, &snapshots, &flaw, report, cancel)?;
     for (pack, blobs) in &data.blobs {
@@ -145,11 +150,14 @@ pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cance
             None => found.problems.push(lost),
         }
     }
+    // What snapshots need is no garbage, even where an index object is missing.
+    let needed = |id: &PackId| found.problems.iter().any(|p| p.object == object_name(*id));
+    found.garbage_packs = garbage.iter().filter(|id| !needed(id)).count() as u64;
     found.problems.extend(data.problems.clone());
     forget_the_forgotten(repo, &mut found.problems)?;
     // An unreadable generation is not followed by one that forgets what it condemned: that is for repair.
     if readable {
-        set_aside(&indexed, &packs, &data, read, report)?;
+        set_aside(&indexed, &packs, &data, report)?;
     }
     Ok(found)
 }
@@ -202,14 +210,15 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
     Ok(())
 }
 
-/// Reads every pack's header and trailer and compares them with the index. Returns the sound ones.
+/// Reads every pack's header and trailer and compares them with the index. Returns the sound ones, and
+/// those that no index lists and no running session explains.
 fn check_packs(
     indexed: &Indexed<'_>,
     listed: &HashMap<PackId, u64>,
     found: &mut Checked,
     report: &dyn Report,
     cancel: &Cancel,
-) -> Result<HashMap<PackId, ReadPack>> {
+) -> Result<(HashMap<PackId, ReadPack>, Vec<PackId>)> {
     let repo = indexed.repo;
     let known: HashMap<PackId, KnownPack> = repo.cache.packs()?.into_iter().map(|p| (p.id, p)).collect();
     let mut ids: Vec<PackId> =
@@ -230,12 +239,12 @@ fn check_packs(
             Ok((id, read))
         })
         .collect::<Result<_>>()?;
-    let mut sound = HashMap::new();
+    let (mut sound, mut garbage) = (HashMap::new(), Vec::new());
     for (id, read) in looked {
         match read {
             Ok(read) => {
                 if !known.contains_key(&id) && !live.contains(&read.indexed.session) {
-                    found.garbage_packs += 1;
+                    garbage.push(id);
                 }
                 sound.insert(id, read);
             }
@@ -249,7 +258,7 @@ fn check_packs(
     }
     found.packs = ids.len() as u64;
     report.count(Counter::CheckedPacks, ids.len() as u64);
-    Ok(sound)
+    Ok((sound, garbage))
 }
 
 /// A snapshot that was forgotten while the check ran is harmed by nothing.
@@ -394,16 +403,17 @@ fn set_aside(
     indexed: &Indexed<'_>,
     packs: &HashMap<PackId, ReadPack>,
     damage: &Damage,
-    read: Option<Subset>,
     report: &dyn Report,
 ) -> Result<()> {
     let repo = indexed.repo;
     let mut wanted: HashMap<PackId, BTreeSet<BlobId>> =
         indexed.state.distrusted.iter().map(|d| (d.pack, d.blobs.iter().copied().collect())).collect();
     let known: HashSet<PackId> = repo.cache.packs()?.into_iter().map(|p| p.id).collect();
-    if read.is_some() {
-        wanted.retain(|pack, _| !damage.whole.contains(pack));
-    }
+    // What was read and is whole, and what was missing as a whole and is back.
+    let well = |pack: &PackId, blobs: &BTreeSet<_>| {
+        damage.whole.contains(pack) || blobs.is_empty() && packs.contains_key(pack)
+    };
+    wanted.retain(|pack, blobs| !well(pack, blobs));
     for pack in known.iter().filter(|pack| !packs.contains_key(pack) && !indexed.is_condemned(**pack)) {
         wanted.insert(*pack, BTreeSet::new());
     }
@@ -428,7 +438,10 @@ fn set_aside(
     }
     let state = Generation { condemned: indexed.state.condemned.clone(), distrusted };
     match repo.publish_generation(indexed.generation + 1, &state) {
-        Ok(()) => report.note("what is damaged was set aside: the next snapshot of the same data stores it again"),
+        Ok(()) if state.distrusted.len() > indexed.state.distrusted.len() => {
+            report.note("what is damaged was set aside: the next snapshot of the same data stores it again");
+        }
+        Ok(()) => report.note("what was set aside earlier and is well is relied on again"),
         // Somebody published meanwhile, or this storage may only be read. The next check says it again.
         Err(e) => report.warn(&format!("what is damaged could not be set aside ({e}): run the check again")),
     }

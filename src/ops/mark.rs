@@ -6,9 +6,9 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::env::Cancel;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::pack::object_name;
-use crate::format::recipe::{Recipe, RecipeEntry};
+use crate::format::recipe::{Recipe, RecipeEntry, decode_entries};
 use crate::id::{BlobId, PackId, SnapshotId};
 use crate::repo::Indexed;
 use crate::repo::index::Location;
@@ -25,8 +25,8 @@ pub struct Marks {
     pub missing: Vec<Problem>,
 }
 
-/// Decides about a needed blob: where it is, or what is wrong.
-type Find<'f> = &'f dyn Fn(&BlobId) -> Result<std::result::Result<Location, Lost>>;
+/// What is wrong with a copy of a needed blob, if anything.
+type Flaw<'f> = &'f dyn Fn(&BlobId, &Location) -> Option<String>;
 
 /// Why a needed blob can't be had: the object to blame and what is wrong with it.
 #[derive(Clone, Debug)]
@@ -44,28 +44,13 @@ pub struct Lost {
 pub fn mark(
     indexed: &Indexed<'_>,
     snapshots: &[Snapshot],
-    flaw: &dyn Fn(&BlobId, &Location) -> Option<String>,
+    flaw: Flaw<'_>,
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Marks> {
-    let find = |id: &BlobId| -> Result<std::result::Result<Location, Lost>> {
-        let copies = indexed.copies(id)?;
-        let mut lost = None;
-        for copy in &copies {
-            let what = flaw(id, copy).or_else(|| indexed.is_distrusted(id, copy.pack).then(|| damaged(id)));
-            match what {
-                None => return Ok(Ok(*copy)),
-                Some(what) => lost.get_or_insert(Lost { object: object_name(copy.pack), what }),
-            };
-        }
-        Ok(Err(lost.unwrap_or_else(|| Lost {
-            object: format!("chunk {id}"),
-            what: "is in no pack that the index lists".to_owned(),
-        })))
-    };
     let reader = Reader::new(indexed)?;
     let mut walk =
-        Walk { reader: &reader, find: &find, marks: Marks::default(), recipes: HashMap::new(), lost: HashMap::new() };
+        Walk { indexed, reader: &reader, flaw, marks: Marks::default(), recipes: HashMap::new(), lost: HashMap::new() };
     report.task("Walking the snapshots", Unit::Things, Some(snapshots.len() as u64));
     for (done, snapshot) in snapshots.iter().enumerate() {
         cancel.check()?;
@@ -90,8 +75,9 @@ pub fn damaged(id: &BlobId) -> String {
 }
 
 struct Walk<'w> {
+    indexed: &'w Indexed<'w>,
     reader: &'w Reader<'w>,
-    find: Find<'w>,
+    flaw: Flaw<'w>,
     marks: Marks,
     /// Recipe chunks that were walked, with what is lost below them.
     recipes: HashMap<(BlobId, u8), Vec<(String, String)>>,
@@ -111,13 +97,12 @@ impl Walk<'_> {
     fn entries(&mut self, entries: &[RecipeEntry], depth: u8) -> Result<Vec<(String, String)>> {
         let mut lost = Vec::new();
         for entry in entries {
-            match (self.find)(&entry.id)? {
-                Ok(location) => {
-                    self.marks.used.entry(location.pack).or_default().insert(location.offset);
-                    if depth > 0 {
-                        lost.extend(self.below(&entry.id, depth)?);
-                    }
-                }
+            if depth > 0 {
+                lost.extend(self.recipe_chunk(&entry.id, depth)?);
+                continue;
+            }
+            match self.find(&entry.id)? {
+                Ok(location) => self.mark(&location),
                 Err(Lost { object, what }) => lost.push((object, what)),
             }
         }
@@ -126,16 +111,62 @@ impl Walk<'_> {
         Ok(lost)
     }
 
-    fn below(&mut self, id: &BlobId, depth: u8) -> Result<Vec<(String, String)>> {
+    fn mark(&mut self, location: &Location) {
+        self.marks.used.entry(location.pack).or_default().insert(location.offset);
+    }
+
+    /// The best copy in which `flaw` finds nothing.
+    fn find(&self, id: &BlobId) -> Result<std::result::Result<Location, Lost>> {
+        let mut lost = None;
+        for copy in self.indexed.copies(id)? {
+            match (self.flaw)(id, &copy) {
+                None => return Ok(Ok(copy)),
+                Some(what) => lost.get_or_insert(Lost { object: object_name(copy.pack), what }),
+            };
+        }
+        Ok(Err(lost.unwrap_or_else(|| Lost {
+            object: format!("chunk {id}"),
+            what: "is in no pack that the index lists".to_owned(),
+        })))
+    }
+
+    /// Marks a chunk of a recipe, at the copy that can really be read, and what it lists.
+    fn recipe_chunk(&mut self, id: &BlobId, depth: u8) -> Result<Vec<(String, String)>> {
         if let Some(lost) = self.recipes.get(&(*id, depth)) {
             return Ok(lost.clone());
         }
-        let lost = match self.reader.recipe_chunk(id) {
-            Ok(entries) => self.entries(&entries, depth - 1)?,
-            Err(e) if e.kind() == Kind::Damaged => vec![(format!("chunk {id}"), e.to_string())],
-            Err(e) => return Err(e),
-        };
+        let mut problem = None;
+        for copy in self.indexed.copies(id)? {
+            let read = match (self.flaw)(id, &copy) {
+                Some(what) => Err(Lost { object: object_name(copy.pack), what }),
+                None => match self.reader.copy(id, &copy).and_then(|raw| decoded(id, &raw)) {
+                    Ok(entries) => Ok(entries),
+                    Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Storage) => {
+                        Err(Lost { object: object_name(copy.pack), what: damaged(id) })
+                    }
+                    Err(e) => return Err(e),
+                },
+            };
+            match read {
+                Ok(entries) => {
+                    self.mark(&copy);
+                    let lost = self.entries(&entries, depth - 1)?;
+                    self.recipes.insert((*id, depth), lost.clone());
+                    return Ok(lost);
+                }
+                Err(lost) => problem.get_or_insert(lost),
+            };
+        }
+        let Lost { object, what } = problem.unwrap_or_else(|| Lost {
+            object: format!("chunk {id}"),
+            what: "is in no pack that the index lists".to_owned(),
+        });
+        let lost = vec![(object, what)];
         self.recipes.insert((*id, depth), lost.clone());
         Ok(lost)
     }
+}
+
+fn decoded(id: &BlobId, raw: &[u8]) -> Result<Vec<RecipeEntry>> {
+    decode_entries(raw).map_err(|e| Error::damaged(format!("recipe chunk {id}"), e))
 }

@@ -23,7 +23,7 @@ use crate::format::coordination::{Condemned, Generation, generation_name};
 use crate::format::index::{IndexObject, IndexedPack, object_name as index_name};
 use crate::format::manifest;
 use crate::format::pack::{BlobEntry, WrappedKey, object_name, with_offsets};
-use crate::id::{DataKeyId, IndexId, PackId, SnapshotId};
+use crate::id::{BlobId, DataKeyId, IndexId, PackId, SnapshotId};
 use crate::repo::fence::{LiveSession, end_dead_sessions, live_sessions};
 use crate::repo::index::Location;
 use crate::repo::reader::Reader;
@@ -34,7 +34,7 @@ use crate::repo::{Indexed, Repository};
 use crate::report::{Counter, Report, Unit};
 use crate::storage::Storage;
 
-use super::mark::{Marks, mark};
+use super::mark::{Marks, damaged, mark};
 
 /// An object of local repositories that only takes room: prune gives it up on a full disk to be able to
 /// work, and puts it back.
@@ -44,6 +44,8 @@ pub const RESERVE_BYTES: usize = 1 << 20;
 
 /// Packs of one index object after a compaction.
 const PACKS_PER_INDEX: usize = 4096;
+/// Entries of one index object after a compaction: 41 MB.
+const ENTRIES_PER_INDEX: usize = 1_000_000;
 /// More index objects than this are compacted.
 const INDEX_OBJECTS_MAX: usize = 64;
 /// Packs below this share of the pack size are small.
@@ -122,7 +124,7 @@ pub fn prune(
         return Ok(survey.plan(options).0);
     }
     let plan = match prune_once(repo, options, report, cancel) {
-        Err(e) if e.kind() == Kind::Storage && repo.storage.stat(RESERVE)?.is_some() => {
+        Err(e) if e.kind() == Kind::Storage && !cancel.is_cancelled() && repo.storage.stat(RESERVE)?.is_some() => {
             report.warn(&format!("{e}: giving up the reserve to make room"));
             repo.storage.delete(RESERVE)?;
             prune_once(repo, options, report, cancel)
@@ -195,7 +197,7 @@ struct Surveyed {
     /// Bytes of its blobs, and of those that are needed.
     blob_bytes: u64,
     used_bytes: u64,
-    condemned_since: Option<u64>,
+    condemned: bool,
 }
 
 impl<'r> Survey<'r> {
@@ -225,13 +227,18 @@ impl<'r> Survey<'r> {
         // What is in the index and not in the listing was written since, or the listing is incomplete.
         let listed_now = repo.list_packs()?;
         let (known, ghosts) = known_packs(&indexed, &listed, &listed_now)?;
-        let flaw = |_: &_, l: &Location| (!listed_now.contains_key(&l.pack)).then(|| "the pack is missing".to_owned());
+        let flaw = |id: &BlobId, l: &Location| {
+            if listed_now.contains_key(&l.pack) {
+                indexed.is_distrusted(id, l.pack).then(|| damaged(id))
+            } else {
+                Some("the pack is missing".to_owned())
+            }
+        };
         let marks = mark(&indexed, &snapshots, &flaw, report, cancel)?;
         if let Some(missing) = marks.missing.first() {
             let harmed: Vec<_> = missing.snapshots.iter().map(|s| &s[..8]).collect();
             return Err(refused(&missing.object, &format!("{} (needed by {})", missing.what, harmed.join(", "))));
         }
-        let since: HashMap<PackId, u64> = indexed.state.condemned.iter().map(|c| (c.pack, c.since)).collect();
         let mut packs = Vec::new();
         for (&id, &size) in &listed {
             let (session, entries) = match known.get(&id) {
@@ -257,7 +264,7 @@ impl<'r> Survey<'r> {
                 needed: used.is_some(),
                 blob_bytes: entries.iter().map(|(_, e)| u64::from(e.stored_len)).sum(),
                 used_bytes: needed.iter().map(|(_, e)| u64::from(e.stored_len)).sum(),
-                condemned_since: since.get(&id).copied(),
+                condemned: indexed.is_condemned(id),
             });
         }
         packs.sort_by_key(|p| p.id);
@@ -316,7 +323,9 @@ impl<'r> Survey<'r> {
             repack.extend(small.iter().map(|p| p.id));
         }
         // A pack that was condemned and is needed again is not worth special care: it is copied like the others.
-        repack.extend(partly.iter().filter(|p| p.condemned_since.is_some()).map(|p| p.id));
+        // So is the rest of a pack of which a check has set something aside.
+        let set_aside: HashSet<PackId> = self.indexed.state.distrusted.iter().map(|d| d.pack).collect();
+        repack.extend(partly.iter().filter(|p| p.condemned || set_aside.contains(&p.id)).map(|p| p.id));
         repack
     }
 }
@@ -621,7 +630,16 @@ pub(super) fn publish_proven(
     keys: &HashMap<DataKeyId, WrappedKey>,
 ) -> Result<()> {
     packs.sort_by_key(|p| p.id);
-    for group in packs.chunks(PACKS_PER_INDEX) {
+    let mut rest = &packs[..];
+    while !rest.is_empty() {
+        let mut entries = 0;
+        let fits = |pack: &&IndexedPack| {
+            entries += pack.entries.len();
+            entries <= ENTRIES_PER_INDEX
+        };
+        let n = rest.iter().take(PACKS_PER_INDEX).take_while(fits).count().max(1);
+        let (group, others) = rest.split_at(n);
+        rest = others;
         let used: BTreeSet<_> = group.iter().map(|p| p.key).collect();
         let object = IndexObject { keys: used.iter().map(|id| keys[id].clone()).collect(), packs: group.to_vec() };
         let id = repo.publish_index(&object)?;

@@ -12,14 +12,15 @@ use serde::Serialize;
 use crate::env::Cancel;
 use crate::error::{Kind, Result};
 use crate::format::ObjectKind;
-use crate::format::coordination::{Condemned, GENERATION_PREFIX, Generation, generation_of};
+use crate::format::coordination::{Condemned, GENERATION_PREFIX, Generation, generation_name, generation_of};
 use crate::format::index::{IndexObject, IndexedPack, object_name as index_name};
 use crate::format::pack::{WrappedKey, object_name};
-use crate::id::{DataKeyId, IndexId, PackId};
+use crate::id::{BlobId, DataKeyId, IndexId, PackId};
 use crate::repo::Repository;
+use crate::repo::index::Location;
 use crate::report::{Counter, Problem, Report, Unit};
 
-use super::mark::mark;
+use super::mark::{damaged, mark};
 use super::prune::{publish_proven, replace};
 
 /// What a repair did.
@@ -51,7 +52,8 @@ pub fn repair_index(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> 
             Ok(object) => sound.push((id, object)),
             Err(e) if e.kind() == Kind::Damaged => broken.push(id),
             Err(e) if e.kind() == Kind::NotFound => {}
-            Err(e) => return Err(e),
+            // On a bad block: it stays as it is, and what it lists is listed anew below.
+            Err(e) => repaired.problems.push(Problem::new(index_name(id), &e)),
         }
     }
     let (number, state) = repo.probe_generation()?;
@@ -131,8 +133,13 @@ fn drop_lost(
             Some(&size) => match repo.read_pack(pack.id, size) {
                 Ok(read) if read.indexed == *pack => continue,
                 Ok(_) => "its trailer lists other blobs than the index did".to_owned(),
-                Err(e) if e.kind() == Kind::Damaged => e.to_string(),
-                Err(e) => return Err(e),
+                // The index knows what the pack no longer says of itself: its blobs may be whole. A check sets
+                // it aside, so that the next snapshot stores them again.
+                Err(e) if size == pack.size => {
+                    repaired.problems.push(Problem::new(object_name(pack.id), &e));
+                    continue;
+                }
+                Err(e) => e.to_string(),
             },
         };
         if lost.insert(pack.id) {
@@ -155,13 +162,35 @@ fn replace_generation(
     cancel: &Cancel,
 ) -> Result<()> {
     repo.cache.invalidate()?;
-    let indexed = repo.index_at(number, Generation::default(), report)?;
+    // What was set aside, as the generation before remembers it: a copy that is bad must not be taken for the good one.
+    let state = readable_generation(repo, number)?;
+    let indexed =
+        repo.index_at(number, Generation { condemned: Vec::new(), distrusted: state.distrusted.clone() }, report)?;
     let (snapshots, _) = repo.snapshots()?;
-    let marks = mark(&indexed, &snapshots, &|_, _| None, report, cancel)?;
+    let flaw = |id: &BlobId, l: &Location| indexed.is_distrusted(id, l.pack).then(|| damaged(id));
+    let marks = mark(&indexed, &snapshots, &flaw, report, cancel)?;
     let unneeded = listed.iter().filter(|(id, _)| !marks.used.contains_key(id));
     let mut condemned: Vec<_> = unneeded.map(|(&pack, &size)| Condemned { pack, size, since: number }).collect();
     condemned.sort_by_key(|c| c.pack);
-    repo.publish_generation(number, &Generation { condemned, distrusted: Vec::new() })
+    repo.publish_generation(number, &Generation { condemned, distrusted: state.distrusted })
+}
+
+/// The newest generation before `number` that can be read.
+fn readable_generation(repo: &Repository, number: u64) -> Result<Generation> {
+    let mut numbers: Vec<u64> = repo
+        .storage
+        .list(GENERATION_PREFIX)?
+        .iter()
+        .filter_map(|o| generation_of(&o.name))
+        .filter(|n| *n < number)
+        .collect();
+    numbers.sort_unstable();
+    let read = |n: &u64| {
+        let name = generation_name(*n);
+        let plain = repo.open_object(ObjectKind::Generation, &name, &repo.storage.get(&name).ok()?).ok()?;
+        Generation::decode(&plain).ok()
+    };
+    Ok(numbers.iter().rev().find_map(read).unwrap_or_default())
 }
 
 /// Only the newest generation counts, and it is readable now.

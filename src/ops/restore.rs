@@ -74,7 +74,15 @@ pub fn restore(
             work.stream(part, out)?;
             restored.bytes = part.digest.bytes;
         }
-        Target::Path { path, overwrite } => match part.map_or_else(|| single_stream(snapshot), Some) {
+        // A folder with all that lies below it.
+        Target::Path { path, overwrite } if part.is_some_and(|p| matches!(p.kind, PartKind::Folder { .. })) => {
+            let folder = part.map_or("", |p| &p.name);
+            let below =
+                |p: &&Part| p.name.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            let parts: Vec<Part> = snapshot.manifest.parts.iter().filter(below).cloned().collect();
+            work.tree(&parts, path, overwrite, &mut restored)?;
+        }
+        Target::Path { path, overwrite } => match part.or_else(|| single(snapshot, path)) {
             Some(part) => {
                 let inside = path
                     .is_dir()
@@ -89,10 +97,11 @@ pub fn restore(
     Ok(restored)
 }
 
-/// The part of a snapshot that is one stream; files keep their names and go into a folder.
-fn single_stream(snapshot: &Snapshot) -> Option<&Part> {
+/// The part of a snapshot that is one stream or one file; several files keep their names and go into a folder.
+fn single<'s>(snapshot: &'s Snapshot, path: &Path) -> Option<&'s Part> {
     match &snapshot.manifest.parts[..] {
         [part] if part.kind == PartKind::Stream => Some(part),
+        [part] if matches!(part.kind, PartKind::File { .. }) && !path.is_dir() => Some(part),
         _ => None,
     }
 }
@@ -114,9 +123,17 @@ impl Work<'_> {
     }
 
     fn data(&self, part: &Part, out: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        self.reader
-            .stream(&part.recipe, part.digest, self.memory_bytes, self.report, self.cancel, out)
-            .map_err(|e| e.during(format!("restoring `{}`", part.name.escape_debug())))
+        self.reader.stream(&part.recipe, part.digest, self.memory_bytes, self.report, self.cancel, out).map_err(|e| {
+            let hint = e.advice().is_none() && e.kind() == Kind::Damaged;
+            let e = e.during(format!("restoring `{}`", part.name.escape_debug()));
+            if !hint {
+                return e;
+            }
+            e.hint(
+                "nothing unverified came out; `alluvium check --read-data` tells what is harmed, a new snapshot of the \
+                     same data heals what did not change since, and an older snapshot may be whole",
+            )
+        })
     }
 
     /// Writes one part to `path`: whole and durable, or not at all.
@@ -189,7 +206,9 @@ impl Work<'_> {
                 Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Usage | Kind::AlreadyExists) => {
                     restored.failed += 1;
                     restored.damaged += u64::from(e.kind() == Kind::Damaged);
-                    self.report.problem(Problem::new(part.name.clone(), &e).harming([restored.id]));
+                    let problem = Problem::new(part.name.clone(), &e);
+                    let damaged = e.kind() == Kind::Damaged;
+                    self.report.problem(if damaged { problem.harming([restored.id]) } else { problem });
                 }
                 Err(e) => return Err(e),
             }

@@ -3,7 +3,7 @@
 
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use jiff::{SignedDuration, Timestamp, Zoned};
 
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{Part, PartKind};
@@ -104,8 +104,11 @@ pub fn only_part(snapshot: &Snapshot) -> Result<&Part> {
 /// A time as people write it: RFC 3339 (`2026-11-22T02:00:00Z`), or a date with or without a time of day in
 /// `zone`. A date alone means its end: "the newest of that day".
 pub fn parse_time(text: &str, zone: &TimeZone) -> Option<Timestamp> {
+    // A time to the second means the second's end: that is how snapshots are shown.
+    let rest_of_second =
+        if text.contains('.') { SignedDuration::ZERO } else { SignedDuration::from_nanos(999_999_999) };
     if let Ok(time) = text.parse::<Timestamp>() {
-        return Some(time);
+        return time.checked_add(rest_of_second).ok();
     }
     if let Ok(date) = text.parse::<Date>()
         && text.len() <= "2026-11-22".len()
@@ -114,5 +117,5 @@ pub fn parse_time(text: &str, zone: &TimeZone) -> Option<Timestamp> {
         return end.to_zoned(zone.clone()).ok().map(|z: Zoned| z.timestamp());
     }
     let civil: DateTime = text.replacen(' ', "T", 1).parse().ok()?;
-    civil.to_zoned(zone.clone()).ok().map(|z| z.timestamp())
+    civil.to_zoned(zone.clone()).ok()?.timestamp().checked_add(rest_of_second).ok()
 }

@@ -120,16 +120,17 @@ pub fn snapshot(
     stored.stored_bytes = session.written_bytes();
 
     let bytes = parts.iter().map(|p| p.digest.bytes).sum();
-    let before = previous.as_ref().map(|(_, header)| header.bytes);
+    // Compared with the last good one: a database that was emptied is told every night, not once.
+    let before = previous.as_ref().map(|(_, header)| header.good_bytes);
     let shrunk_from = before.filter(|&before| !options.allow_shrink && (bytes as f64) < before as f64 * SHRUNK_BELOW);
     if let Some(before) = shrunk_from {
         report.warn(&format!(
-            "`{}` has {bytes} bytes, the snapshot before it had {before}: stored, and flagged. If this is right, say --allow-shrink",
+            "`{}` has {bytes} bytes, the last good snapshot had {before}: stored, and flagged. If this is right, say --allow-shrink",
             options.name
         ));
     }
     let previous = previous.map(|(id, _)| id);
-    let header = Header { time, series, bytes, previous };
+    let header = Header { time, series, bytes, good_bytes: shrunk_from.unwrap_or(bytes), previous };
     let manifest = Manifest {
         time,
         finished: repo.env.now(),

@@ -293,11 +293,10 @@ pub fn open(storage: &dyn Storage, repo: RepoId, passphrase: &[u8]) -> Result<Ke
                 ));
                 continue;
             }
-            Err(error) if error.kind() == Kind::Damaged => {
+            Err(error) => {
                 problem.get_or_insert(error);
                 continue;
             }
-            Err(error) => return Err(error),
         };
         tried += 1;
         let wrapping = seal::SealKey::new(&*derive(passphrase, &slot.kdf)?);

@@ -105,6 +105,7 @@ impl Repository {
         if storage.stat(config::OBJECT_NAME)?.is_some() {
             return Err(exists());
         }
+        refuse_remains(storage, Kind::AlreadyExists)?;
         let parameters = Parameters {
             version: FORMAT_VERSION,
             required_features: Vec::new(),
@@ -254,9 +255,10 @@ impl Repository {
             return Ok((0, Ok(Generation::default())));
         }
         let name = generation_name(number);
-        let bytes = self.storage.get(&name)?;
         let state = self
-            .open_object(ObjectKind::Generation, &name, &bytes)
+            .storage
+            .get(&name)
+            .and_then(|bytes| self.open_object(ObjectKind::Generation, &name, &bytes))
             .and_then(|plain| Generation::decode(&plain).map_err(|e| e.in_object(&name)));
         Ok((number, state))
     }
@@ -375,11 +377,28 @@ fn cache_file(cache_folder: &Path, id: RepoId) -> PathBuf {
     cache_folder.join(id.to_string()).join("index.sqlite")
 }
 
+/// Where there are packs and no `config`, a repository has lost it: that is not a place for a new one.
+fn refuse_remains(storage: &dyn Storage, kind: Kind) -> Result<()> {
+    for folder in ["packs/", "index/", "snapshots/"] {
+        if let Some(object) = storage.list(folder)?.first() {
+            return Err(Error::new(
+                kind,
+                format!("config: is missing, but {} is there: a repository lost it", object.name),
+            )
+            .hint("copy `config` back from a copy of the repository; without it nothing can be read"));
+        }
+    }
+    Ok(())
+}
+
 /// Reads and checks `config`.
 ///
 /// # Errors
 /// `NoRepository`, `Damaged`, `Storage`.
 pub fn read_config(storage: &dyn Storage) -> Result<Config> {
+    if storage.stat(config::OBJECT_NAME)?.is_none() {
+        refuse_remains(storage, Kind::Damaged)?;
+    }
     let bytes = storage.get(config::OBJECT_NAME).map_err(|error| match error.kind() {
         Kind::NotFound => Error::new(Kind::NoRepository, format!("there is no repository at {}", storage.location()))
             .hint("check the address (-r or ALLUVIUM_REPOSITORY), or make one with `alluvium init`"),
@@ -423,6 +442,11 @@ impl Indexed<'_> {
     /// True when the pack is condemned.
     pub fn is_condemned(&self, pack: PackId) -> bool {
         self.trust.condemned.contains(&pack)
+    }
+
+    /// True when the whole pack was set aside: it was missing, or no pack.
+    pub fn is_distrusted_whole(&self, pack: PackId) -> bool {
+        self.trust.distrusted.get(&pack).is_some_and(HashSet::is_empty)
     }
 
     /// True when this copy of the blob is known to be damaged.

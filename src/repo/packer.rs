@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use crate::env::{Env, lock};
 use crate::error::Result;
 use crate::format::index::{IndexObject, IndexedPack};
+use crate::format::limits::PACK_BLOBS_MAX;
 use crate::format::pack::{self, FOOTER_LEN, HEADER_LEN, PackHeader, Trailer};
 use crate::format::{ObjectKind, associated_data};
 use crate::id::PackId;
@@ -60,7 +61,7 @@ impl<'s> Packer<'s> {
         let side = self.dice.throw(repo.env.as_ref());
         let full = self.open[side].as_ref().is_some_and(|open| {
             let size = size_of(open.bytes.len() + blob.bytes.len(), open.entries.len() + 1);
-            size > repo.parameters.pack_bytes || open.entries.len() == crate::format::limits::PACK_BLOBS_MAX
+            size > repo.parameters.pack_bytes || open.entries.len() == PACK_BLOBS_MAX
         });
         let closed = if full { self.close(side) } else { None };
         let open = self.open[side].get_or_insert_with(|| OpenPack {
@@ -81,8 +82,9 @@ impl<'s> Packer<'s> {
     /// Closes what is open. Two packs that fit into one become one.
     pub fn finish(&mut self) -> Vec<ClosedPack> {
         if let [Some(first), Some(second)] = &mut self.open {
-            let together = size_of(first.bytes.len() + second.bytes.len(), first.entries.len() + second.entries.len());
-            if together <= self.session.repo().parameters.pack_bytes {
+            let entries = first.entries.len() + second.entries.len();
+            let together = size_of(first.bytes.len() + second.bytes.len(), entries);
+            if entries <= PACK_BLOBS_MAX && together <= self.session.repo().parameters.pack_bytes {
                 first.bytes.extend_from_slice(&second.bytes[HEADER_LEN..]);
                 first.entries.append(&mut second.entries);
                 self.open[1] = None;

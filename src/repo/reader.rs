@@ -81,10 +81,14 @@ impl<'r> Reader<'r> {
         let mut copies = fresh.copies(id)?;
         copies.retain(|copy| !tried.iter().any(|t| t.pack == copy.pack));
         self.first_whole(id, &copies)?.map_err(|later| {
-            later.or(problem).unwrap_or_else(|| {
-                Error::damaged(format!("chunk {id}"), "is in no pack that the index lists")
-                    .hint("`alluvium repair index` reads the packs themselves")
-            })
+            // A bad block under the only copy is damage, too.
+            later.or(problem).map_or_else(
+                || {
+                    Error::damaged(format!("chunk {id}"), "is in no pack that the index lists")
+                        .hint("`alluvium repair index` reads the packs themselves")
+                },
+                |e| e.as_kind(Kind::Damaged),
+            )
         })
     }
 
@@ -206,7 +210,12 @@ impl<'r> Reader<'r> {
                 scope.spawn(move || {
                     let mut decoder = BlobDecoder::default();
                     for (mut batch, ranges) in to_decode {
-                        let result = ranges.and_then(|ranges| self.decode_batch(&mut decoder, &mut batch, ranges));
+                        // A thread that panics silently would be waited for for ever.
+                        let work = std::panic::AssertUnwindSafe(|| {
+                            ranges.and_then(|ranges| self.decode_batch(&mut decoder, &mut batch, ranges))
+                        });
+                        let result = std::panic::catch_unwind(work)
+                            .unwrap_or_else(|_| Err(Error::new(Kind::Failed, "a decoding thread panicked")));
                         if decoded.send((batch.seq, result.map(|()| batch.raw))).is_err() {
                             break;
                         }

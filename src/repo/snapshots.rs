@@ -113,7 +113,8 @@ impl Repository {
                 Ok(opened) => found.extend(opened),
                 // Forgotten since it was listed.
                 Err(e) if e.kind() == Kind::NotFound => {}
-                Err(e) if e.kind() == Kind::Damaged => unreadable.push((id, e)),
+                // Damaged, or on a bad block: the others are readable.
+                Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Storage) => unreadable.push((id, e)),
                 Err(e) => return Err(e),
             }
         }

@@ -152,6 +152,7 @@ pub fn write<T>(
             recipe_chunker: repo.recipe_chunker(),
             pool: Pool::new(options.memory_bytes, repo.parameters.chunks.max as usize),
             encoder: BlobEncoder::new(repo.id, options.level),
+            next_seq: 0,
             jobs,
             results,
             blobs,
@@ -184,6 +185,8 @@ pub struct Writer<'w> {
     recipe_chunker: Chunker,
     pool: Pool,
     encoder: BlobEncoder,
+    /// Numbers jobs over all streams: what is left of a stream that failed is never taken for the next one's.
+    next_seq: u64,
     jobs: Sender<Job>,
     results: Receiver<(u64, Vec<RecipeEntry>)>,
     blobs: Sender<SealedBlob>,
@@ -199,9 +202,15 @@ impl Writer<'_> {
         let headroom = self.chunker.max();
         let mut first = self.pool.take();
         let mut hasher = StreamHasher::new();
-        let n = read_segment(input, &mut first[headroom..], &mut hasher, self.cancel, self.report)?;
+        let n = match read_segment(input, &mut first[headroom..], &mut hasher, self.cancel, self.report) {
+            Ok(n) => n,
+            Err(e) => {
+                self.pool.give(first);
+                return Err(e);
+            }
+        };
         let ended = n < first.len() - headroom;
-        let mut cutting = Cutting::new(prediction);
+        let mut cutting = Cutting::new(prediction, self.next_seq);
         // A stream of one segment needs no thread of its own.
         let digest = if ended {
             self.cut_segment(&mut cutting, first, n)?;
@@ -215,6 +224,10 @@ impl Writer<'_> {
             self.collect(&mut cutting, result)?;
         }
         self.failure.check()?;
+        if cutting.bytes != digest.bytes {
+            let what = format!("the chunks hold {} bytes, the stream had {}", cutting.bytes, digest.bytes);
+            return Err(Error::new(Kind::Failed, what).hint("this is a defect of alluvium; nothing was published"));
+        }
         let recipe = self.finish_recipe(cutting.recipe)?;
         Ok(StoredStream { recipe, digest })
     }
@@ -252,13 +265,19 @@ impl Writer<'_> {
     ) -> Result<Digest> {
         let headroom = self.chunker.max();
         let (filled, segments) = bounded(2);
-        let (pool, cancel, report) = (self.pool.free.clone(), self.cancel, self.report);
+        let (pool, home, cancel, report) = (self.pool.free.clone(), self.pool.home.clone(), self.cancel, self.report);
         std::thread::scope(|scope| {
             let reading = scope.spawn(move || -> Result<Digest> {
                 loop {
                     // The pool's other end is held by the writer, which outlives this thread.
                     let mut segment = pool.recv().map_err(|_| Error::new(Kind::Failed, "the writer is gone"))?;
-                    let n = read_segment(input, &mut segment[headroom..], &mut hasher, cancel, report)?;
+                    let n = match read_segment(input, &mut segment[headroom..], &mut hasher, cancel, report) {
+                        Ok(n) => n,
+                        Err(e) => {
+                            let _ = home.send(segment);
+                            return Err(e);
+                        }
+                    };
                     let ended = n < segment.len() - headroom;
                     if filled.send((segment, n)).is_err() || ended {
                         return Ok(Digest { bytes: hasher.count(), blake3: *hasher.finalize().as_bytes() });
@@ -267,11 +286,13 @@ impl Writer<'_> {
             });
             let mut cut = self.cut_segment(cutting, first, SEGMENT_BYTES.max(headroom));
             for (segment, n) in segments {
-                if cut.is_ok() {
-                    cut = self.cut_segment(cutting, segment, n);
-                } else {
+                if cut.is_err() {
+                    // The source is told; reading it to its end would help nobody.
+                    self.cancel.cancel();
                     self.pool.give(segment);
+                    break;
                 }
+                cut = self.cut_segment(cutting, segment, n);
             }
             let read = reading.join().unwrap_or_else(|_| Err(Error::new(Kind::Failed, "the reading thread panicked")));
             cut.and(read)
@@ -343,6 +364,7 @@ impl Writer<'_> {
         let job = Job { seq: Some(cutting.sent), segment, cuts };
         self.jobs.send(job).map_err(|_| stopped())?;
         cutting.sent += 1;
+        self.next_seq = cutting.sent;
         while let Ok(result) = self.results.try_recv() {
             self.collect(cutting, result)?;
         }
@@ -351,10 +373,15 @@ impl Writer<'_> {
 
     /// Takes a segment's ids; puts those that are next in order into the recipe.
     fn collect(&mut self, cutting: &mut Cutting<'_>, (seq, entries): (u64, Vec<RecipeEntry>)) -> Result<()> {
+        // Of a stream that could not be read to its end, and was left out.
+        if seq < cutting.collected {
+            return Ok(());
+        }
         cutting.early.insert(seq, entries);
         while let Some(entries) = cutting.early.remove(&cutting.collected) {
             cutting.collected += 1;
             for entry in entries {
+                cutting.bytes += u64::from(entry.len);
                 self.push(&mut cutting.recipe, 0, entry)?;
             }
         }
@@ -465,18 +492,21 @@ struct Cutting<'p> {
     rest: Vec<u8>,
     sent: u64,
     collected: u64,
+    /// Bytes of the chunks collected.
+    bytes: u64,
     early: BTreeMap<u64, Vec<RecipeEntry>>,
     recipe: RecipeBuilder,
 }
 
 impl<'p> Cutting<'p> {
-    fn new(prediction: Option<Prediction<'p>>) -> Self {
+    fn new(prediction: Option<Prediction<'p>>, first: u64) -> Self {
         Self {
             prediction,
             predicted: 0,
             rest: Vec::new(),
-            sent: 0,
-            collected: 0,
+            sent: first,
+            collected: first,
+            bytes: 0,
             early: BTreeMap::new(),
             recipe: RecipeBuilder::default(),
         }
@@ -624,7 +654,10 @@ impl Failure<'_> {
         if self.is_set() {
             return;
         }
-        if let Err(error) = work() {
+        // A thread that panics silently would be waited for for ever.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+            .unwrap_or_else(|_| Err(Error::new(Kind::Failed, "a thread panicked; nothing was published")));
+        if let Err(error) = result {
             self.set(State::Failed(error));
             self.cancel.cancel();
         }

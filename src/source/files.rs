@@ -152,6 +152,7 @@ fn named_kind(path: &Path) -> Result<FoundKind> {
 fn unreadable(path: &Path, error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::NotFound {
         Error::new(Kind::Source, format!("`{}` does not exist; nothing was stored", shown(path)))
+            .hint("to back up what a command writes, put `--` in front of the command")
     } else {
         Error::new(Kind::Source, format!("`{}` can't be read; nothing was stored", shown(path))).because(error)
     }
