@@ -52,11 +52,6 @@ impl Output {
         let _ = writeln!(self, "{document}");
     }
 
-    /// True when whoever read this has left.
-    pub fn reader_left(&self) -> bool {
-        self.failure.as_ref().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
-    }
-
     /// Writes out what is buffered, and gives `outcome` back unless a write has failed.
     ///
     /// # Errors

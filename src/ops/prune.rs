@@ -109,7 +109,7 @@ pub struct Plan {
 /// Prunes; with `dry_run` only says what it would do.
 ///
 /// # Errors
-/// `Damaged` when anything is unreadable or missing: nothing was deleted. `Busy` when another prune is at work.
+/// `Damaged` when anything is unreadable or missing: nothing that is needed was deleted. `Busy` when another prune is at work.
 /// `WrongKey`, `Storage`, `Interrupted`.
 pub fn prune(
     repo: &Repository,
@@ -333,7 +333,7 @@ impl<'r> Survey<'r> {
 fn refused(object: &str, what: &str) -> Error {
     // An error's own text names the object already.
     let what = what.strip_prefix(&format!("{object}: ")).unwrap_or(what);
-    Error::new(Kind::Damaged, format!("prune refused, nothing was deleted: {object}: {what}"))
+    Error::new(Kind::Damaged, format!("refused to go on; nothing that is needed was deleted: {object}: {what}"))
         .hint("`alluvium check` tells the extent; `alluvium repair index` mends the index; a snapshot that is lost can be forgotten by its id")
 }
 
