@@ -29,6 +29,8 @@ pub enum Kind {
     AlreadyExists,
     /// The storage or the file system failed: full, read-only, unreachable.
     Storage,
+    /// The storage refuses this to these credentials: deleting, or all of it. Trying again does not help.
+    Denied,
     /// The source of the data failed: a dump command, a file that can't be read.
     Source,
 }

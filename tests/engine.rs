@@ -455,6 +455,7 @@ fn hostile_part_names_stay_inside_the_target() {
         parts,
         stored: Stored::default(),
         shrunk_from: None,
+        original: None,
     };
     session
         .publish(&Header { time: now, series: [0; 32], bytes: 0, good_bytes: 0, previous: None }, &manifest)

@@ -17,7 +17,7 @@ use alluvium::format::coordination::{
 use alluvium::format::index::{IndexObject, IndexedPack};
 use alluvium::format::keyslot::{Epoch, Kdf, KeySlot, SecretBytes, SlotKeys, SlotKind};
 use alluvium::format::manifest::{
-    Digest, Header, Manifest, Part, PartKind, Published, SealedManifest, SourceKind, Stored, encode_fence,
+    Digest, Header, Manifest, Original, Part, PartKind, Published, SealedManifest, SourceKind, Stored, encode_fence,
 };
 use alluvium::format::pack::{
     BlobEntry, Codec, PackHeader, Trailer, WrappedKey, blobs_end, decode_footer, encode_footer, padme, with_offsets,
@@ -238,6 +238,8 @@ fn manifest_body() -> impl Strategy<Value = Manifest> {
             parts,
             stored,
             shrunk_from,
+            original: shrunk_from
+                .map(|n| Original { repository: RepoId([n as u8; 16]), snapshot: SnapshotId([7; 16]) }),
         }
     })
 }

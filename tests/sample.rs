@@ -92,6 +92,7 @@ fn manifest(kind: SourceKind, whole: Option<Digest>, parts: Vec<Part>) -> Manife
         parts,
         stored: Stored { chunks: 2, new_chunks: 1, new_bytes: 4000, stored_bytes: 3200 },
         shrunk_from: None,
+        original: None,
     }
 }
 

@@ -44,6 +44,7 @@ fn taken(number: u8, source: &str, parts: &[&str]) -> Snapshot {
         parts: parts.iter().map(part).collect(),
         stored: Stored::default(),
         shrunk_from: None,
+        original: None,
     };
     Snapshot { id: SnapshotId([number; 16]), manifest }
 }

@@ -35,7 +35,7 @@ pub fn exit_code(run: &Result<Outcome>) -> u8 {
         // whose reader died must not look complete to `set -o pipefail`.
         Ok(Outcome::ReaderLeft) => 141,
         Err(error) => match error.kind() {
-            Kind::Failed | Kind::NotFound | Kind::AlreadyExists | Kind::Storage | Kind::Source => 1,
+            Kind::Failed | Kind::NotFound | Kind::AlreadyExists | Kind::Storage | Kind::Denied | Kind::Source => 1,
             Kind::Usage => 2,
             Kind::NoRepository => 10,
             Kind::Busy => 11,
@@ -59,6 +59,7 @@ fn kind_name(kind: Kind) -> &'static str {
         Kind::NotFound => "not-found",
         Kind::AlreadyExists => "already-exists",
         Kind::Storage => "storage",
+        Kind::Denied => "denied",
         Kind::Source => "source",
     }
 }
@@ -114,6 +115,7 @@ mod tests {
             (Kind::NotFound, 1, "not-found"),
             (Kind::AlreadyExists, 1, "already-exists"),
             (Kind::Storage, 1, "storage"),
+            (Kind::Denied, 1, "denied"),
             (Kind::Source, 1, "source"),
             (Kind::Usage, 2, "usage"),
             (Kind::NoRepository, 10, "no-repository"),

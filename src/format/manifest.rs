@@ -19,7 +19,7 @@ use super::limits::{JSON_BYTES_MAX, NAME_BYTES_MAX};
 use super::pack::WrappedKey;
 use super::recipe::Recipe;
 use super::{FORMAT_VERSION, Malformed, from_json, to_json};
-use crate::id::SnapshotId;
+use crate::id::{RepoId, SnapshotId};
 
 /// The first bytes of a manifest.
 pub const MAGIC: [u8; 8] = *b"ALVMSNAP";
@@ -174,6 +174,19 @@ pub struct Manifest {
     /// Present when the stream is far smaller than its predecessor was: that one's length in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shrunk_from: Option<u64>,
+    /// Present in a copy that `sync` made: the snapshot that was copied, the first one of a chain of copies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original: Option<Original>,
+}
+
+/// Where a copied snapshot was taken first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Original {
+    /// The repository.
+    pub repository: RepoId,
+    /// The snapshot there.
+    pub snapshot: SnapshotId,
 }
 
 impl Manifest {

@@ -146,6 +146,7 @@ pub fn snapshot(
         parts,
         stored,
         shrunk_from,
+        original: None,
     };
     let id = publish(session, &header, manifest, options.write, report, cancel)?;
     report.count(Counter::FilterMisses, repo.cache.filter_misses());

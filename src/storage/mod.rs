@@ -22,8 +22,9 @@ pub struct Listed {
 
 /// A place for objects. All methods may be called from many threads at once.
 ///
-/// Errors: a missing object is [`Kind::NotFound`], an existing one [`Kind::AlreadyExists`],
-/// everything else [`Kind::Storage`] with the object's name in the message.
+/// Errors: a missing object is [`Kind::NotFound`], an existing one [`Kind::AlreadyExists`], what the
+/// credentials do not allow [`Kind::Denied`], everything else [`Kind::Storage`]; each with the object's
+/// name in the message. After a `Storage` error of a put or delete it may have happened all the same, even later.
 pub trait Storage: Send + Sync {
     /// Creates an object, exclusively and durably: when this returns, the object survives a power
     /// loss; when the name exists, nothing changes and the error is `AlreadyExists`. Nobody ever
@@ -73,6 +74,11 @@ pub trait Storage: Send + Sync {
 
     /// Where this is, for messages: a path or a URL without secrets.
     fn location(&self) -> String;
+
+    /// How many requests at once pay: few where each is quick, many where each waits for a network.
+    fn transfers(&self) -> usize {
+        2
+    }
 
     /// True where room is limited, as on a disk: prune then keeps a reserve to be able to work when it is full.
     fn fills_up(&self) -> bool {
