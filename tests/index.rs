@@ -491,7 +491,7 @@ fn keeps_manifests_until_told_otherwise() -> Result<()> {
     drop(index);
     let index = open(&path);
     assert_eq!(index.manifest(&id(3))?, Some(vec![3; 10_000]));
-    index.retain_manifests(&HashSet::from([id(3), id(9)]))?;
+    index.retain_manifests(&std::collections::BTreeSet::from([id(3), id(9)]))?;
     assert_eq!(index.manifest(&id(3))?, Some(vec![3; 10_000]));
     assert_eq!(index.manifest(&id(2))?, None);
     index.invalidate()?;

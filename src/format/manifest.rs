@@ -25,6 +25,8 @@ use crate::id::{RepoId, SnapshotId};
 pub const MAGIC: [u8; 8] = *b"ALVMSNAP";
 /// The first bytes of a fence.
 pub const FENCE_MAGIC: [u8; 8] = *b"ALVMFENC";
+/// The length of a fence in bytes.
+pub const FENCE_LEN: u64 = 50;
 /// The folder of manifests.
 pub const PREFIX: &str = "snapshots/";
 

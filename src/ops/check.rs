@@ -214,7 +214,7 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
 /// those that no index lists and no running session explains.
 fn check_packs(
     indexed: &Indexed<'_>,
-    listed: &HashMap<PackId, u64>,
+    listed: &BTreeMap<PackId, u64>,
     found: &mut Checked,
     report: &dyn Report,
     cancel: &Cancel,

@@ -13,7 +13,7 @@
 //! goes on. First the packs that nobody needs at all go, so that a full disk has room; then partly used packs are
 //! repacked: what is used is stored again in new packs, and the old ones are condemned.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::Serialize;
 
@@ -27,6 +27,7 @@ use crate::id::{BlobId, DataKeyId, IndexId, PackId, SnapshotId};
 use crate::repo::fence::{LiveSession, end_dead_sessions, live_sessions};
 use crate::repo::index::Location;
 use crate::repo::reader::Reader;
+use crate::repo::rules::Rule;
 use crate::repo::session::{Session, Writing};
 use crate::repo::snapshots::Snapshot;
 use crate::repo::writer::{WriteOptions, write};
@@ -129,6 +130,10 @@ pub fn prune(
             repo.storage.delete(RESERVE)?;
             prune_once(repo, options, report, cancel)
         }
+        Err(e) if e.kind() == Kind::NotFound => Err(e
+            .during("another prune works on the same packs; nothing that is needed was deleted")
+            .as_kind(Kind::Busy)
+            .hint("let it finish, then run prune again")),
         other => other,
     }?;
     put_reserve(repo.storage.as_ref(), repo.env.as_ref())?;
@@ -179,18 +184,20 @@ pub fn put_reserve(storage: &dyn Storage, env: &dyn Env) -> Result<()> {
 /// The repository as it is, with every doubt settled.
 struct Survey<'r> {
     indexed: Indexed<'r>,
-    snapshots: HashSet<SnapshotId>,
+    snapshots: BTreeSet<SnapshotId>,
     marks: Marks,
     /// Packs that may go or be repacked: those of running sessions are left out.
     packs: Vec<Surveyed>,
     /// Packs that were condemned and are gone, and that an index object still lists: two prunes rewrote
     /// the index at once, or one was interrupted.
-    ghosts: HashSet<PackId>,
+    ghosts: BTreeSet<PackId>,
 }
 
 struct Surveyed {
     id: PackId,
     size: u64,
+    /// Who wrote it.
+    session: SnapshotId,
     /// A snapshot needs some of it. By the marks alone: byte counts come from the local cache, which another
     /// process may empty at any time.
     needed: bool,
@@ -261,13 +268,16 @@ impl<'r> Survey<'r> {
             packs.push(Surveyed {
                 id,
                 size,
+                session,
                 needed: used.is_some(),
                 blob_bytes: entries.iter().map(|(_, e)| u64::from(e.stored_len)).sum(),
                 used_bytes: needed.iter().map(|(_, e)| u64::from(e.stored_len)).sum(),
                 condemned: indexed.is_condemned(id),
             });
         }
-        packs.sort_by_key(|p| p.id);
+        // A snapshot that wrote a pack which nobody seems to need was forgotten, or is hidden.
+        let writers = packs.iter().filter(|p| !p.needed).map(|p| p.session);
+        refuse_hidden(repo, writers, &ids)?;
         Ok(Self { indexed, snapshots: ids, marks, packs, ghosts })
     }
 
@@ -338,45 +348,50 @@ fn refused(object: &str, what: &str) -> Error {
 }
 
 /// Every snapshot, or a refusal: of an unreadable manifest, and of a listing that lacks manifests which exist.
-fn all_snapshots(repo: &Repository) -> Result<(Vec<Snapshot>, HashSet<SnapshotId>)> {
+fn all_snapshots(repo: &Repository) -> Result<(Vec<Snapshot>, BTreeSet<SnapshotId>)> {
     let remembered = repo.cache.manifests()?;
-    let listed = repo.list_snapshots()?;
-    for id in remembered.difference(&listed) {
-        let name = manifest::object_name(*id);
-        if repo.storage.stat(&name)?.is_some() {
-            return Err(refused(&name, "exists, but the storage does not list it: its listing is incomplete"));
-        }
-    }
-    let (snapshots, unreadable) = repo.snapshots()?;
+    let listed = repo.list_snapshots_proven()?;
+    refuse_hidden(repo, remembered, &listed)?;
+    let (snapshots, unreadable) = repo.snapshots_among(&listed)?;
     if let Some((id, error)) = unreadable.first() {
         return Err(refused(&manifest::object_name(*id), &error.to_string()));
     }
-    let ids: HashSet<SnapshotId> = snapshots.iter().map(|s| s.id).collect();
+    let ids: BTreeSet<SnapshotId> = snapshots.iter().map(|s| s.id).collect();
     // A predecessor that is not listed was forgotten, or is hidden.
-    for previous in snapshots.iter().filter_map(|s| s.manifest.previous).filter(|id| !listed.contains(id)) {
-        let name = manifest::object_name(previous);
-        if repo.storage.stat(&name)?.is_some() {
+    refuse_hidden(repo, snapshots.iter().filter_map(|s| s.manifest.previous), &listed)?;
+    // Two listings, at two times, of something that only this or another forget may shorten.
+    refuse_hidden(repo, listed, &repo.list_snapshots()?)?;
+    Ok((snapshots, ids))
+}
+
+/// Refuses when one of `known` is not listed and exists all the same. Objects are asked for by name: what a storage
+/// says of a name is never behind.
+fn refuse_hidden(
+    repo: &Repository,
+    known: impl IntoIterator<Item = SnapshotId>,
+    listed: &BTreeSet<SnapshotId>,
+) -> Result<()> {
+    if !repo.rules.keep(Rule::DoubtListing) {
+        return Ok(());
+    }
+    let unlisted: BTreeSet<SnapshotId> = known.into_iter().filter(|id| !listed.contains(id)).collect();
+    for id in unlisted {
+        let name = manifest::object_name(id);
+        if repo.storage.stat(&name)?.is_some_and(|size| size != manifest::FENCE_LEN) {
             return Err(refused(&name, "exists, but the storage does not list it: its listing is incomplete"));
         }
     }
-    // Two listings, at two times, of something that only this or another forget may shorten.
-    if let Some(lost) = listed
-        .difference(&repo.list_snapshots()?)
-        .find(|id| matches!(repo.storage.stat(&manifest::object_name(**id)), Ok(Some(_))))
-    {
-        return Err(refused(&manifest::object_name(*lost), "is listed at one time and not at another"));
-    }
-    Ok((snapshots, ids))
+    Ok(())
 }
 
 /// The indexed packs with their sessions and those that are rightly gone, or a refusal when one is missing or has
 /// another size.
 fn known_packs(
     indexed: &Indexed<'_>,
-    listed: &HashMap<PackId, u64>,
-    listed_now: &HashMap<PackId, u64>,
-) -> Result<(HashMap<PackId, SnapshotId>, HashSet<PackId>)> {
-    let (mut known, mut ghosts) = (HashMap::new(), HashSet::new());
+    listed: &BTreeMap<PackId, u64>,
+    listed_now: &BTreeMap<PackId, u64>,
+) -> Result<(HashMap<PackId, SnapshotId>, BTreeSet<PackId>)> {
+    let (mut known, mut ghosts) = (HashMap::new(), BTreeSet::new());
     for pack in indexed.repo.cache.packs()? {
         match listed.get(&pack.id) {
             Some(&size) if size == pack.size => {}
@@ -445,7 +460,7 @@ impl Work<'_, '_> {
         // A pack that was condemned once stays condemned until it is gone: another prune may be about to
         // delete it, so nobody may ever rely on it again. What turns out to be needed is repacked.
         let mut condemned = Vec::new();
-        for before in state.condemned.drain(..) {
+        for before in state.condemned.drain(..).filter(|_| self.repo.rules.keep(Rule::StayCondemned)) {
             if !is_gone(before.pack)? || self.survey.ghosts.contains(&before.pack) {
                 condemned.push(before);
             }
@@ -460,8 +475,10 @@ impl Work<'_, '_> {
             }
         }
         if !readable || condemned.len() > known.len() {
-            self.repo.publish_generation(number + 1, &Generation { condemned: condemned.clone(), distrusted })?;
-            self.generation = number + 1;
+            if self.repo.rules.keep(Rule::CondemnFirst) {
+                self.repo.publish_generation(number + 1, &Generation { condemned: condemned.clone(), distrusted })?;
+                self.generation = number + 1;
+            }
         }
         let candidates: HashSet<PackId> = packs.into_iter().collect();
         condemned.retain(|c| candidates.contains(&c.pack));
@@ -471,9 +488,9 @@ impl Work<'_, '_> {
     /// Deletes the condemned packs that every running session knows to be condemned and no snapshot needs.
     fn delete_condemned(&mut self, condemned: &[Condemned]) -> Result<()> {
         let live = end_dead_sessions(self.repo, self.session.id)?;
-        let known_to_all = live.iter().map(|s| s.generation).min().unwrap_or(self.generation);
+        let known_to_all = live.iter().map(|s| s.generation).min().unwrap_or(u64::MAX);
         let (ready, waiting): (Vec<&Condemned>, Vec<&Condemned>) =
-            condemned.iter().partition(|c| c.since <= known_to_all);
+            condemned.iter().partition(|c| c.since <= known_to_all || !self.repo.rules.keep(Rule::Wait));
         self.plan.waiting_packs += waiting.len() as u64;
         if !waiting.is_empty() {
             self.plan.waiting_for =
@@ -481,7 +498,9 @@ impl Work<'_, '_> {
         }
         // The sessions that have ended since the survey may have published what needs a condemned pack.
         let (snapshots, _) = all_snapshots(self.repo)?;
-        let new: Vec<Snapshot> = snapshots.into_iter().filter(|s| !self.survey.snapshots.contains(&s.id)).collect();
+        let again = self.repo.rules.keep(Rule::MarkAgain);
+        let new: Vec<Snapshot> =
+            snapshots.into_iter().filter(|s| again && !self.survey.snapshots.contains(&s.id)).collect();
         let mut rescued = HashSet::new();
         if !new.is_empty() {
             let indexed = self.repo.index(self.report)?;
@@ -491,7 +510,7 @@ impl Work<'_, '_> {
             }
             rescued.extend(marks.used.into_keys());
         }
-        let doomed: HashMap<PackId, u64> =
+        let doomed: BTreeMap<PackId, u64> =
             ready.into_iter().filter(|c| !rescued.contains(&c.pack)).map(|c| (c.pack, c.size)).collect();
         // Whatever went wrong before this line: what is needed and was not stored again does not go.
         if let Some(needed) =
@@ -513,7 +532,7 @@ impl Work<'_, '_> {
     }
 
     /// Takes packs out of the index: new index objects first, proven, then the old ones go.
-    fn rewrite_index(&mut self, doomed: &HashMap<PackId, u64>) -> Result<()> {
+    fn rewrite_index(&mut self, doomed: &BTreeMap<PackId, u64>) -> Result<()> {
         if doomed.is_empty() {
             return Ok(());
         }
@@ -525,13 +544,13 @@ impl Work<'_, '_> {
         if self.repo.list_index()?.len() <= INDEX_OBJECTS_MAX {
             return Ok(());
         }
-        self.replace_index_objects(|object| object.packs.len() < PACKS_PER_INDEX / 2, &HashMap::new())
+        self.replace_index_objects(|object| object.packs.len() < PACKS_PER_INDEX / 2, &BTreeMap::new())
     }
 
     fn replace_index_objects(
         &mut self,
         choose: impl Fn(&IndexObject) -> bool,
-        without: &HashMap<PackId, u64>,
+        without: &BTreeMap<PackId, u64>,
     ) -> Result<()> {
         let mut old: Vec<(IndexId, IndexObject)> = Vec::new();
         for id in self.repo.list_index()? {
@@ -565,6 +584,10 @@ impl Work<'_, '_> {
                 Err(refused(&object_name(*pack), "does not hold what the index says"))
             }
         };
+        if !self.repo.rules.keep(Rule::RepackFirst) {
+            self.repacked.extend(packs);
+            return Ok(());
+        }
         write(self.session, options.write, self.report, self.cancel, |writer| {
             for (done, pack) in packs.iter().enumerate() {
                 for entry in used_entries(pack)? {
@@ -610,7 +633,9 @@ pub fn replace(
         keys.extend(object.keys.iter().map(|k| (k.id, k.clone())));
         packs.extend(object.packs.iter().filter(|p| keep(&p.id)).map(|p| (p.id, p.clone())));
     }
-    publish_proven(repo, packs.into_values().collect(), &keys)?;
+    if repo.rules.keep(Rule::IndexCovers) {
+        publish_proven(repo, packs.into_values().collect(), &keys)?;
+    }
     let ids: Vec<IndexId> = old.iter().map(|(id, _)| *id).collect();
     repo.cache.remove(&ids)?;
     for id in ids {

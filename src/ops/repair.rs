@@ -5,7 +5,7 @@
 //! Nothing is ever removed but index objects, and generations that can't be read; and those only after what
 //! replaces them is durable and proven.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 
@@ -87,7 +87,7 @@ pub fn repair_index(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> 
 fn read_unlisted(
     repo: &Repository,
     sound: &[(IndexId, IndexObject)],
-    listed: &HashMap<PackId, u64>,
+    listed: &BTreeMap<PackId, u64>,
     repaired: &mut Repaired,
     report: &dyn Report,
     cancel: &Cancel,
@@ -119,7 +119,7 @@ fn read_unlisted(
 fn drop_lost(
     repo: &Repository,
     sound: Vec<(IndexId, IndexObject)>,
-    listed: &HashMap<PackId, u64>,
+    listed: &BTreeMap<PackId, u64>,
     condemned: &HashSet<PackId>,
     repaired: &mut Repaired,
     report: &dyn Report,
@@ -157,7 +157,7 @@ fn drop_lost(
 fn replace_generation(
     repo: &Repository,
     number: u64,
-    listed: &HashMap<PackId, u64>,
+    listed: &BTreeMap<PackId, u64>,
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<()> {

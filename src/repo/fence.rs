@@ -14,8 +14,10 @@ use crate::format::coordination::{Beat, SESSION_PREFIX, Session, beat_name, sess
 use crate::format::manifest;
 use crate::format::{Malformed, ObjectKind, associated_data};
 use crate::id::SnapshotId;
+use crate::storage::Listed;
 
 use super::Repository;
+use super::rules::Rule;
 
 /// How long a session may be silent before it is taken for dead; sixty heartbeats.
 pub const PATIENCE: SignedDuration = SignedDuration::from_hours(1);
@@ -42,8 +44,11 @@ pub struct LiveSession {
 /// # Errors
 /// `Storage`.
 pub fn live_sessions(repo: &Repository, except: Option<SnapshotId>) -> Result<Vec<LiveSession>> {
-    let ids: BTreeSet<SnapshotId> =
-        repo.storage.list(SESSION_PREFIX)?.iter().filter_map(|o| session_of(&o.name)).collect();
+    live_among(repo, &repo.storage.list(SESSION_PREFIX)?, except)
+}
+
+fn live_among(repo: &Repository, listed: &[Listed], except: Option<SnapshotId>) -> Result<Vec<LiveSession>> {
+    let ids: BTreeSet<SnapshotId> = listed.iter().filter_map(|o| session_of(&o.name)).collect();
     let mut live = Vec::new();
     for id in ids.into_iter().filter(|id| Some(*id) != except) {
         // A session that has published, or that is gone but for its heartbeat, was only interrupted while tidying.
@@ -81,12 +86,13 @@ fn read<T>(repo: &Repository, name: &str, decode: impl Fn(&[u8]) -> Result<T, Ma
 }
 
 /// Removes what ended sessions left behind and fences those that are silent for too long. Returns the sessions
-/// that are still alive.
+/// that are still alive: all those that had begun when this was called.
 ///
 /// # Errors
 /// `Storage`.
 pub fn end_dead_sessions(repo: &Repository, except: SnapshotId) -> Result<Vec<LiveSession>> {
-    let live = live_sessions(repo, Some(except))?;
+    let listed = repo.list_sessions_proven()?;
+    let live = live_among(repo, &listed, Some(except))?;
     let now = repo.env.now();
     let mut alive = Vec::new();
     let mut keep: BTreeSet<SnapshotId> = BTreeSet::from([except]);
@@ -94,30 +100,39 @@ pub fn end_dead_sessions(repo: &Repository, except: SnapshotId) -> Result<Vec<Li
         if now.duration_since(session.seen) <= PATIENCE {
             keep.insert(session.id);
             alive.push(session);
-        } else {
+        } else if repo.rules.keep(Rule::Fence) {
             fence(repo, session.id)?;
         }
     }
-    for object in repo.storage.list(SESSION_PREFIX)? {
-        // A session that began since the first listing has an object and no manifest: it is alive.
+    for object in listed {
         if let Some(id) = session_of(&object.name).filter(|id| !keep.contains(id))
             && (repo.storage.stat(&manifest::object_name(id))?.is_some()
                 || repo.storage.stat(&session_name(id))?.is_none())
         {
-            repo.storage.delete(&session_name(id))?;
-            repo.storage.delete(&beat_name(id))?;
+            // What the storage does not give up only takes room.
+            let _ = repo.storage.delete(&session_name(id));
+            let _ = repo.storage.delete(&beat_name(id));
         }
     }
     Ok(alive)
 }
 
-/// Takes the name that the session would publish under. It having published first is as good.
-fn fence(repo: &Repository, id: SnapshotId) -> Result<()> {
+/// Takes the name that the session would publish under: `true` when it can never publish any more, `false` when
+/// something stands there already, a manifest or a fence.
+///
+/// # Errors
+/// `Storage`: then neither is known.
+pub fn fence(repo: &Repository, id: SnapshotId) -> Result<bool> {
     let name = manifest::object_name(id);
-    let sealed =
-        repo.keys.index.seal(repo.env.as_ref(), &associated_data(ObjectKind::Session, repo.id, name.as_bytes()), b"");
-    match repo.storage.put_new(&name, &manifest::encode_fence(&sealed)) {
-        Err(e) if e.kind() != Kind::AlreadyExists => Err(e),
-        _ => Ok(()),
+    match repo.storage.put_new(&name, &fence_bytes(repo, &name)) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == Kind::AlreadyExists => Ok(false),
+        Err(e) => Err(e),
     }
+}
+
+/// The bytes of a fence under the name `name`.
+pub(super) fn fence_bytes(repo: &Repository, name: &str) -> Vec<u8> {
+    let associated = associated_data(ObjectKind::Session, repo.id, name.as_bytes());
+    manifest::encode_fence(&repo.keys.index.seal(repo.env.as_ref(), &associated, b""))
 }

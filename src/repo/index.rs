@@ -22,7 +22,7 @@ mod filter;
 mod recent;
 mod rows;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -352,7 +352,7 @@ impl Index {
     ///
     /// # Errors
     /// See [`Index`].
-    pub fn retain_manifests(&self, ids: &HashSet<SnapshotId>) -> Result<()> {
+    pub fn retain_manifests(&self, ids: &BTreeSet<SnapshotId>) -> Result<()> {
         Ok(self.in_transaction(|transaction| {
             let mut statement = transaction.prepare("SELECT id FROM manifests")?;
             let known = statement.query_map([], |row| row.get(0).map(SnapshotId))?.collect::<Result<Vec<_>, _>>()?;

@@ -13,16 +13,18 @@ pub mod blob;
 pub mod fence;
 pub mod index;
 pub mod keys;
+pub mod listing;
 pub mod packer;
 pub mod packs;
 pub mod predict;
 pub mod publish;
 pub mod reader;
+pub mod rules;
 pub mod session;
 pub mod snapshots;
 pub mod writer;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,6 +42,7 @@ use crate::transform::chunk::Chunker;
 
 use index::{Index, Location};
 use keys::{KdfCost, Keys, NewSlot};
+use rules::{Rule, Rules};
 
 /// How a new repository stores.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +84,8 @@ pub struct Repository {
     pub keys: Keys,
     /// The local cache.
     pub cache: Index,
+    /// The ordering rules that are kept: all, outside the simulation.
+    pub rules: Rules,
 }
 
 impl Repository {
@@ -153,7 +158,7 @@ impl Repository {
             Some(folder) => Index::open(&cache_file(folder, id), id)?,
             None => Index::in_memory(id)?,
         };
-        Ok(Self { storage, env, id, parameters, keys, cache })
+        Ok(Self { storage, env, id, parameters, keys, cache, rules: Rules::default() })
     }
 
     /// The chunker for streams.
@@ -198,11 +203,12 @@ impl Repository {
         IndexObject::decode(&plain).map_err(|e| e.in_object(&name))
     }
 
-    /// The index objects that the storage lists.
+    /// The index objects that the storage lists. Like all listings sorted, so that the same repository is worked on
+    /// in the same order every time.
     ///
     /// # Errors
     /// `Storage`.
-    pub fn list_index(&self) -> Result<HashSet<IndexId>> {
+    pub fn list_index(&self) -> Result<BTreeSet<IndexId>> {
         Ok(self.storage.list("index/")?.iter().filter_map(|o| o.name.strip_prefix("index/")?.parse().ok()).collect())
     }
 
@@ -210,7 +216,7 @@ impl Repository {
     ///
     /// # Errors
     /// `Storage`.
-    pub fn list_packs(&self) -> Result<HashMap<PackId, u64>> {
+    pub fn list_packs(&self) -> Result<BTreeMap<PackId, u64>> {
         let pack = |o: &Listed| Some((o.name.rsplit('/').next()?.parse().ok()?, o.size));
         Ok(self.storage.list("packs/")?.iter().filter_map(pack).collect())
     }
@@ -277,8 +283,22 @@ impl Repository {
             }
             _ => error,
         })?;
-        // Only the newest counts; the one before stays for the curious.
-        if number > 2 { self.storage.delete(&generation_name(number - 2)) } else { Ok(()) }
+        self.forget_generations(number);
+        Ok(())
+    }
+
+    /// Only the newest counts; the one before stays, for a listing that is a moment old. The oldest go first and the
+    /// first that stays ends it, so that those which exist have no gap: whoever knows one finds the newest by
+    /// asking for the next. What can't be deleted only takes room.
+    fn forget_generations(&self, newest: u64) {
+        let Ok(listed) = self.storage.list(GENERATION_PREFIX) else { return };
+        let old: BTreeSet<u64> =
+            listed.iter().filter_map(|o| generation_of(&o.name)).filter(|n| n + 1 < newest).collect();
+        for number in old {
+            if self.storage.delete(&generation_name(number)).is_err() {
+                return;
+            }
+        }
     }
 
     /// Brings the local cache up to date with the storage's index objects and reads the newest
@@ -314,7 +334,7 @@ impl Repository {
     /// `Storage`.
     pub fn index_at(&self, number: u64, state: Generation, report: &dyn Report) -> Result<Indexed<'_>> {
         let problems = self.refresh(report)?;
-        Ok(Indexed { repo: self, generation: number, trust: Trust::new(&state), state, problems })
+        Ok(Indexed { repo: self, generation: number, trust: Trust::new(&state, self.rules), state, problems })
     }
 
     /// Loads new index objects and drops those that are gone. New ones first: between the two, a pack
@@ -322,7 +342,7 @@ impl Repository {
     fn refresh(&self, report: &dyn Report) -> Result<Vec<Problem>> {
         let listed = self.list_index()?;
         let loaded = self.cache.loaded()?;
-        let missing: Vec<_> = listed.difference(&loaded).copied().collect();
+        let missing: Vec<_> = listed.iter().filter(|id| !loaded.contains(*id)).copied().collect();
         if missing.len() > 8 {
             report.task("Reading the index", Unit::Things, Some(missing.len() as u64));
         }
@@ -357,7 +377,7 @@ impl Repository {
                 }
             }
         }
-        let gone: Vec<_> = loaded.difference(&listed).copied().collect();
+        let gone: Vec<_> = loaded.iter().filter(|id| !listed.contains(*id)).copied().collect();
         if !gone.is_empty() {
             self.cache.remove(&gone)?;
         }
@@ -462,9 +482,10 @@ struct Trust {
 }
 
 impl Trust {
-    fn new(state: &Generation) -> Self {
+    fn new(state: &Generation, rules: Rules) -> Self {
+        let condemned = state.condemned.iter().filter(|_| rules.keep(Rule::AvoidCondemned));
         Self {
-            condemned: state.condemned.iter().map(|c| c.pack).collect(),
+            condemned: condemned.map(|c| c.pack).collect(),
             distrusted: state.distrusted.iter().map(|d| (d.pack, d.blobs.iter().copied().collect())).collect(),
         }
     }

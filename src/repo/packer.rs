@@ -19,6 +19,7 @@ use crate::transform::seal::OVERHEAD;
 
 use super::Repository;
 use super::blob::SealedBlob;
+use super::rules::Rule;
 use super::session::Session;
 
 /// Packs whose blobs one index object lists, while a session works: bounds what a crash makes anew, and
@@ -187,7 +188,8 @@ impl<'s> Shelf<'s> {
     /// `Storage`.
     pub fn finish(&self) -> Result<()> {
         let packs = std::mem::take(&mut *self.lock());
-        if packs.is_empty() { Ok(()) } else { self.publish(packs) }
+        let kept = self.session.repo().rules.keep(Rule::IndexBeforeManifest);
+        if packs.is_empty() || !kept { Ok(()) } else { self.publish(packs) }
     }
 
     fn publish(&self, packs: Vec<IndexedPack>) -> Result<()> {

@@ -13,7 +13,7 @@
 //!
 //! A session that is dropped without a commit leaves garbage, never a snapshot.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,7 +27,9 @@ use crate::id::{BlobId, PackId, SnapshotId};
 use crate::report::{Report, Silent};
 use crate::transform::seal::SealKey;
 
+use super::fence::fence;
 use super::keys::DataKey;
+use super::rules::Rule;
 use super::{Indexed, Repository};
 
 /// How often a working session refreshes its heartbeat.
@@ -53,9 +55,9 @@ pub struct Session<'r> {
     /// Ids that this session has taken on to store and that no index object names yet.
     claimed: Mutex<HashSet<BlobId>>,
     /// Packs that the snapshot relies on: found by deduplication, or written here.
-    relied: Mutex<HashSet<PackId>>,
+    relied: Mutex<BTreeSet<PackId>>,
     /// Packs written here, with their sizes.
-    written: Mutex<HashMap<PackId, u64>>,
+    written: Mutex<BTreeMap<PackId, u64>>,
     beat: Option<Heartbeat>,
 }
 
@@ -74,7 +76,9 @@ impl<'r> Session<'r> {
             started: env.now(),
         };
         let name = session_name(id);
-        repo.storage.put_new(&name, &repo.seal_object(ObjectKind::Session, &name, &session.encode()))?;
+        if repo.rules.keep(Rule::Register) {
+            repo.storage.put_new(&name, &repo.seal_object(ObjectKind::Session, &name, &session.encode()))?;
+        }
         let ready = (|| {
             let indexed = repo.index(report)?;
             let beat = Heartbeat::start(repo, id, indexed.generation)?;
@@ -180,6 +184,9 @@ impl<'r> Session<'r> {
     /// Rule I5: every pack that the snapshot relies on exists with the size that the index says.
     fn check_packs(&self) -> Result<()> {
         let repo = self.repo();
+        if !repo.rules.keep(Rule::PacksThere) {
+            return Ok(());
+        }
         let written = lock(&self.written);
         let relied = lock(&self.relied);
         let known = || -> Result<HashMap<PackId, u64>> {
@@ -196,6 +203,8 @@ impl<'r> Session<'r> {
             let expected = written.get(id).or_else(|| sizes.get(id)).copied();
             let found = repo.storage.stat(&name)?;
             if found.is_none() || found != expected {
+                // Prune has taken this session for dead, and with it its packs.
+                self.check_alive()?;
                 // Whatever told us about this pack is wrong: the next session reads the index afresh.
                 repo.cache.invalidate()?;
                 let what = found
@@ -228,17 +237,68 @@ impl<'r> Session<'r> {
         let body_name = manifest::body_name(&name, &self.key.wrapped, &header);
         let body = seal(ObjectKind::ManifestBody, &self.key.key, &body_name, &plain);
         let object = SealedManifest { key: self.key.wrapped.clone(), header: &header, body: &body }.encode();
-        repo.storage.put_new(&name, &object).map_err(|error| match error.kind() {
-            Kind::AlreadyExists => fenced(self.id),
-            _ => error,
-        })?;
-        if let Some(beat) = self.beat.take() {
-            beat.stop();
+        let beat = self.beat.take();
+        if let Err(error) = repo.storage.put_new(&name, &object) {
+            match self.settle(&object, error) {
+                Settled::Published => {}
+                // The session is over: it goes like any other that gave up.
+                Settled::Unpublished(error) => {
+                    self.beat = beat;
+                    return Err(error);
+                }
+                // Nobody removes it: as long as it is there, prune keeps its packs, and fences it in the end.
+                Settled::Unknown(error) => {
+                    beat.into_iter().for_each(Heartbeat::stop);
+                    return Err(error);
+                }
+            }
         }
+        beat.into_iter().for_each(Heartbeat::stop);
         remove(repo, self.id);
         // It is published, whatever the cache says.
         let _ = repo.cache.put_manifest(&self.id, &object);
         Ok(self.id)
+    }
+}
+
+/// What became of a publication that failed.
+enum Settled {
+    /// It is there all the same: only the answer got lost.
+    Published,
+    /// It is not there and never will be.
+    Unpublished(Error),
+    /// It may be there, or still come.
+    Unknown(Error),
+}
+
+impl Session<'_> {
+    /// Finds out what became of a publication that reported an error. The request may have been carried out, or
+    /// be carried out later, when prune takes this session for ended: so the session fences itself. Exclusive creation
+    /// decides, as between writer and prune.
+    fn settle(&self, object: &[u8], error: Error) -> Settled {
+        let repo = self.repo();
+        match error.kind() {
+            Kind::AlreadyExists => return Settled::Unpublished(fenced(self.id)),
+            // Refused: it was not carried out.
+            Kind::Denied => return Settled::Unpublished(error),
+            _ if !repo.rules.keep(Rule::Settle) => return Settled::Unpublished(error),
+            _ => {}
+        }
+        let standing = match fence(repo, self.id) {
+            Ok(true) => return Settled::Unpublished(error),
+            Ok(false) => repo.storage.get(&manifest::object_name(self.id)),
+            Err(e) => Err(e),
+        };
+        match standing {
+            Ok(bytes) if bytes == object => Settled::Published,
+            Ok(_) => Settled::Unpublished(fenced(self.id)),
+            Err(_) => {
+                Settled::Unknown(error.during("it is not known whether the snapshot was published").hint(format!(
+                    "look for {} in `alluvium snapshots` when the storage answers again; if it is there it is whole",
+                    self.id
+                )))
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Manifests never change, so their sealed bytes are kept in the local cache: a listing reads the
 //! storage only for what is new.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{self, Header, Manifest, Published, SealedManifest};
@@ -30,9 +30,8 @@ impl Repository {
     ///
     /// # Errors
     /// `Storage`.
-    pub fn list_snapshots(&self) -> Result<HashSet<SnapshotId>> {
-        let id = |o: &Listed| o.name.strip_prefix(manifest::PREFIX)?.parse().ok();
-        Ok(self.storage.list(manifest::PREFIX)?.iter().filter_map(id).collect())
+    pub fn list_snapshots(&self) -> Result<BTreeSet<SnapshotId>> {
+        Ok(ids(&self.storage.list(manifest::PREFIX)?))
     }
 
     /// Every snapshot, newest first, and the error of each that can't be read.
@@ -40,7 +39,15 @@ impl Repository {
     /// # Errors
     /// `WrongKey` from a write-only slot; `Storage`.
     pub fn snapshots(&self) -> Result<Readable<Snapshot>> {
-        self.sorted_snapshots(false)
+        self.sorted_snapshots(&self.list_snapshots()?, false)
+    }
+
+    /// As [`snapshots`](Self::snapshots), of a listing that was made before.
+    ///
+    /// # Errors
+    /// As [`snapshots`](Self::snapshots).
+    pub fn snapshots_among(&self, listed: &BTreeSet<SnapshotId>) -> Result<Readable<Snapshot>> {
+        self.sorted_snapshots(listed, false)
     }
 
     /// As [`snapshots`](Self::snapshots), each read from the storage even where the cache has it.
@@ -48,13 +55,13 @@ impl Repository {
     /// # Errors
     /// As [`snapshots`](Self::snapshots).
     pub fn snapshots_afresh(&self) -> Result<Readable<Snapshot>> {
-        self.sorted_snapshots(true)
+        self.sorted_snapshots(&self.list_snapshots()?, true)
     }
 
-    fn sorted_snapshots(&self, afresh: bool) -> Result<Readable<Snapshot>> {
+    fn sorted_snapshots(&self, listed: &BTreeSet<SnapshotId>, afresh: bool) -> Result<Readable<Snapshot>> {
         self.keys.require_full("reading snapshots")?;
-        let (mut snapshots, unreadable) =
-            self.published(afresh, |id, sealed| Ok(Snapshot { id, manifest: self.open_manifest(id, sealed)? }))?;
+        let (mut snapshots, unreadable) = self
+            .published(listed, afresh, |id, sealed| Ok(Snapshot { id, manifest: self.open_manifest(id, sealed)? }))?;
         snapshots.sort_by_key(|s| (std::cmp::Reverse(s.manifest.time), s.id));
         Ok((snapshots, unreadable))
     }
@@ -64,7 +71,7 @@ impl Repository {
     /// # Errors
     /// `Storage`.
     pub fn headers(&self) -> Result<Readable<(SnapshotId, Header)>> {
-        self.published(false, |id, sealed| {
+        self.published(&self.list_snapshots()?, false, |id, sealed| {
             let name = manifest::object_name(id);
             let plain = self
                 .keys
@@ -102,13 +109,13 @@ impl Repository {
 
     fn published<T>(
         &self,
+        listed: &BTreeSet<SnapshotId>,
         afresh: bool,
         open: impl Fn(SnapshotId, &SealedManifest<'_>) -> Result<T>,
     ) -> Result<Readable<T>> {
-        let listed = self.list_snapshots()?;
-        self.cache.retain_manifests(&listed)?;
+        self.cache.retain_manifests(listed)?;
         let (mut found, mut unreadable) = (Vec::new(), Vec::new());
-        for id in listed {
+        for &id in listed {
             match self.open_published(id, afresh, &open) {
                 Ok(opened) => found.extend(opened),
                 // Forgotten since it was listed.
@@ -152,4 +159,9 @@ impl Repository {
         self.cache.put_manifest(&id, &bytes)?;
         Ok(opened)
     }
+}
+
+/// The ids of the objects of `snapshots/`.
+pub(super) fn ids(listed: &[Listed]) -> BTreeSet<SnapshotId> {
+    listed.iter().filter_map(|o| o.name.strip_prefix(manifest::PREFIX)?.parse().ok()).collect()
 }

@@ -266,11 +266,13 @@ impl Writer<'_> {
         let headroom = self.chunker.max();
         let (filled, segments) = bounded(2);
         let (pool, home, cancel, report) = (self.pool.free.clone(), self.pool.home.clone(), self.cancel, self.report);
+        let segment_len = self.pool.segment;
         std::thread::scope(|scope| {
             let reading = scope.spawn(move || -> Result<Digest> {
                 loop {
                     // The pool's other end is held by the writer, which outlives this thread.
-                    let mut segment = pool.recv().map_err(|_| Error::new(Kind::Failed, "the writer is gone"))?;
+                    let segment = pool.recv().map_err(|_| Error::new(Kind::Failed, "the writer is gone"))?;
+                    let mut segment = ready(segment, segment_len);
                     let n = match read_segment(input, &mut segment[headroom..], &mut hasher, cancel, report) {
                         Ok(n) => n,
                         Err(e) => {
@@ -315,22 +317,20 @@ impl Writer<'_> {
         }
         cutting.rest.clear();
         cutting.rest.extend_from_slice(&bytes[at..end]);
-        self.send(cutting, bytes, cuts)
+        self.send(cutting, Segment { bytes, home: Some(self.pool.home.clone()) }, cuts)
     }
 
     /// Cuts the stream's end.
     fn cut_rest(&mut self, cutting: &mut Cutting<'_>) -> Result<()> {
-        let rest = std::mem::take(&mut cutting.rest);
-        let mut bytes = self.pool.take();
-        bytes[..rest.len()].copy_from_slice(&rest);
+        let bytes = std::mem::take(&mut cutting.rest);
         let mut cuts = Vec::new();
         let mut at = 0;
-        while at < rest.len() {
-            let cut = self.cut(cutting, &bytes, at..rest.len());
+        while at < bytes.len() {
+            let cut = self.cut(cutting, &bytes, at..bytes.len());
             at = cut.range.end;
             cuts.push(cut);
         }
-        self.send(cutting, bytes, cuts)
+        self.send(cutting, Segment { bytes, home: None }, cuts)
     }
 
     /// The next chunk of `bytes[range]`: as guessed where the guess is right, else by scanning.
@@ -354,14 +354,12 @@ impl Writer<'_> {
         Cut { range, id: Some(id) }
     }
 
-    fn send(&mut self, cutting: &mut Cutting<'_>, bytes: Vec<u8>, cuts: Vec<Cut>) -> Result<()> {
+    fn send(&mut self, cutting: &mut Cutting<'_>, segment: Segment, cuts: Vec<Cut>) -> Result<()> {
         if cuts.is_empty() {
-            self.pool.give(bytes);
             return Ok(());
         }
         self.report.count(Counter::PredictedChunks, std::mem::take(&mut cutting.predicted));
-        let segment = Arc::new(Segment { bytes, home: Some(self.pool.home.clone()) });
-        let job = Job { seq: Some(cutting.sent), segment, cuts };
+        let job = Job { seq: Some(cutting.sent), segment: Arc::new(segment), cuts };
         self.jobs.send(job).map_err(|_| stopped())?;
         cutting.sent += 1;
         self.next_seq = cutting.sent;
@@ -543,6 +541,7 @@ impl Drop for Segment {
 struct Pool {
     home: Sender<Vec<u8>>,
     free: Receiver<Vec<u8>>,
+    segment: usize,
 }
 
 impl Pool {
@@ -551,19 +550,23 @@ impl Pool {
         let segments = (memory_bytes / 4 / segment).clamp(6, 64);
         let (home, free) = unbounded();
         for _ in 0..segments {
-            // Untouched pages cost nothing: a small file pays for what it fills.
-            let _ = home.send(vec![0; segment]);
+            let _ = home.send(Vec::new());
         }
-        Self { home, free }
+        Self { home, free, segment }
     }
 
     fn take(&self) -> Vec<u8> {
-        self.free.recv().expect("the pool holds its own sender")
+        ready(self.free.recv().expect("the pool holds its own sender"), self.segment)
     }
 
     fn give(&self, segment: Vec<u8>) {
         let _ = self.home.send(segment);
     }
+}
+
+/// A segment gets its memory when it is used first: a small stream pays for what it fills.
+fn ready(segment: Vec<u8>, len: usize) -> Vec<u8> {
+    if segment.is_empty() { vec![0; len] } else { segment }
 }
 
 /// A chunk of a segment; its id where the caller had to know it.

@@ -1,0 +1,77 @@
+//! The simulation (`tests/simulation/`) as a test: a bounded number of histories without a loss, the same seed twice, and
+//! every ordering rule switched off once. `cargo bench --bench simulation` plays any number.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use alluvium::repo::rules::Rule;
+
+use crate::simulation::history::{Played, play};
+
+/// Histories of each run; the seeds are always the same.
+const HISTORIES: u64 = 600;
+
+/// Plays the seeds on two threads, until `found` says that it has seen enough.
+fn play_all(seeds: std::ops::Range<u64>, without: Option<Rule>, found: &(dyn Fn(u64, &Played) -> bool + Sync)) {
+    let next = AtomicU64::new(seeds.start);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::SeqCst);
+                    if seed >= seeds.end {
+                        break;
+                    }
+                    if found(seed, &play(seed, without, false)) {
+                        next.store(seeds.end, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn histories_lose_nothing() {
+    let sums: [AtomicU64; 3] = Default::default();
+    play_all(1..HISTORIES + 1, None, &|seed, played| {
+        assert_eq!(played.loss, None, "seed {seed}: replay it with `cargo bench --bench simulation -- --seed {seed}`");
+        assert_eq!(played.surprise, None, "seed {seed}");
+        for (sum, n) in sums.iter().zip([played.taken, played.pruned, played.deleted_packs]) {
+            sum.fetch_add(n, Ordering::Relaxed);
+        }
+        false
+    });
+    let [taken, pruned, deleted] = sums.map(AtomicU64::into_inner);
+    assert!(
+        taken > HISTORIES && pruned > HISTORIES && deleted > HISTORIES / 2,
+        "histories are empty: {taken} snapshots, {pruned} prunes, {deleted} packs deleted"
+    );
+}
+
+#[test]
+fn one_seed_is_one_history() {
+    for seed in 1..25 {
+        let (first, again) = (play(seed, None, true), play(seed, None, true));
+        let differs = first.script.iter().zip(&again.script).find(|(a, b)| a != b);
+        assert_eq!(first.digest, again.digest, "seed {seed}: {differs:?}");
+    }
+    assert_ne!(play(1, None, false).digest, play(2, None, false).digest);
+}
+
+/// A rule that is switched off loses data within ten thousand histories. So the simulation would find its violation.
+#[test]
+fn every_rule_is_needed() {
+    for (rule, seeds) in NEEDED {
+        let loss = AtomicU64::new(0);
+        play_all(seeds, Some(rule), &|seed, played| {
+            if played.loss.is_some() {
+                loss.store(seed, Ordering::SeqCst);
+            }
+            played.loss.is_some()
+        });
+        assert_ne!(loss.into_inner(), 0, "{rule:?} is switched off, and nothing is lost: is it needed?");
+    }
+}
+
+/// Rules, and seeds among which one loses something without them.
+const NEEDED: [(Rule, std::ops::Range<u64>); 0] = [];

@@ -1,0 +1,424 @@
+//! One history: played by its seed, then judged.
+//!
+//! The judge comes when all machines have stopped and all late requests have arrived. Every manifest that is listed
+//! must give back exactly the bytes of a snapshot that somebody took; every snapshot that a machine was told is
+//! taken, and that nobody forgot, must be among them; a check finds no harm; and after the dead sessions
+//! are over, a prune by a stranger without a cache changes none of that.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use alluvium::env::{Cancel, Env};
+use alluvium::error::{Error, Kind, Result};
+use alluvium::format::keyslot::SlotKind;
+use alluvium::id::SnapshotId;
+use alluvium::ops::check::{Subset, check};
+use alluvium::ops::prune::{MaxUnused, PruneOptions, prune};
+use alluvium::ops::repair::repair_index;
+use alluvium::ops::snapshot::{SnapshotOptions, Source, snapshot};
+use alluvium::ops::{forget, key};
+use alluvium::repo::Repository;
+use alluvium::repo::rules::{Rule, Rules};
+use alluvium::repo::writer::{MEMORY_BYTES_MIN, WriteOptions};
+use alluvium::report::Silent;
+use alluvium::storage::memory::Memory;
+use jiff::Timestamp;
+
+use super::pool::{CHUNKS, Pool, WRITE_ONLY};
+use super::stage::{Climate, Power, Random, Seat, Stage};
+use crate::support::{CHEAP, PASSPHRASE, noise, options, restored};
+
+/// What a history came to.
+pub struct Played {
+    /// Storage calls of all machines.
+    pub calls: u64,
+    /// Equal for equal histories.
+    pub digest: blake3::Hash,
+    /// What was lost, if anything.
+    pub loss: Option<String>,
+    /// What an operation said that no weather explains.
+    pub surprise: Option<String>,
+    /// Every call in order, when it was asked for.
+    pub script: Vec<String>,
+    /// Snapshots that were taken, and prunes that ended well: that histories are not empty.
+    pub taken: u64,
+    pub pruned: u64,
+    pub deleted_packs: u64,
+}
+
+/// Entropy and clock of one machine.
+///
+/// Draws are numbered by their length: ids of 16 bytes are drawn by one thread at a time, while nonces, which
+/// change nothing but ciphertext, are drawn by several.
+struct Machine {
+    seed: u64,
+    power: Arc<Power>,
+    draws: [AtomicU64; 64],
+}
+
+impl Env for Machine {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_second(self.power.clock()).expect("a time within the calendar")
+    }
+
+    fn fill_random(&self, bytes: &mut [u8]) {
+        let kind = bytes.len().min(63);
+        let draw = self.draws[kind].fetch_add(1, Ordering::SeqCst);
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.seed.to_le_bytes()).update(&(kind as u64).to_le_bytes()).update(&draw.to_le_bytes());
+        hasher.finalize_xof().fill(bytes);
+    }
+}
+
+/// What the machines know together, besides the repository.
+#[derive(Default)]
+struct Ledger {
+    /// Digests of all data that anybody tried to store.
+    tried: BTreeSet<[u8; 32]>,
+    /// Snapshots that were reported as taken, with their data's digest.
+    taken: BTreeMap<SnapshotId, [u8; 32]>,
+    /// Snapshots that somebody tried to forget.
+    forgotten: BTreeSet<SnapshotId>,
+    surprise: Option<String>,
+    pruned: u64,
+    deleted_packs: u64,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Role {
+    Writer,
+    WriteOnly,
+    Keeper,
+}
+
+/// The weather of a history: a third is calm, so that nothing but order and death matters there.
+fn climate(random: &mut Random) -> Climate {
+    let switch = [15, 60, 200, 500][random.below(4) as usize];
+    let calm = Climate {
+        switch,
+        jump: [0, 3, 15][random.below(3) as usize],
+        crash: [0, 150, 400][random.below(3) as usize],
+        ..Climate::default()
+    };
+    if random.chance(350) {
+        return calm;
+    }
+    let some = |random: &mut Random, most: u64| if random.chance(500) { 0 } else { random.below(most) };
+    Climate {
+        fail: some(random, 15),
+        answer_lost: some(random, 30),
+        late: some(random, 40),
+        twice: some(random, 40),
+        stale: some(random, 300),
+        cut: some(random, 100),
+        ..calm
+    }
+}
+
+/// Plays the history of `seed` by all rules but `without`, and judges it.
+pub fn play(seed: u64, without: Option<Rule>, write_down: bool) -> Played {
+    let pool = Pool::get();
+    let mut random = Random(seed.wrapping_mul(0xA076_1D64_78BD_642F) ^ 0x5EED);
+    let climate = climate(&mut random);
+    let machines = 2 + random.below(3) as usize;
+    let truth = pool.storage.fork();
+    let stage = Stage::new(truth.clone(), climate, random.next(), machines, write_down);
+    let ledger = Mutex::new(Ledger::default());
+    let rules = without.map_or_else(Rules::default, Rules::all_but);
+    let start = stage.clock();
+    std::thread::scope(|scope| {
+        for machine in 0..machines {
+            let role = match machine {
+                0 => Role::Keeper,
+                1 => Role::Writer,
+                _ => [Role::Writer, Role::Keeper, Role::WriteOnly][random.below(3) as usize],
+            };
+            let skew = if random.chance(400) { random.below(20_000) as i64 - 10_000 } else { 0 };
+            let power = Power::new(skew, start);
+            let player = Player {
+                seat: Seat { stage: Arc::clone(&stage), machine, power: Arc::clone(&power) },
+                env: Arc::new(Machine {
+                    seed: random.next(),
+                    power,
+                    draws: std::array::from_fn(|_| AtomicU64::new(0)),
+                }),
+                random: Random(random.next()),
+                role,
+                rules,
+                ledger: &ledger,
+                repo: None,
+            };
+            scope.spawn(move || player.play());
+        }
+    });
+    stage.settle();
+    let ledger = ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let loss = judge(&truth, stage.clock(), seed, &ledger).err();
+    Played {
+        calls: stage.calls(),
+        digest: stage.digest(),
+        loss,
+        surprise: ledger.surprise.clone(),
+        script: stage.script(),
+        taken: ledger.taken.len() as u64,
+        pruned: ledger.pruned,
+        deleted_packs: ledger.deleted_packs,
+    }
+}
+
+/// One machine at work.
+struct Player<'l> {
+    seat: Seat,
+    env: Arc<Machine>,
+    random: Random,
+    role: Role,
+    rules: Rules,
+    ledger: &'l Mutex<Ledger>,
+    /// Kept between operations with its local cache, as a machine keeps its files.
+    repo: Option<Repository>,
+}
+
+impl Player<'_> {
+    fn play(mut self) {
+        let operations = 2 + self.random.below(4);
+        for _ in 0..operations {
+            let crash = self.seat.stage_climate().crash;
+            let off =
+                if self.random.chance(crash) { Some((self.random.below(45), self.random.chance(500))) } else { None };
+            self.seat.power.on(off);
+            if self.random.chance(300) {
+                // The cache was deleted, or this is another machine under the same name.
+                self.repo = None;
+            }
+            let result = self.operate();
+            self.note(&result);
+        }
+        self.seat.power.on(None);
+        self.seat.stage.leave(self.seat.machine);
+    }
+
+    fn operate(&mut self) -> (String, Result<()>) {
+        if self.repo.is_none() {
+            let passphrase = if self.role == Role::WriteOnly { WRITE_ONLY } else { PASSPHRASE };
+            let env = Arc::clone(&self.env) as Arc<dyn Env>;
+            match Repository::open(Arc::new(self.seat.clone()), env, passphrase, None) {
+                Ok(mut repo) => {
+                    repo.rules = self.rules;
+                    self.repo = Some(repo);
+                }
+                Err(e) => return ("open".into(), Err(e)),
+            }
+        }
+        let choice = self.random.below(100);
+        match self.role {
+            Role::Writer if choice < 75 => ("snapshot".into(), self.snapshot()),
+            Role::Writer if choice < 85 => ("restore".into(), self.restore()),
+            Role::Writer => ("forget".into(), self.forget()),
+            Role::WriteOnly => ("snapshot".into(), self.snapshot()),
+            Role::Keeper if choice < 55 => ("prune".into(), self.prune()),
+            Role::Keeper if choice < 88 => ("forget".into(), self.forget()),
+            Role::Keeper if choice < 91 => ("key".into(), self.key()),
+            Role::Keeper if choice < 95 => ("check".into(), self.check()),
+            Role::Keeper => ("snapshot".into(), self.snapshot()),
+        }
+    }
+
+    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn repo(&self) -> &Repository {
+        self.repo.as_ref().expect("opened before")
+    }
+
+    fn snapshot(&mut self) -> Result<()> {
+        let pool = Pool::get();
+        let picks: Vec<usize> = if self.random.chance(60) {
+            // Long enough that its recipe is stored as chunks.
+            (0..70 + self.random.below(40)).map(|_| self.random.below(CHUNKS as u64) as usize).collect()
+        } else {
+            (0..1 + self.random.below(6)).map(|_| self.random.below(CHUNKS as u64) as usize).collect()
+        };
+        let mut data = pool.data(&picks);
+        if self.random.chance(60) {
+            // Several packs, in one index object.
+            data.extend(noise(150_000, self.random.below(5)));
+        } else if self.random.chance(500) {
+            data.extend(self.random.next().to_le_bytes());
+        }
+        let name = ["a", "b", "c"][self.random.below(3) as usize];
+        let digest = *blake3::hash(&data).as_bytes();
+        self.ledger().tried.insert(digest);
+        let source = Source::Stream { input: Box::new(&data[..]), bytes: None };
+        let how = SnapshotOptions { allow_shrink: true, write: write_options(), ..options(name) };
+        let taken = snapshot(self.repo(), source, &how, &Silent, &Cancel::new())?;
+        self.seat.stage.remark(|| format!("      took {}", taken.id));
+        self.ledger().taken.insert(taken.id, digest);
+        Ok(())
+    }
+
+    fn restore(&mut self) -> Result<()> {
+        let (snapshots, _) = self.repo().snapshots()?;
+        let Some(chosen) = snapshots.get(self.random.below(snapshots.len() as u64) as usize) else { return Ok(()) };
+        match restored(self.repo(), chosen) {
+            // Forgotten, and perhaps pruned, meanwhile.
+            Err(_) if self.ledger().forgotten.contains(&chosen.id) => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    fn forget(&mut self) -> Result<()> {
+        let (snapshots, _) = self.repo().snapshots()?;
+        let mut ids: Vec<SnapshotId> = snapshots.iter().map(|s| s.id).collect();
+        ids.sort();
+        let mut remove = Vec::new();
+        for _ in 0..1 + self.random.below(2) {
+            if ids.len() > 1 {
+                remove.push(ids.swap_remove(self.random.below(ids.len() as u64) as usize));
+            }
+        }
+        self.ledger().forgotten.extend(&remove);
+        forget::execute(self.repo(), &remove, &Silent, &Cancel::new())
+    }
+
+    fn prune(&mut self) -> Result<()> {
+        let plan = prune(self.repo(), &prune_options(), false, &Silent, &Cancel::new())?;
+        let mut ledger = self.ledger();
+        ledger.pruned += 1;
+        ledger.deleted_packs += plan.deleted_packs;
+        Ok(())
+    }
+
+    fn key(&mut self) -> Result<()> {
+        let id = key::add(self.repo(), SlotKind::WriteOnly, "", b"another", CHEAP)?;
+        if self.random.chance(500) { key::remove(self.repo(), &id.to_string()).map(|_| ()) } else { Ok(()) }
+    }
+
+    fn check(&mut self) -> Result<()> {
+        let repo = self.repo();
+        // In a pool of its own: the machines would wait for each other's threads.
+        let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
+        alone.install(|| check(repo, None, &Silent, &Cancel::new())).map(|_| ())
+    }
+
+    /// In calm weather an operation succeeds, or says that somebody else is in the way.
+    fn note(&self, (what, result): &(String, Result<()>)) {
+        let Err(error) = result else { return };
+        self.seat.stage.remark(|| format!("      {} {what} failed: {}", self.seat.machine, text(error)));
+        let allowed = self.seat.power.is_off()
+            || !self.seat.stage_climate().is_calm()
+            || matches!(error.kind(), Kind::Busy)
+            || error.to_string().contains("lists no snapshot at all");
+        if !allowed {
+            self.ledger().surprise.get_or_insert(format!("{what}: {}", text(error)));
+        }
+    }
+}
+
+impl Seat {
+    fn stage_climate(&self) -> Climate {
+        self.stage.climate()
+    }
+}
+
+fn text(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(e) = cause {
+        text = format!("{text}: {e}");
+        cause = e.source();
+    }
+    text
+}
+
+/// Little memory makes one uploader: the calls of a machine come in one order.
+fn write_options() -> WriteOptions {
+    WriteOptions { memory_bytes: MEMORY_BYTES_MIN, ..WriteOptions::default() }
+}
+
+fn prune_options() -> PruneOptions {
+    PruneOptions {
+        max_unused: MaxUnused::Percent(0.0),
+        allow_empty: false,
+        host: "keeper".to_owned(),
+        write: write_options(),
+    }
+}
+
+/// The judge's own clock, long after everything.
+struct Afterwards {
+    seed: u64,
+    clock: i64,
+    draws: AtomicU64,
+}
+
+impl Env for Afterwards {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_second(self.clock).expect("a time within the calendar")
+    }
+
+    fn fill_random(&self, bytes: &mut [u8]) {
+        let draw = self.draws.fetch_add(1, Ordering::SeqCst);
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"afterwards").update(&self.seed.to_le_bytes()).update(&draw.to_le_bytes());
+        hasher.finalize_xof().fill(bytes);
+    }
+}
+
+fn judge(truth: &Memory, clock: i64, seed: u64, ledger: &Ledger) -> std::result::Result<(), String> {
+    let env = |hours: i64| Arc::new(Afterwards { seed, clock: clock + 3600 * hours, draws: AtomicU64::new(0) });
+    let open = |hours| {
+        Repository::open(Arc::new(truth.clone()), env(hours), PASSPHRASE, None)
+            .map_err(|e| format!("open: {}", text(&e)))
+    };
+    let repo = open(20)?;
+    let said = |step: &str, e: Error| format!("{step}: {}", text(&e));
+    expect(&repo, ledger, "at the end")?;
+    let found = check(&repo, None, &Silent, &Cancel::new()).map_err(|e| said("check", e))?;
+    if let Some(problem) = found.problems.iter().find(|p| !p.snapshots.is_empty()) {
+        return Err(format!("check: {problem:?}"));
+    }
+    if !found.problems.is_empty() {
+        // What a late request left behind harms nobody; repair takes it away, and then everything is clean.
+        repair_index(&repo, &Silent, &Cancel::new()).map_err(|e| said("repair", e))?;
+    }
+    match prune(&repo, &PruneOptions { allow_empty: true, ..prune_options() }, false, &Silent, &Cancel::new()) {
+        Ok(plan) if plan.waiting_packs > 0 => return Err(format!("the last prune still waits: {plan:?}")),
+        Ok(_) => {}
+        Err(e) => return Err(said("the last prune", e)),
+    }
+    let repo = open(21)?;
+    expect(&repo, ledger, "after the last prune")?;
+    let found = check(&repo, Some(Subset::ALL), &Silent, &Cancel::new()).map_err(|e| said("check", e))?;
+    if found.problems.is_empty() { Ok(()) } else { Err(format!("after the last prune: {:?}", found.problems)) }
+}
+
+/// Every listed snapshot restores to what somebody stored; every acknowledged one that nobody forgot is listed.
+fn expect(repo: &Repository, ledger: &Ledger, when: &str) -> std::result::Result<(), String> {
+    let (snapshots, unreadable) = repo.snapshots().map_err(|e| format!("{when}: {}", text(&e)))?;
+    if let Some((id, error)) = unreadable.first() {
+        return Err(format!("{when}: {id}: {}", text(error)));
+    }
+    let pool = Pool::get();
+    let first: BTreeSet<[u8; 32]> = [[0, 1, 2, 3], [2, 3, 4, 5], [6, 7, 8, 9]]
+        .iter()
+        .map(|picks| *blake3::hash(&pool.data(picks)).as_bytes())
+        .collect();
+    let mut listed = BTreeSet::new();
+    for snapshot in &snapshots {
+        listed.insert(snapshot.id);
+        let data = restored(repo, snapshot).map_err(|e| format!("{when}: {} is lost: {}", snapshot.id, text(&e)))?;
+        let digest = *blake3::hash(&data).as_bytes();
+        if ledger.taken.get(&snapshot.id).is_some_and(|d| *d != digest) {
+            return Err(format!("{when}: {} gives other bytes", snapshot.id));
+        }
+        if !ledger.tried.contains(&digest) && !first.contains(&digest) {
+            return Err(format!("{when}: {} gives bytes that nobody stored", snapshot.id));
+        }
+    }
+    match ledger.taken.keys().find(|id| !listed.contains(id) && !ledger.forgotten.contains(id)) {
+        Some(lost) => Err(format!("{when}: {lost} was reported as taken and is not listed")),
+        None => Ok(()),
+    }
+}
