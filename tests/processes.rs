@@ -133,7 +133,7 @@ impl Scene {
     /// Under faults of system calls: of `name` (a pattern of libfiu's), each failing with this probability.
     fn run_with_faults(&self, name: &str, probability: f64, arguments: &[&str], input: &[u8]) -> Ran {
         let mut command = Command::new("fiu-run");
-        command.args(["-x", "-c", &format!("enable_random name={name},probability={probability}")]);
+        command.args(["-x", "-f", "", "-c", &format!("enable_random name={name},probability={probability}")]);
         command.arg(env!("CARGO_BIN_EXE_alluvium"));
         self.dress(&mut command, "cache", arguments);
         finish(command.spawn().expect("`fiu-run` is missing: run ./test.sh, which installs it"), input)

@@ -17,7 +17,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub use client::{Answer, Curl};
+pub use client::Answer;
 use server::Server;
 
 /// The servers that can be had.

@@ -2,6 +2,9 @@
 
 use std::process::Command;
 
+use crate::proxy::Proxy;
+use crate::support::noise;
+
 use super::client::Curl;
 use super::server::add_line;
 use super::{Answer, BUCKET, Service, What, Who, output_of, shared};
@@ -63,14 +66,12 @@ impl Service {
     /// What every test finds: [`BUCKET`].
     pub(super) fn prepare(&self) {
         match self.what {
-            What::SeaweedFs | What::Gcs => {}
+            // Theirs was there when they started.
+            What::SeaweedFs | What::Gcs | What::Sftp | What::WsgiDav | What::RcloneWebDav => {}
             What::RcloneS3 => drop(self.bucket(BUCKET)),
             What::Azurite => {
                 let made = self.azure(|c, path| c.put(path, b""), &format!("/{BUCKET}?restype=container"));
                 assert_eq!(made.status, 201, "{}", made.text());
-            }
-            What::Sftp | What::WsgiDav | What::RcloneWebDav => {
-                std::fs::create_dir(self.folder().join("data").join(BUCKET)).expect("a folder");
             }
         }
     }
@@ -222,7 +223,7 @@ fn azurite_heeds_conditions() {
     assert_eq!(read.body, b"first");
     let list = service.azure(|c, path| c.get(path), "/alluvium?restype=container&comp=list");
     assert!(list.text().contains("<Name>condition</Name>"), "{}", list.text());
-    expect(&Curl::new(service.port()).get("/devstoreaccount1/alluvium/condition"), 404);
+    expect(&Curl::new(service.port()).get("/devstoreaccount1/alluvium/condition"), 403);
 }
 
 #[test]
@@ -259,4 +260,47 @@ fn wsgidav_heeds_conditions_and_rclone_webdav_does_not() {
         expect(&read, 200);
         assert_eq!(read.body, b"first");
     }
+}
+
+#[test]
+fn a_proxy_stands_in_front_of_each() {
+    for what in [What::SeaweedFs, What::RcloneS3, What::Azurite, What::Gcs, What::WsgiDav, What::RcloneWebDav] {
+        let service = shared(what);
+        let proxy = Proxy::http(service.port(), 1);
+        let bytes = noise(300_000, 1);
+        let (place, other) = (service.place_over(proxy.port()), service.place());
+        assert!(place.contains(&proxy.port().to_string()) && other.contains(&service.port().to_string()), "{place}");
+        assert_ne!(place.rsplit("place-").next(), other.rsplit("place-").next());
+        let through = || Curl::new(proxy.port());
+        let (put, read) = match what {
+            // A signature covers the address that the client sees.
+            What::SeaweedFs | What::RcloneS3 => {
+                let put = through().signed(OWNER).put("/alluvium/through", &bytes);
+                (put, through().signed(OWNER).get("/alluvium/through"))
+            }
+            What::Azurite => {
+                let path = format!("/{AZURE_ACCOUNT}/alluvium/through?{}", shared_access_signature());
+                let put = through().field("x-ms-version: 2021-12-02").field("x-ms-blob-type: BlockBlob");
+                (put.put(&path, &bytes), through().get(&path))
+            }
+            What::Gcs => {
+                let put = "/upload/storage/v1/b/alluvium/o?uploadType=media&name=through";
+                let put = through().field("content-type: application/octet-stream").post(put, &bytes);
+                (put, through().get("/storage/v1/b/alluvium/o/through?alt=media"))
+            }
+            What::WsgiDav | What::RcloneWebDav | What::Sftp => {
+                (through().put("/alluvium/through", &bytes), through().get("/alluvium/through"))
+            }
+        };
+        assert!(matches!(put.status, 200 | 201), "{what:?}: {}", put.text());
+        assert!(read.status == 200 && read.body == bytes, "{what:?}: {}", read.status);
+        assert_eq!(proxy.counts().all(), 2, "{what:?}: {:?}", proxy.counts());
+    }
+    let service = shared(What::Sftp);
+    let proxy = Proxy::tcp(service.port(), 1);
+    let place = service.place_over(proxy.port());
+    assert!(place.contains("known-hosts=") && service.environment().is_empty(), "{place}");
+    assert!(service.sftp(proxy.port(), "ls /\n").contains("tmp"));
+    assert!(proxy.counts().bytes_up > 0);
+    assert!(shared(What::SeaweedFs).environment_of(Who::Writer).contains(&("AWS_ACCESS_KEY_ID", WRITER.to_owned())));
 }

@@ -114,6 +114,8 @@ impl Server {
                 command.args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-filer"]);
                 command.args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]);
                 command.args(["-volume.max=40", "-master.volumeSizeLimitMB=64"]);
+                // Started again, it elects itself, and would wait ten seconds for others first.
+                command.args(["-master.electionTimeout=1s", "-master.heartbeatInterval=100ms"]);
                 command.args([flag("s3.port", 0), flag("s3.port.grpc", 1)]);
                 command.args([flag("master.port", 2), flag("master.port.grpc", 3)]);
                 command.args([flag("volume.port", 4), flag("volume.port.grpc", 5)]);
@@ -190,7 +192,12 @@ impl Server {
                 // Run by root, sshd wants this folder, which Debian makes when the machine starts.
                 let _ = fs::create_dir("/run/sshd");
             }
-            _ => {}
+            // Folders are what clients find; rclone would not notice one that comes later.
+            What::WsgiDav | What::RcloneWebDav => {}
+            What::RcloneS3 | What::Azurite | What::Gcs => return,
+        }
+        if self.what != What::SeaweedFs {
+            fs::create_dir(folder.join("data").join(BUCKET)).expect("a folder");
         }
     }
 
@@ -244,7 +251,7 @@ fn watch(folder: &Path) -> Child {
     let script = r#"
         group=
         while read -r told; do group=$told; done
-        [ -z "$group" ] || kill -KILL -- "-$group"
+        [ -z "$group" ] || kill -s KILL -- "-$group"
         # Whoever was just killed may still have been writing.
         rm -rf "$1" || { sleep 1; rm -rf "$1"; }
     "#;
@@ -272,4 +279,17 @@ pub fn add_line(path: &Path, line: &str) {
         let mut file: File = OpenOptions::new().create(true).append(true).open(path).expect("a file");
         writeln!(file, "{line}").expect("written");
     }
+}
+
+#[test]
+fn the_watcher_ends_a_whole_group_and_removes_its_folder() {
+    let folder = tempfile::tempdir().expect("a temporary folder").keep();
+    let mut watcher = watch(&folder);
+    let mut parent = Command::new("sh");
+    parent.args(["-c", "sleep 100 & sleep 100"]).process_group(0);
+    let mut parent = parent.spawn().expect("a shell");
+    writeln!(watcher.stdin.take().expect("a pipe"), "{}", parent.id()).expect("told");
+    // The pipe is closed, as it is when this process ends.
+    assert!(watcher.wait().expect("ends").success());
+    assert!(!parent.wait().expect("ends").success() && !folder.exists());
 }
