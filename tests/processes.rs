@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -58,11 +58,9 @@ impl Ran {
         serde_json::from_slice(&self.out).unwrap_or_else(|e| panic!("{e}: {self}"))
     }
 
-    /// An end that the contract knows, with words that say why.
+    /// An end that the contract knows. That it says why can't be asked: the write of the message may fail too.
     fn ended_clearly(&self) -> bool {
-        let code = self.status.code();
-        let said = code == Some(0) || !self.err.is_empty();
-        said && matches!(code, Some(0..=3 | 10..=13)) && !self.err.contains("panicked")
+        matches!(self.status.code(), Some(0..=3 | 10..=13)) && !self.err.contains("panicked")
     }
 }
 
@@ -130,10 +128,13 @@ impl Scene {
         finish(self.start(cache, arguments), input)
     }
 
-    /// Under faults of system calls: of `name` (a pattern of libfiu's), each failing with this probability.
-    fn run_with_faults(&self, name: &str, probability: f64, arguments: &[&str], input: &[u8]) -> Ran {
+    /// Under faults of system calls: of those that `names` (libfiu's patterns) say, each with this probability.
+    fn run_with_faults(&self, names: &[&str], probability: f64, arguments: &[&str], input: &[u8]) -> Ran {
         let mut command = Command::new("fiu-run");
-        command.args(["-x", "-f", "", "-c", &format!("enable_random name={name},probability={probability}")]);
+        command.args(["-x", "-f", ""]);
+        for name in names {
+            command.args(["-c", &format!("enable_random name={name},probability={probability}")]);
+        }
         command.arg(env!("CARGO_BIN_EXE_alluvium"));
         self.dress(&mut command, "cache", arguments);
         finish(command.spawn().expect("`fiu-run` is missing: run ./test.sh, which installs it"), input)
@@ -296,29 +297,35 @@ fn many_processes_on_one_repository_lose_nothing() {
 #[test]
 fn failing_system_calls_fail_a_run_and_nothing_else() {
     let scene = Scene::new(None, Vec::new());
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(12);
     let (mut taken, mut failed) = (0, 0);
-    let kinds = [("posix/io/rw/*", 0.002), ("posix/io/*", 0.002), ("posix/io/sync/*", 0.05), ("posix/io/dir/*", 0.02)];
+    // Not `close` and `closedir`: they fail only for who closes twice, which Rust's library takes for a bug, and panics.
+    let kinds = [
+        (&["posix/io/rw/*"][..], 0.01),
+        (&["posix/io/oc/open"], 0.03),
+        (&["posix/io/sync/*"], 0.1),
+        (&["posix/io/dir/opendir", "posix/io/dir/readdir", "posix/io/dir/rename", "posix/io/dir/unlink"], 0.05),
+    ];
     'enough: for round in 0..12 {
-        for (name, probability) in kinds {
+        for (names, probability) in kinds {
             if Instant::now() > deadline {
                 break 'enough;
             }
             let data = dump(1000, round);
-            let ran = scene.run_with_faults(name, probability, &["snapshot", "--name", "shop", "-"], &data);
-            assert!(ran.ended_clearly(), "{name}: {ran}");
+            let ran = scene.run_with_faults(names, probability, &["snapshot", "--name", "shop", "-"], &data);
+            assert!(ran.ended_clearly(), "{names:?}: {ran}");
             if ran.status.code() == Some(0) {
                 scene.remember(&ran, &data);
                 taken += 1;
             } else {
                 failed += 1;
             }
-            let prune = scene.run_with_faults(name, probability, &["prune"], &[]);
-            assert!(prune.ended_clearly(), "{name}: {prune}");
+            let prune = scene.run_with_faults(names, probability, &["prune"], &[]);
+            assert!(prune.ended_clearly(), "{names:?}: {prune}");
         }
     }
     assert!(taken > 0 && failed > 0, "{taken} taken, {failed} failed: faults are too many or too few");
-    let restored = scene.verify(Path::new("cache").to_str().expect("a name"));
+    let restored = scene.verify("cache");
     assert!(restored >= taken, "{restored} of {taken} are there");
     println!("faults: {taken} snapshots taken, {failed} failed clearly, {restored} restored");
 }
