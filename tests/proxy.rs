@@ -246,18 +246,22 @@ impl Shared {
         if self.ended() {
             return Ok(());
         }
-        if self.http { self.serve_http(client, server) } else { self.serve_tcp(client, server) }
+        if self.http {
+            return self.serve_http(client, &server);
+        }
+        self.serve_tcp(&client, &server);
+        Ok(())
     }
 
     // ---- HTTP ------------------------------------------------------------------------------
 
-    fn serve_http(&self, client: TcpStream, server: TcpStream) -> Result<()> {
+    fn serve_http(&self, client: TcpStream, server: &TcpStream) -> Result<()> {
         let mut from_client = BufReader::with_capacity(PIECE_BYTES, client.try_clone()?);
         let mut from_server = BufReader::with_capacity(PIECE_BYTES, server.try_clone()?);
         loop {
             // A server that ends an idle connection is seen to do so.
             while from_client.buffer().is_empty() {
-                let [asks, ends] = readable(&[&client, &server], TICK)[..] else { unreachable!("two were asked") };
+                let [asks, ends] = readable(&[&client, server], TICK)[..] else { unreachable!("two were asked") };
                 if ends && !asks || self.ended() {
                     return Ok(());
                 }
@@ -278,7 +282,7 @@ impl Shared {
             }
             let goes_on = thread::scope(|scope| {
                 let upload = scope.spawn(|| {
-                    let mut up = Pump { to: &server, bytes: 0, count: |n| self.count(|c| c.bytes_up += n) };
+                    let mut up = Pump { to: server, bytes: 0, count: |n| self.count(|c| c.bytes_up += n) };
                     up.send(&head.bytes)?;
                     let limit = match fate {
                         Fate::Cut(part) if part < 1.0 => part_of(body, part),
@@ -289,7 +293,7 @@ impl Shared {
                     match sent.as_ref().map_err(Error::kind) {
                         Ok(()) => {}
                         Err(ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
-                            drop(server.shutdown(Shutdown::Write))
+                            drop(server.shutdown(Shutdown::Write));
                         }
                         Err(_) => drop(server.shutdown(Shutdown::Both)),
                     }
@@ -372,7 +376,7 @@ impl Shared {
 
     // ---- TCP -------------------------------------------------------------------------------
 
-    fn serve_tcp(&self, client: TcpStream, server: TcpStream) -> Result<()> {
+    fn serve_tcp(&self, client: &TcpStream, server: &TcpStream) {
         let (send, receive) = mpsc::sync_channel::<(Instant, Vec<u8>)>(1024);
         let end = || {
             let _ = client.shutdown(Shutdown::Both);
@@ -383,7 +387,7 @@ impl Shared {
             scope.spawn(|| {
                 let send = send;
                 let mut piece = vec![0; PIECE_BYTES];
-                while let Ok(n @ 1..) = (&client).read(&mut piece) {
+                while let Ok(n @ 1..) = (&*client).read(&mut piece) {
                     if !self.lets_pass()
                         || send.send((Instant::now() + self.faults().delay, piece[..n].into())).is_err()
                     {
@@ -394,7 +398,7 @@ impl Shared {
             scope.spawn(|| {
                 for (due, piece) in receive {
                     thread::sleep(due.saturating_duration_since(Instant::now()));
-                    if (&server).write_all(&piece).is_err() {
+                    if (&*server).write_all(&piece).is_err() {
                         end();
                         return;
                     }
@@ -403,15 +407,14 @@ impl Shared {
                 let _ = server.shutdown(Shutdown::Write);
             });
             let mut piece = vec![0; PIECE_BYTES];
-            while let Ok(n @ 1..) = (&server).read(&mut piece) {
-                if !self.lets_pass() || (&client).write_all(&piece[..n]).is_err() {
+            while let Ok(n @ 1..) = (&*server).read(&mut piece) {
+                if !self.lets_pass() || (&*client).write_all(&piece[..n]).is_err() {
                     break;
                 }
                 self.count(|c| c.bytes_down += n as u64);
             }
             end();
         });
-        Ok(())
     }
 
     /// Waits in the black hole; false when the connection must end.

@@ -35,7 +35,7 @@ pub enum What {
     Sftp,
     /// `WsgiDAV`: heeds `If-None-Match`.
     WsgiDav,
-    /// rclone's WebDAV: takes no notice of conditions.
+    /// rclone's `WebDAV`: takes no notice of conditions.
     RcloneWebDav,
 }
 

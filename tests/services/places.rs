@@ -218,10 +218,10 @@ fn azurite_heeds_conditions() {
     let once = || service.azure(|c, path| c.field("If-None-Match: *").put(path, b"first"), "/alluvium/condition");
     expect(&once(), 201);
     expect(&once(), 409);
-    let read = service.azure(|c, path| c.get(path), "/alluvium/condition");
+    let read = service.azure(Curl::get, "/alluvium/condition");
     expect(&read, 200);
     assert_eq!(read.body, b"first");
-    let list = service.azure(|c, path| c.get(path), "/alluvium?restype=container&comp=list");
+    let list = service.azure(Curl::get, "/alluvium?restype=container&comp=list");
     assert!(list.text().contains("<Name>condition</Name>"), "{}", list.text());
     expect(&Curl::new(service.port()).get("/devstoreaccount1/alluvium/condition"), 403);
 }

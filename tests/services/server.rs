@@ -19,7 +19,7 @@ use super::places::{OWNER, SECRET, WRITER};
 use super::{BUCKET, What, installed, output_of, program};
 
 /// How long a server may take to start where other tests run too.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub struct Server {
     what: What,
