@@ -15,6 +15,7 @@ pub mod index;
 pub mod keys;
 pub mod packer;
 pub mod packs;
+mod parallel;
 pub mod predict;
 pub mod publish;
 pub mod reader;
@@ -37,9 +38,11 @@ use crate::id::{BlobId, IndexId, PackId, RepoId, SlotId};
 use crate::report::{Problem, Report, Unit};
 use crate::storage::{Listed, Storage};
 use crate::transform::chunk::Chunker;
+use crate::transform::hash::stream_digest;
 
 use index::{Index, Location};
 use keys::{KdfCost, Keys, NewSlot};
+use parallel::{at_once, each};
 
 /// How a new repository stores.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +87,8 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Makes a repository in `storage`, with one full key slot for `passphrase`.
+    /// Makes a repository in `storage`, with one full key slot for `passphrase`. A storage that can't create
+    /// exclusively makes it one for a single writer.
     ///
     /// # Errors
     /// `AlreadyExists` when there is one; `Usage` for impossible sizes; `Storage`.
@@ -108,7 +112,8 @@ impl Repository {
         refuse_remains(storage, Kind::AlreadyExists)?;
         let parameters = Parameters {
             version: FORMAT_VERSION,
-            required_features: Vec::new(),
+            // What the storage turned out to be is part of what every later program must know.
+            required_features: if storage.exclusive() { Vec::new() } else { vec![config::SINGLE_WRITER.to_owned()] },
             chunks: ChunkSizes::around(options.chunk_bytes),
             recipes: ChunkSizes::around(RECIPE_CHUNK_BYTES),
             pack_bytes: options.pack_bytes,
@@ -120,14 +125,15 @@ impl Repository {
         // it has a key.
         keys.write_slot(storage, env, slot, NewSlot { kind: SlotKind::Full, label, passphrase, cost: options.kdf })?;
         let sealed = keys.index.seal(env, &associated_data(ObjectKind::Config, id, b"config"), &parameters.encode());
-        storage.put_new(config::OBJECT_NAME, &Config::new(id, sealed).encode()).map_err(|error| {
+        let config = Config::new(id, sealed).requiring(parameters.required_features);
+        storage.put_new(config::OBJECT_NAME, &config.encode()).map_err(|error| {
             let _ = storage.delete(&crate::format::keyslot::object_name(slot));
             if error.kind() == Kind::AlreadyExists { exists() } else { error }
         })?;
         Ok(id)
     }
 
-    /// Opens the repository in `storage`. The local cache lies in `cache_folder/<repository id>/`;
+    /// Opens the repository in `storage`. The local cache lies in a folder of its own below `cache_folder`;
     /// without one it is held in memory.
     ///
     /// # Errors
@@ -149,8 +155,11 @@ impl Repository {
         if parameters.version != config.version || parameters.required_features != config.required_features {
             return Err(Error::damaged("config", "its plain part was altered"));
         }
+        if parameters.required_features.iter().any(|feature| feature == config::SINGLE_WRITER) {
+            storage.set_single_writer();
+        }
         let cache = match cache_folder {
-            Some(folder) => Index::open(&cache_file(folder, id), id)?,
+            Some(folder) => Index::open(&cache_file(folder, id, storage.as_ref()), id)?,
             None => Index::in_memory(id)?,
         };
         Ok(Self { storage, env, id, parameters, keys, cache })
@@ -330,8 +339,9 @@ impl Repository {
         let mut done = 0;
         for group in missing.chunks(OBJECTS_AT_ONCE) {
             let mut objects = Vec::new();
-            for &id in group {
-                match self.read_index_object(id) {
+            let read = each(at_once(self.storage.as_ref()), group, |&id| self.read_index_object(id));
+            for (&id, read) in group.iter().zip(read) {
+                match read {
                     Ok(object) => objects.push((id, object)),
                     // Replaced since it was listed; what replaced it was durable before, so it is in this listing
                     // or the next.
@@ -370,11 +380,13 @@ impl Repository {
 /// # Errors
 /// `Busy` when somebody uses it; `NoRepository`, `Damaged`, `Storage`.
 pub fn discard_cache(storage: &dyn Storage, cache_folder: &Path) -> Result<()> {
-    Index::discard(&cache_file(cache_folder, read_config(storage)?.repository))
+    Index::discard(&cache_file(cache_folder, read_config(storage)?.repository, storage))
 }
 
-fn cache_file(cache_folder: &Path, id: RepoId) -> PathBuf {
-    cache_folder.join(id.to_string()).join("index.sqlite")
+/// A copy of a repository has its id and other packs: the place is part of the name.
+fn cache_file(cache_folder: &Path, id: RepoId, storage: &dyn Storage) -> PathBuf {
+    let [a, b, c, d, ..] = stream_digest(storage.identity().as_bytes());
+    cache_folder.join(format!("{id}-{a:02x}{b:02x}{c:02x}{d:02x}")).join("index.sqlite")
 }
 
 /// Where there are packs and no `config`, a repository has lost it: that is not a place for a new one.

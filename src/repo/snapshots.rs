@@ -12,6 +12,7 @@ use crate::id::SnapshotId;
 use crate::storage::Listed;
 
 use super::Repository;
+use super::parallel::{at_once, each};
 
 /// A snapshot with its manifest.
 #[derive(Clone, Debug)]
@@ -103,13 +104,18 @@ impl Repository {
     fn published<T>(
         &self,
         afresh: bool,
-        open: impl Fn(SnapshotId, &SealedManifest<'_>) -> Result<T>,
-    ) -> Result<Readable<T>> {
+        open: impl Fn(SnapshotId, &SealedManifest<'_>) -> Result<T> + Sync,
+    ) -> Result<Readable<T>>
+    where
+        T: Send,
+    {
         let listed = self.list_snapshots()?;
         self.cache.retain_manifests(&listed)?;
         let (mut found, mut unreadable) = (Vec::new(), Vec::new());
-        for id in listed {
-            match self.open_published(id, afresh, &open) {
+        let listed: Vec<_> = listed.into_iter().collect();
+        let opened = each(at_once(self.storage.as_ref()), &listed, |&id| self.open_published(id, afresh, &open));
+        for (id, opened) in listed.into_iter().zip(opened) {
+            match opened {
                 Ok(opened) => found.extend(opened),
                 // Forgotten since it was listed.
                 Err(e) if e.kind() == Kind::NotFound => {}
