@@ -8,7 +8,7 @@
 //! | 0 | [`error`] [`id`] [`report`] [`env`](mod@env) | errors, typed names, progress, clock and entropy as parameters |
 //! | 1 | [`format`](mod@format) | the bytes at rest: pure, no I/O, no keys, no clock |
 //! | 1 | [`transform`] | bytes to bytes, one step a file: chunk, hash, compress, seal |
-//! | 2 | [`storage`] | named immutable objects: local, memory, fault |
+//! | 2 | [`storage`] | named immutable objects: local, remote, memory, fault |
 //! | 2 | [`source`] | where streams come from: files, pipes, commands |
 //! | 3 | [`repo`] | storage, keys and index together: `writer` is the whole write flow, `reader` the reverse |
 //! | 4 | [`ops`] | one verb a file: snapshot, restore, check, forget, prune, ... |

@@ -26,6 +26,11 @@ Examples:
   alluvium -r /backup/shop restore latest | psql shop
   alluvium -r /backup/shop forget --keep-daily 7 --keep-weekly 4 --prune
 
+A repository is in a folder or a store on the network: s3://bucket/prefix?endpoint=https://minio.example:9000, \
+azblob://container/prefix?account=NAME, gcs://bucket/prefix, and, where they were built in, sftp://user@host/path and \
+webdavs://user@host/path. Credentials come from the environment and the files of each store's own tools, never \
+from the address.
+
 A snapshot (SNAP) is called by the beginning of its id, `latest`, its source's name (the newest of it), or \
 NAME@TIME (the newest at that time): shop@2026-11-22, 'shop@2026-11-22 14:00'. SNAP:PART is one file of it.
 
@@ -33,7 +38,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 3 finished with problems, 10 no re
 13 damage found, 130 interrupted, 141 the reader of standard output left.
 
 Environment: ALLUVIUM_REPOSITORY, ALLUVIUM_PASSWORD, ALLUVIUM_PASSWORD_FILE, ALLUVIUM_NEW_PASSWORD, \
-ALLUVIUM_NEW_PASSWORD_FILE, ALLUVIUM_CACHE_DIR, NO_COLOR.
+ALLUVIUM_NEW_PASSWORD_FILE, ALLUVIUM_CACHE_DIR, ALLUVIUM_WEBDAV_PASSWORD, NO_COLOR.
 
 New here? `alluvium demo` shows it all in a folder of its own.";
 
@@ -54,9 +59,9 @@ pub struct Arguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options for every command")]
 pub struct Global {
-    /// The repository: a folder
-    #[arg(short, long, global = true, value_name = "PATH", env = "ALLUVIUM_REPOSITORY", hide_env_values = true)]
-    pub repository: Option<PathBuf>,
+    /// The repository: a folder, or an address such as s3://bucket/prefix
+    #[arg(short, long, global = true, value_name = "PLACE", env = "ALLUVIUM_REPOSITORY", hide_env_values = true)]
+    pub repository: Option<OsString>,
 
     /// Read the passphrase from this file; a newline at its end does not count
     #[arg(short, long, global = true, value_name = "FILE", conflicts_with = "password_command")]
@@ -358,6 +363,9 @@ pub struct Check {
     /// Read and verify the K-th of N parts of the data
     #[arg(long, value_name = "K/N")]
     pub read_data_subset: Option<Subset>,
+    /// The repository may be older than this machine has seen it: it was restored, or snapshots were forgotten elsewhere
+    #[arg(long)]
+    pub accept_older_state: bool,
 }
 
 /// `key`

@@ -1,19 +1,22 @@
 //! What every command works with: the options for all of them, the three ways to talk, and the way to the repository.
 
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::env::{Cancel, Env, SystemEnv};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::writer::{LEVEL, WriteOptions};
 use crate::repo::{Repository, discard_cache, read_config};
 use crate::report::{Problem, Report};
-use crate::storage::local::Local;
+use crate::storage::address::Address;
+use crate::storage::{self, Secrets, Storage};
 
 use super::args::Global;
+use super::exit::Outcome;
 use super::output::Output;
 use super::password::{Origins, Passphrase};
 use super::report::Reporter;
@@ -42,17 +45,17 @@ impl<'c> Context<'c> {
     /// Where the repository is, or shall be.
     ///
     /// # Errors
-    /// `Usage` when nobody said, or when it is no path.
-    pub fn place(&self) -> Result<&'c Path> {
-        let place = self.global.repository.as_deref().filter(|path| !path.as_os_str().is_empty());
-        let place = place.ok_or_else(|| {
-            Error::new(Kind::Usage, "no repository was named").hint("say -r PATH, or set ALLUVIUM_REPOSITORY")
-        })?;
-        if place.to_str().is_some_and(|text| text.contains("://")) {
-            return Err(Error::new(Kind::Usage, format!("{} is not a folder", place.display()))
-                .hint("repositories are folders; mount what is elsewhere"));
-        }
-        Ok(place)
+    /// `Usage` when nobody said, or when it is neither a path nor an address.
+    pub fn place(&self) -> Result<Address> {
+        Address::parse(self.global.repository.as_deref().unwrap_or_else(|| OsStr::new("")))
+    }
+
+    /// Opens the storage that the repository is in.
+    ///
+    /// # Errors
+    /// Those of [`place`](Self::place) and [`storage::open`].
+    pub fn storage(&self) -> Result<Arc<dyn Storage>> {
+        storage::open(&self.place()?, &secrets())
     }
 
     /// Opens the repository. Whether there is one is settled before anybody is asked for a passphrase.
@@ -60,10 +63,7 @@ impl<'c> Context<'c> {
     /// # Errors
     /// `Usage`, `NoRepository`, `WrongKey`, `Damaged`, `Storage`, and those of [`Origins::read`].
     pub fn open(&self) -> Result<Repository> {
-        let storage = Local::open(self.place()?)?;
-        read_config(&storage)?;
-        let passphrase = self.passphrase(false)?;
-        Repository::open(Arc::new(storage), Arc::clone(&self.env), &passphrase, self.cache_folder().as_deref())
+        self.open_in(self.storage()?)
     }
 
     /// As [`open`](Self::open), with a new local cache: the old one may be what is broken.
@@ -71,10 +71,17 @@ impl<'c> Context<'c> {
     /// # Errors
     /// `Busy` when somebody uses the cache; those of [`open`](Self::open).
     pub fn open_afresh(&self) -> Result<Repository> {
+        let storage = self.storage()?;
         if let Some(folder) = self.cache_folder() {
-            discard_cache(&Local::open(self.place()?)?, &folder)?;
+            discard_cache(storage.as_ref(), &folder)?;
         }
-        self.open()
+        self.open_in(storage)
+    }
+
+    fn open_in(&self, storage: Arc<dyn Storage>) -> Result<Repository> {
+        read_config(storage.as_ref())?;
+        let passphrase = self.passphrase(false)?;
+        Repository::open(storage, Arc::clone(&self.env), &passphrase, self.cache_folder().as_deref())
     }
 
     /// The repository's passphrase; `new` when it is being chosen.
@@ -124,6 +131,13 @@ impl<'c> Context<'c> {
         Ok(snapshots)
     }
 
+    /// Tells what this machine had seen and is gone. That is damage, whatever else the command came to.
+    pub fn older_than_seen(&self, problems: Vec<Problem>) -> Outcome {
+        let outcome = if problems.is_empty() { Outcome::Done } else { Outcome::Damage };
+        problems.into_iter().for_each(|problem| self.report.problem(problem));
+        outcome
+    }
+
     /// Memory and compression of work that was not told a level.
     pub fn write_options(&self) -> WriteOptions {
         WriteOptions { memory_bytes: self.global.memory, level: LEVEL }
@@ -153,6 +167,11 @@ impl<'c> Context<'c> {
             self.out.line(text);
         }
     }
+}
+
+/// The secrets of storages that have no usual place for them.
+pub fn secrets() -> Secrets {
+    Secrets { webdav_password: std::env::var("ALLUVIUM_WEBDAV_PASSWORD").ok().filter(|text| !text.is_empty()) }
 }
 
 /// This host's name.

@@ -11,6 +11,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+pub use crate::storage::address::parse_size;
+
 /// Characters that a terminal does not show, or that change how others are shown, besides control
 /// characters: Unicode's Cf, Zl and Zp, variation selectors, fillers, tags and private use.
 const HIDDEN: [(char, char); 29] = [
@@ -75,26 +77,6 @@ pub fn size(bytes: u64) -> String {
         unit += 1;
     }
     format!("{value:.1} {}", UNITS[unit])
-}
-
-/// Reads a size: a whole number, with K, M, G or T for powers of 1024 (also `KiB`, `k`).
-///
-/// # Errors
-/// What is wrong, in words.
-pub fn parse_size(text: &str) -> Result<u64, String> {
-    let wrong = || "not a size such as 64K, 256M or 2G".to_owned();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kib" => 10,
-        "m" | "mib" => 20,
-        "g" | "gib" => 30,
-        "t" | "tib" => 40,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
 }
 
 /// How long something took: `0.6 s`, `2 min 5 s`, `3 h 20 min`.

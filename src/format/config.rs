@@ -12,7 +12,9 @@ pub const OBJECT_NAME: &str = "config";
 /// Says that a JSON document is a config.
 const MAGIC: &str = "alluvium repository";
 /// Features that this program knows. A repository that requires another one is refused.
-pub const KNOWN_FEATURES: [&str; 0] = [];
+pub const KNOWN_FEATURES: [&str; 1] = [SINGLE_WRITER];
+/// The storage can't create exclusively: there must be one writer at a time, and writers look before they write.
+pub const SINGLE_WRITER: &str = "single-writer";
 
 /// The plain part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +36,12 @@ impl Config {
     /// A config of the current version without required features.
     pub fn new(repository: RepoId, sealed: Vec<u8>) -> Self {
         Self { magic: MAGIC.to_owned(), version: FORMAT_VERSION, required_features: Vec::new(), repository, sealed }
+    }
+
+    /// With these required features.
+    #[must_use]
+    pub fn requiring(self, required_features: Vec<String>) -> Self {
+        Self { required_features, ..self }
     }
 
     /// The object's bytes.

@@ -93,6 +93,7 @@ pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cance
     let mut found = Checked::default();
     check_small_objects(repo, &mut found.problems)?;
     let (number, state) = repo.probe_generation()?;
+    found.problems.extend(repo.older_than_seen(report)?);
     let readable = state.is_ok();
     let state = state.unwrap_or_default();
     // In this order a writer at work disturbs nothing: what snapshots need is in an index that is read later, and

@@ -122,21 +122,28 @@ pub fn plan_named(repo: &Repository, prefixes: &[String], allow_empty: bool) -> 
     Ok(remove.into_iter().collect())
 }
 
-/// Removes manifests. Interrupted, it leaves the others as they were.
+/// Removes manifests. Interrupted, it leaves the others as they were. Each that the storage keeps is a problem:
+/// without the right to delete that is all of them.
 ///
 /// # Errors
 /// `Storage`, `Interrupted`.
 pub fn execute(repo: &Repository, remove: &[SnapshotId], report: &dyn Report, cancel: &Cancel) -> Result<()> {
     repo.keys.require_full("forgetting snapshots")?;
+    repo.seen.forget(remove, report)?;
     for id in remove {
         cancel.check()?;
-        repo.storage.delete(&object_name(*id))?;
-        report.count(Counter::Deleted, 1);
-    }
-    if let Some(left) =
-        remove.iter().map(|id| object_name(*id)).find(|name| matches!(repo.storage.stat(name), Ok(Some(_))))
-    {
-        report.problem(Problem::new(left, "could not be removed: the storage keeps it"));
+        let name = object_name(*id);
+        let refusal = match repo.storage.delete(&name) {
+            Ok(()) => None,
+            Err(e) if e.kind() == Kind::Denied => Some(e),
+            Err(e) => return Err(e),
+        };
+        if repo.storage.stat(&name)?.is_none() {
+            report.count(Counter::Deleted, 1);
+        } else {
+            let why = refusal.map_or_else(String::new, |e| format!(" ({e})"));
+            report.problem(Problem::new(name, format!("could not be removed: the storage keeps it{why}")));
+        }
     }
     Ok(())
 }

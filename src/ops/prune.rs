@@ -32,7 +32,7 @@ use crate::repo::session::{Session, Writing};
 use crate::repo::snapshots::Snapshot;
 use crate::repo::writer::{WriteOptions, write};
 use crate::repo::{Indexed, Repository};
-use crate::report::{Counter, Report, Unit};
+use crate::report::{Counter, Problem, Report, Unit};
 use crate::storage::Storage;
 
 use super::mark::{Marks, damaged, mark};
@@ -101,6 +101,8 @@ pub struct Plan {
     pub deleted_packs: u64,
     /// Bytes deleted.
     pub deleted_bytes: u64,
+    /// Packs that nobody needs and that the storage does not give up.
+    pub kept_packs: u64,
     /// Packs that stay condemned until these sessions have ended.
     pub waiting_packs: u64,
     /// The sessions that they wait for.
@@ -522,11 +524,13 @@ impl Work<'_, '_> {
         self.rewrite_index(&doomed)?;
         self.report.task("Deleting packs", Unit::Things, Some(doomed.len() as u64));
         for (done, (pack, size)) in doomed.iter().enumerate() {
-            self.repo.storage.delete(&object_name(*pack))?;
-            self.report.count(Counter::Deleted, 1);
             self.report.progress(done as u64 + 1);
-            self.plan.deleted_packs += 1;
-            self.plan.deleted_bytes += size;
+            if delete(self.repo, &object_name(*pack), self.report)? {
+                self.plan.deleted_packs += 1;
+                self.plan.deleted_bytes += size;
+            } else {
+                self.plan.kept_packs += 1;
+            }
         }
         Ok(())
     }
@@ -639,10 +643,25 @@ pub fn replace(
     let ids: Vec<IndexId> = old.iter().map(|(id, _)| *id).collect();
     repo.cache.remove(&ids)?;
     for id in ids {
-        repo.storage.delete(&index_name(id))?;
-        report.count(Counter::Deleted, 1);
+        delete(repo, &index_name(id), report)?;
     }
     Ok(())
+}
+
+/// Deletes an object; `false` when the storage keeps it, for example until its retention ends. That is told, and the
+/// next prune tries again.
+fn delete(repo: &Repository, name: &str, report: &dyn Report) -> Result<bool> {
+    match repo.storage.delete(name) {
+        Ok(()) => {
+            report.count(Counter::Deleted, 1);
+            Ok(true)
+        }
+        Err(e) if e.kind() == Kind::Denied => {
+            report.problem(Problem::new(name, format!("could not be removed: the storage keeps it ({e})")));
+            Ok(false)
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// Publishes index objects for `packs`, reads them back from the storage, and proves that they list all of them.

@@ -89,6 +89,8 @@ pub struct Taken {
     pub shrunk_from: Option<u64>,
     /// Parts that could not be read; the snapshot lacks them.
     pub left_out: u64,
+    /// What this machine had seen in the repository and is not there any more ([`crate::repo::seen`]).
+    pub older_than_seen: Vec<Problem>,
 }
 
 /// A snapshot below this share of its predecessor is flagged.
@@ -113,8 +115,13 @@ pub fn snapshot(
     for problem in &session.indexed.problems {
         report.problem(problem.clone());
     }
+    let (headers, unreadable) = repo.headers()?;
+    for (id, error) in unreadable {
+        report.problem(Problem::new(crate::format::manifest::object_name(id), &error).harming([id]));
+    }
+    let older = repo.seen.compare(repo.storage.as_ref(), session.indexed.generation, &headers, report)?;
     let series = repo.keys.hasher.series(&options.host, &options.name);
-    let previous = predecessor(repo, &series, time, report)?;
+    let previous = predecessor(&headers, &series, time);
     let gathered = gather(&session, source, options, previous.as_ref(), report, cancel)?;
     let Gathered { kind, whole, parts, mut stored, left_out } = gathered;
     stored.stored_bytes = session.written_bytes();
@@ -149,8 +156,13 @@ pub fn snapshot(
         original: None,
     };
     let id = publish(session, &header, manifest, options.write, report, cancel)?;
+    // While something is missed it goes on being missed, whatever was stored on top of the older state.
+    if older.is_empty() {
+        repo.seen.note(id, &header, report)?;
+    }
     report.count(Counter::FilterMisses, repo.cache.filter_misses());
-    Ok(Taken { id, source: options.name.clone(), time, bytes, stored, previous, shrunk_from, left_out })
+    let source = options.name.clone();
+    Ok(Taken { id, source, time, bytes, stored, previous, shrunk_from, left_out, older_than_seen: older })
 }
 
 fn check_names(options: &SnapshotOptions) -> Result<()> {
@@ -169,17 +181,9 @@ fn check_names(options: &SnapshotOptions) -> Result<()> {
 }
 
 /// The newest snapshot of the same host and source that is not in the future.
-fn predecessor(
-    repo: &Repository,
-    series: &[u8; 32],
-    now: Timestamp,
-    report: &dyn Report,
-) -> Result<Option<(SnapshotId, Header)>> {
-    let (headers, unreadable) = repo.headers()?;
-    for (id, error) in unreadable {
-        report.problem(Problem::new(crate::format::manifest::object_name(id), &error).harming([id]));
-    }
-    Ok(headers.into_iter().filter(|(_, h)| h.series == *series && h.time <= now).max_by_key(|(id, h)| (h.time, *id)))
+fn predecessor(headers: &[(SnapshotId, Header)], series: &[u8; 32], now: Timestamp) -> Option<(SnapshotId, Header)> {
+    let before = headers.iter().filter(|(_, h)| h.series == *series && h.time <= now);
+    before.max_by_key(|(id, h)| (h.time, *id)).cloned()
 }
 
 /// A source's data, stored and judged.

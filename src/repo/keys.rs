@@ -26,6 +26,8 @@ use crate::storage::Storage;
 use crate::transform::hash::{ChunkHasher, data_key_id, slot_mac};
 use crate::transform::{kdf, seal};
 
+use super::parallel::{at_once, each};
+
 /// What unlocking costs. Tests lower it; people should not.
 #[derive(Clone, Copy, Debug)]
 pub struct KdfCost {
@@ -264,14 +266,13 @@ fn derive(passphrase: &[u8], kdf: &Kdf) -> Result<Zeroizing<[u8; 32]>> {
 /// # Errors
 /// `Storage`.
 pub fn list_slots(storage: &dyn Storage) -> Result<Vec<(SlotId, Result<KeySlot>)>> {
-    let mut slots = Vec::new();
-    for object in storage.list("keys/")? {
-        let Some(id) = object.name.strip_prefix("keys/").and_then(|id| id.parse().ok()) else { continue };
-        let slot = storage
-            .get(&object.name)
-            .and_then(|bytes| KeySlot::decode(&bytes).map_err(|e: Malformed| e.in_object(&object.name)));
-        slots.push((id, slot));
-    }
+    let listed = storage.list("keys/")?;
+    let ids: Vec<SlotId> = listed.iter().filter_map(|o| o.name.strip_prefix("keys/")?.parse().ok()).collect();
+    let read = each(at_once(storage), &ids, |id| {
+        let name = keyslot::object_name(*id);
+        KeySlot::decode(&storage.get(&name)?).map_err(|e: Malformed| e.in_object(&name))
+    });
+    let mut slots: Vec<_> = ids.into_iter().zip(read).collect();
     slots.sort_by_key(|(id, slot)| (slot.as_ref().map(|s| s.created).unwrap_or_default(), *id));
     Ok(slots)
 }

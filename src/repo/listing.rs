@@ -73,8 +73,16 @@ impl Repository {
             }
             let mut listed = self.storage.list(folder)?;
             if let Some(place) = listed.iter().position(|object| object.name == canary) {
-                // What stays lying about is swept by the next prune.
-                let _ = self.storage.delete(&canary);
+                match self.storage.delete(&canary) {
+                    // Who may not delete finds it out here, before anything is done for nothing.
+                    Err(e) if e.kind() == Kind::Denied => {
+                        return Err(e
+                            .during("nothing was pruned")
+                            .hint("prune with credentials that may delete; all other work goes without that right"));
+                    }
+                    // What stays lying about is swept by the next prune.
+                    _ => {}
+                }
                 listed.swap_remove(place);
                 return Ok(listed);
             }

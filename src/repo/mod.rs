@@ -16,10 +16,12 @@ pub mod keys;
 pub mod listing;
 pub mod packer;
 pub mod packs;
+mod parallel;
 pub mod predict;
 pub mod publish;
 pub mod reader;
 pub mod rules;
+pub mod seen;
 pub mod session;
 pub mod snapshots;
 pub mod writer;
@@ -39,10 +41,13 @@ use crate::id::{BlobId, IndexId, PackId, RepoId, SlotId};
 use crate::report::{Problem, Report, Unit};
 use crate::storage::{Listed, Storage};
 use crate::transform::chunk::Chunker;
+use crate::transform::hash::stream_digest;
 
 use index::{Index, Location};
 use keys::{KdfCost, Keys, NewSlot};
+use parallel::{at_once, each};
 use rules::{Rule, Rules};
+use seen::Seen;
 
 /// How a new repository stores.
 #[derive(Clone, Copy, Debug)]
@@ -84,12 +89,15 @@ pub struct Repository {
     pub keys: Keys,
     /// The local cache.
     pub cache: Index,
+    /// What this machine has seen of it.
+    pub seen: Seen,
     /// The ordering rules that are kept: all, outside the simulation.
     pub rules: Rules,
 }
 
 impl Repository {
-    /// Makes a repository in `storage`, with one full key slot for `passphrase`.
+    /// Makes a repository in `storage`, with one full key slot for `passphrase`. A storage that can't create
+    /// exclusively makes it one for a single writer.
     ///
     /// # Errors
     /// `AlreadyExists` when there is one; `Usage` for impossible sizes; `Storage`.
@@ -113,7 +121,8 @@ impl Repository {
         refuse_remains(storage, Kind::AlreadyExists)?;
         let parameters = Parameters {
             version: FORMAT_VERSION,
-            required_features: Vec::new(),
+            // What the storage turned out to be is part of what every later program must know.
+            required_features: if storage.exclusive() { Vec::new() } else { vec![config::SINGLE_WRITER.to_owned()] },
             chunks: ChunkSizes::around(options.chunk_bytes),
             recipes: ChunkSizes::around(RECIPE_CHUNK_BYTES),
             pack_bytes: options.pack_bytes,
@@ -125,14 +134,15 @@ impl Repository {
         // it has a key.
         keys.write_slot(storage, env, slot, NewSlot { kind: SlotKind::Full, label, passphrase, cost: options.kdf })?;
         let sealed = keys.index.seal(env, &associated_data(ObjectKind::Config, id, b"config"), &parameters.encode());
-        storage.put_new(config::OBJECT_NAME, &Config::new(id, sealed).encode()).map_err(|error| {
+        let config = Config::new(id, sealed).requiring(parameters.required_features);
+        storage.put_new(config::OBJECT_NAME, &config.encode()).map_err(|error| {
             let _ = storage.delete(&crate::format::keyslot::object_name(slot));
             if error.kind() == Kind::AlreadyExists { exists() } else { error }
         })?;
         Ok(id)
     }
 
-    /// Opens the repository in `storage`. The local cache lies in `cache_folder/<repository id>/`;
+    /// Opens the repository in `storage`. The local cache lies in a folder of its own below `cache_folder`;
     /// without one it is held in memory.
     ///
     /// # Errors
@@ -154,11 +164,16 @@ impl Repository {
         if parameters.version != config.version || parameters.required_features != config.required_features {
             return Err(Error::damaged("config", "its plain part was altered"));
         }
-        let cache = match cache_folder {
-            Some(folder) => Index::open(&cache_file(folder, id), id)?,
+        if parameters.required_features.iter().any(|feature| feature == config::SINGLE_WRITER) {
+            storage.set_single_writer();
+        }
+        let file = cache_folder.map(|folder| cache_file(folder, id, storage.as_ref()));
+        let cache = match &file {
+            Some(file) => Index::open(file, id)?,
             None => Index::in_memory(id)?,
         };
-        Ok(Self { storage, env, id, parameters, keys, cache, rules: Rules::default() })
+        let seen = Seen::new(file.map(|file| file.with_file_name("seen.json")));
+        Ok(Self { storage, env, id, parameters, keys, cache, seen, rules: Rules::default() })
     }
 
     /// The chunker for streams.
@@ -350,8 +365,9 @@ impl Repository {
         let mut done = 0;
         for group in missing.chunks(OBJECTS_AT_ONCE) {
             let mut objects = Vec::new();
-            for &id in group {
-                match self.read_index_object(id) {
+            let read = each(at_once(self.storage.as_ref()), group, |&id| self.read_index_object(id));
+            for (&id, read) in group.iter().zip(read) {
+                match read {
                     Ok(object) => objects.push((id, object)),
                     // Replaced since it was listed; what replaced it was durable before, so it is in this listing
                     // or the next.
@@ -390,11 +406,13 @@ impl Repository {
 /// # Errors
 /// `Busy` when somebody uses it; `NoRepository`, `Damaged`, `Storage`.
 pub fn discard_cache(storage: &dyn Storage, cache_folder: &Path) -> Result<()> {
-    Index::discard(&cache_file(cache_folder, read_config(storage)?.repository))
+    Index::discard(&cache_file(cache_folder, read_config(storage)?.repository, storage))
 }
 
-fn cache_file(cache_folder: &Path, id: RepoId) -> PathBuf {
-    cache_folder.join(id.to_string()).join("index.sqlite")
+/// A copy of a repository has its id and other packs: the place is part of the name.
+fn cache_file(cache_folder: &Path, id: RepoId, storage: &dyn Storage) -> PathBuf {
+    let [a, b, c, d, ..] = stream_digest(storage.identity().as_bytes());
+    cache_folder.join(format!("{id}-{a:02x}{b:02x}{c:02x}{d:02x}")).join("index.sqlite")
 }
 
 /// Where there are packs and no `config`, a repository has lost it: that is not a place for a new one.

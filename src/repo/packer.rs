@@ -170,7 +170,7 @@ impl<'s> Shelf<'s> {
     pub fn put(&self, pack: ClosedPack) -> Result<()> {
         let ClosedPack { indexed, bytes } = pack;
         let storage = &self.session.repo().storage;
-        storage.put_new(&pack::object_name(indexed.id), &bytes)?;
+        storage.put_new_owned(&pack::object_name(indexed.id), bytes)?;
         self.report.count(Counter::Packs, 1);
         self.report.count(Counter::StoredBytes, indexed.size);
         self.session.wrote(indexed.id, indexed.size);

@@ -32,6 +32,7 @@ use crate::transform::seal::SealKey;
 use super::Indexed;
 use super::blob::{BlobDecoder, Opening};
 use super::index::Location;
+use super::parallel::{at_once, each};
 
 /// Plain bytes that are read, decoded and written at a time.
 const BATCH_BYTES: usize = 4 << 20;
@@ -39,8 +40,10 @@ const BATCH_BYTES: usize = 4 << 20;
 const BATCH_CHUNKS: usize = 1024;
 /// Bytes between two blobs that are read over rather than around.
 const GAP_BYTES: u32 = 64 << 10;
-/// Threads that wait for storage.
+/// Threads that wait for a disk.
 const FETCHERS: usize = 4;
+/// Ranges of one batch that are waited for together, over a network.
+const RANGES_AT_ONCE: usize = 4;
 
 /// Reads blobs, recipes and streams.
 pub struct Reader<'r> {
@@ -185,7 +188,9 @@ impl<'r> Reader<'r> {
         out: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        let batches = (memory_bytes / 3 / BATCH_BYTES).clamp(2, 2 * threads + FETCHERS + 2);
+        // A network wants some requests waiting behind those that are under way.
+        let fetchers = FETCHERS.max(2 * at_once(self.indexed.repo.storage.as_ref()));
+        let batches = (memory_bytes / 3 / BATCH_BYTES).clamp(2, 2 * threads + fetchers + 2);
         let mut hasher = StreamHasher::new();
         std::thread::scope(|scope| {
             let (give, free) = unbounded();
@@ -194,7 +199,7 @@ impl<'r> Reader<'r> {
             let (decoded, results) = unbounded();
             (0..batches).for_each(|_| give.send(Vec::new()).expect("the receiver is here"));
             let plan = scope.spawn(move || self.plan(recipe, &free, &planned));
-            for _ in 0..FETCHERS {
+            for _ in 0..fetchers.min(batches) {
                 let (to_fetch, fetched) = (to_fetch.clone(), fetched.clone());
                 scope.spawn(move || {
                     for batch in to_fetch {
@@ -291,16 +296,19 @@ impl<'r> Reader<'r> {
                 _ => ranges.push(Range { pack: location.pack, start: location.offset, end, bytes: Vec::new() }),
             }
         }
-        for range in &mut ranges {
-            let len = (range.end - range.start) as usize;
-            match self.indexed.repo.storage.get_range(&pack::object_name(range.pack), u64::from(range.start), len) {
+        let storage = self.indexed.repo.storage.as_ref();
+        let read = each(at_once(storage).min(RANGES_AT_ONCE), &ranges, |range| {
+            storage.get_range(&pack::object_name(range.pack), u64::from(range.start), range.len())
+        });
+        for (range, read) in ranges.iter_mut().zip(read) {
+            match read {
                 Ok(bytes) => range.bytes = bytes,
                 // Looked for elsewhere, and told when it is nowhere.
                 Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged | Kind::Storage) => {}
                 Err(e) => return Err(e),
             }
             report.count(Counter::PackReads, 1);
-            report.count(Counter::PackReadBytes, len as u64);
+            report.count(Counter::PackReadBytes, range.len() as u64);
         }
         Ok(ranges)
     }
@@ -385,6 +393,12 @@ struct Range {
     start: u32,
     end: u32,
     bytes: Vec<u8>,
+}
+
+impl Range {
+    fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
 }
 
 /// Entries of a recipe level from those of the level above. Chunks of recipes hold whole entries.

@@ -27,8 +27,9 @@ use crate::id::{BlobId, PackId, SnapshotId};
 use crate::report::{Report, Silent};
 use crate::transform::seal::SealKey;
 
-use super::fence::fence;
+use super::fence::{PATIENCE, fence, live_sessions};
 use super::keys::DataKey;
+use super::parallel::{at_once, each};
 use super::rules::Rule;
 use super::{Indexed, Repository};
 
@@ -65,7 +66,7 @@ impl<'r> Session<'r> {
     /// Registers a session and brings the index up to date, in this order.
     ///
     /// # Errors
-    /// `Storage`, `Damaged`.
+    /// `Busy` when there must be one writer at a time and there is another; `Storage`, `Damaged`.
     pub fn begin(repo: &'r Repository, who: &Writing, report: &dyn Report) -> Result<Self> {
         let env = repo.env.as_ref();
         let id = SnapshotId::random(env);
@@ -80,6 +81,9 @@ impl<'r> Session<'r> {
             repo.storage.put_new(&name, &repo.seal_object(ObjectKind::Session, &name, &session.encode()))?;
         }
         let ready = (|| {
+            if !repo.storage.exclusive() {
+                be_alone(repo, id, report)?;
+            }
             let indexed = repo.index(report)?;
             let beat = Heartbeat::start(repo, id, indexed.generation)?;
             Ok((indexed, beat, repo.keys.new_data_key(env)?))
@@ -198,10 +202,12 @@ impl<'r> Session<'r> {
             repo.index_at(self.indexed.generation, self.indexed.state.clone(), &Silent)?;
             sizes = known()?;
         }
-        for id in relied.iter().chain(written.keys()) {
+        let packs: Vec<PackId> = relied.iter().chain(written.keys()).copied().collect();
+        let found = each(at_once(repo.storage.as_ref()), &packs, |id| repo.storage.stat(&pack::object_name(*id)));
+        for (id, found) in packs.iter().zip(found) {
             let name = pack::object_name(*id);
             let expected = written.get(id).or_else(|| sizes.get(id)).copied();
-            let found = repo.storage.stat(&name)?;
+            let found = found?;
             if found.is_none() || found != expected {
                 // Prune has taken this session for dead, and with it its packs.
                 self.check_alive()?;
@@ -316,6 +322,21 @@ fn fenced(id: SnapshotId) -> Error {
     Error::new(Kind::Busy, format!("prune took session {id} for dead and fenced it; nothing was published")).hint(
         "this happens when a writer gave no sign of life for long (a suspended machine, a wrong clock); take the snapshot again",
     )
+}
+
+/// Where the storage can't create exclusively, exactly one writer may be at work. Both of two that begin at once
+/// see each other, and give up.
+fn be_alone(repo: &Repository, id: SnapshotId, report: &dyn Report) -> Result<()> {
+    report.warn("this storage can't create exclusively: only one writer at a time, also from other hosts");
+    let now = repo.env.now();
+    let others = live_sessions(repo, Some(id))?;
+    let Some(other) = others.iter().find(|other| now.duration_since(other.seen) <= PATIENCE) else { return Ok(()) };
+    let host = if other.host.is_empty() { "an unknown host" } else { &other.host };
+    Err(Error::new(
+        Kind::Busy,
+        format!("{} on {host} (process {}) is at work, last seen {}", other.purpose, other.pid, other.seen),
+    )
+    .hint("this storage bears one writer at a time: wait for it; if it was killed, an hour after it was last seen it counts as dead"))
 }
 
 /// Removes a session's objects, heartbeat last: a heartbeat without a session means nothing. What can't

@@ -9,9 +9,11 @@ use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{self, Header, Manifest, Published, SealedManifest};
 use crate::format::{ObjectKind, associated_data};
 use crate::id::SnapshotId;
+use crate::report::{Problem, Report};
 use crate::storage::Listed;
 
 use super::Repository;
+use super::parallel::{at_once, each};
 
 /// A snapshot with its manifest.
 #[derive(Clone, Debug)]
@@ -82,6 +84,17 @@ impl Repository {
         })
     }
 
+    /// What the storage shows compared with what this machine has seen of it ([`super::seen`]): each thing that is
+    /// older than it was is a problem.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn older_than_seen(&self, report: &dyn Report) -> Result<Vec<Problem>> {
+        let (generation, _) = self.probe_generation()?;
+        let (headers, _) = self.headers()?;
+        self.seen.compare(self.storage.as_ref(), generation, &headers, report)
+    }
+
     /// One snapshot by its full name.
     ///
     /// # Errors
@@ -111,12 +124,17 @@ impl Repository {
         &self,
         listed: &BTreeSet<SnapshotId>,
         afresh: bool,
-        open: impl Fn(SnapshotId, &SealedManifest<'_>) -> Result<T>,
-    ) -> Result<Readable<T>> {
+        open: impl Fn(SnapshotId, &SealedManifest<'_>) -> Result<T> + Sync,
+    ) -> Result<Readable<T>>
+    where
+        T: Send,
+    {
         self.cache.retain_manifests(listed)?;
         let (mut found, mut unreadable) = (Vec::new(), Vec::new());
-        for &id in listed {
-            match self.open_published(id, afresh, &open) {
+        let listed: Vec<_> = listed.iter().copied().collect();
+        let opened = each(at_once(self.storage.as_ref()), &listed, |&id| self.open_published(id, afresh, &open));
+        for (id, opened) in listed.into_iter().zip(opened) {
+            match opened {
                 Ok(opened) => found.extend(opened),
                 // Forgotten since it was listed.
                 Err(e) if e.kind() == Kind::NotFound => {}

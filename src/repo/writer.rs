@@ -102,7 +102,7 @@ pub fn write<T>(
         )
         .hint(format!("say --memory {}M or more", packs * 6)));
     }
-    let roomy = options.memory_bytes >= MEMORY_BYTES;
+    let uploaders = uploaders(options.memory_bytes, repo.parameters.pack_bytes, repo.storage.transfers());
 
     let result = std::thread::scope(|scope| {
         let (jobs, jobs_waiting) = bounded::<Job>(2 * threads + 16);
@@ -115,7 +115,7 @@ pub fn write<T>(
             let jobs = jobs_waiting.clone();
             scope.spawn(move || worker.run(&jobs, BlobEncoder::new(repo.id, options.level)));
         }
-        for _ in 0..if roomy { 2 } else { 1 } {
+        for _ in 0..uploaders {
             let packs = packs_waiting.clone();
             let (shelf, failure) = (&shelf, &failure);
             scope.spawn(move || {
@@ -172,6 +172,16 @@ pub fn write<T>(
     cancel.check()?;
     shelf.finish()?;
     Ok(value)
+}
+
+/// Uploads at once: as many as pay, as far as the memory goes. Nine sixteenths of it are for packs, of which two are
+/// open and one is being handed over.
+fn uploaders(memory_bytes: usize, pack_bytes: u64, transfers: usize) -> usize {
+    let packs = usize::try_from(memory_bytes as u64 / 16 * 9 / pack_bytes.max(1)).unwrap_or(usize::MAX);
+    match transfers {
+        0..=2 => 1 + usize::from(memory_bytes >= MEMORY_BYTES),
+        _ => packs.saturating_sub(3).clamp(1, transfers),
+    }
 }
 
 /// Stores streams and blobs; see [`write()`].

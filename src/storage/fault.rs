@@ -326,6 +326,22 @@ impl<S: Storage> Storage for Fault<S> {
     fn location(&self) -> String {
         self.inner().location()
     }
+
+    fn identity(&self) -> String {
+        self.inner().identity()
+    }
+
+    fn transfers(&self) -> usize {
+        self.inner().transfers()
+    }
+
+    fn exclusive(&self) -> bool {
+        self.inner().exclusive()
+    }
+
+    fn set_single_writer(&self) {
+        self.inner().set_single_writer();
+    }
 }
 
 /// A call on its way, with the rules that it met.

@@ -7,7 +7,8 @@
 //! replace; where the file system has no such rename (NFS), by a hard link, which refuses as well.
 //! Then the folder is synced, and so are the parents of folders that this process has not yet seen
 //! become durable. So a power loss leaves the whole object or none, and what a killed writer leaves
-//! lies in `tmp/`, is never listed, and is swept later ([`Local::sweep_temporary`]).
+//! lies in `tmp/`, is never listed, and is swept later ([`Storage::sweep_temporary`]). A living writer that is
+//! that slow loses its put, not data.
 //!
 //! Modes: folders 0700, objects 0400 (written once, never again), replaceable objects 0600.
 
@@ -84,15 +85,6 @@ impl Local {
     pub fn with_links_only(self) -> Self {
         self.links_only.store(true, Ordering::Relaxed);
         self
-    }
-
-    /// Removes what writers that were killed left in `tmp/` longer than `older_than` ago, and says
-    /// how many files that were. A living writer that is that slow loses its put, not data.
-    ///
-    /// # Errors
-    /// `Storage`.
-    pub fn sweep_temporary(&self, older_than: Duration) -> Result<usize> {
-        self.sweep(older_than).map_err(|error| self.failed("sweep", TEMPORARY, error))
     }
 
     fn sweep(&self, older_than: Duration) -> io::Result<usize> {
@@ -344,6 +336,14 @@ impl Storage for Local {
 
     fn location(&self) -> String {
         self.path.display().to_string()
+    }
+
+    fn identity(&self) -> String {
+        std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone()).display().to_string()
+    }
+
+    fn sweep_temporary(&self, older_than: Duration) -> Result<usize> {
+        self.sweep(older_than).map_err(|error| self.failed("sweep", TEMPORARY, error))
     }
 }
 

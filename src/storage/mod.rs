@@ -3,13 +3,23 @@
 //! Everything in a repository is written once under a name that nobody else can take
 //! ([`Storage::put_new`]); only a session's heartbeat is ever replaced. Names are relative paths of
 //! `/`-separated components in `[a-z0-9._-]`. `tests/conformance.rs` is the suite that every
-//! implementation passes.
+//! implementation passes. [`open`] and [`create`] find the implementation for an [`Address`].
 
+pub mod address;
 pub mod fault;
 pub mod local;
 pub mod memory;
+pub mod probe;
+#[cfg(feature = "remote")]
+pub mod remote;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
+
+use address::{Address, RemoteAddress};
+use local::Local;
 
 /// An object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,8 +82,21 @@ pub trait Storage: Send + Sync {
     /// `Storage`.
     fn delete(&self, name: &str) -> Result<()>;
 
+    /// As [`put_new`](Self::put_new), for bytes that are no longer needed: an upload need not copy them.
+    ///
+    /// # Errors
+    /// As [`put_new`](Self::put_new).
+    fn put_new_owned(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        self.put_new(name, &bytes)
+    }
+
     /// Where this is, for messages: a path or a URL without secrets.
     fn location(&self) -> String;
+
+    /// Tells places apart, however they were written: two with one identity are one place.
+    fn identity(&self) -> String {
+        self.location()
+    }
 
     /// How many requests at once pay: few where each is quick, many where each waits for a network.
     fn transfers(&self) -> usize {
@@ -84,6 +107,64 @@ pub trait Storage: Send + Sync {
     fn fills_up(&self) -> bool {
         false
     }
+
+    /// False where exclusive creation is only as good as there being a single writer.
+    fn exclusive(&self) -> bool {
+        true
+    }
+
+    /// From now on there is a single writer: a store that can't create exclusively looks first and then writes.
+    /// Nothing changes for the others.
+    fn set_single_writer(&self) {}
+
+    /// Removes what writers that were killed left beside the objects longer than `older_than` ago, and says how
+    /// many things that were.
+    ///
+    /// # Errors
+    /// `Storage`.
+    fn sweep_temporary(&self, _older_than: Duration) -> Result<usize> {
+        Ok(0)
+    }
+}
+
+/// What an address must not hold and no store finds by itself.
+#[derive(Clone, Default)]
+pub struct Secrets {
+    /// The password of a WebDAV user.
+    pub webdav_password: Option<String>,
+}
+
+/// The store at an address. Nothing is created.
+///
+/// # Errors
+/// `NoRepository` when there is no folder, or something else; `Usage`, `Denied`, `Storage`.
+pub fn open(address: &Address, secrets: &Secrets) -> Result<Arc<dyn Storage>> {
+    match address {
+        Address::Folder(path) => Ok(Arc::new(Local::open(path)?)),
+        Address::Remote(address) => open_remote(address, secrets, false),
+    }
+}
+
+/// The store at an address, for a new repository: a missing folder is made, a place with other things refused.
+///
+/// # Errors
+/// `AlreadyExists`; those of [`open`].
+pub fn create(address: &Address, secrets: &Secrets) -> Result<Arc<dyn Storage>> {
+    match address {
+        Address::Folder(path) => Ok(Arc::new(Local::create(path)?)),
+        Address::Remote(address) => open_remote(address, secrets, true),
+    }
+}
+
+#[cfg(feature = "remote")]
+fn open_remote(address: &RemoteAddress, secrets: &Secrets, new: bool) -> Result<Arc<dyn Storage>> {
+    let open = if new { remote::Remote::create } else { remote::Remote::open };
+    Ok(Arc::new(open(address.clone(), secrets)?))
+}
+
+#[cfg(not(feature = "remote"))]
+fn open_remote(address: &RemoteAddress, _: &Secrets, _: bool) -> Result<Arc<dyn Storage>> {
+    Err(Error::new(Kind::Usage, format!("this program was built for folders only, not for {}", address.location())))
 }
 
 /// Refuses names that are not made of plain components, so that no name ever leaves the repository.

@@ -20,6 +20,9 @@ use super::super::show::{counted, short};
 pub fn check(context: &mut Context<'_>, arguments: &Check) -> Result<Outcome> {
     let read = if arguments.read_data { Some(Subset::ALL) } else { arguments.read_data_subset };
     let repo = context.open()?;
+    if arguments.accept_older_state {
+        repo.seen.accept(context.report)?;
+    }
     let checked = ops::check::check(&repo, read, context.report, context.cancel)?;
     if context.global.json {
         context.document(to_value(&checked));

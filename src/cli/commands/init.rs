@@ -5,11 +5,13 @@ use serde_json::json;
 use crate::error::{Kind, Result};
 use crate::ops::prune::put_reserve;
 use crate::repo::{InitOptions, Repository};
-use crate::storage::Storage;
-use crate::storage::local::Local;
+use crate::report::Report as _;
+use crate::storage;
+use crate::storage::address::Address;
+use crate::storage::probe::probe;
 
 use super::super::args::Init;
-use super::super::context::Context;
+use super::super::context::{Context, secrets};
 use super::super::exit::Outcome;
 
 /// Makes a repository.
@@ -26,12 +28,27 @@ pub fn init(context: &mut Context<'_>, arguments: &Init) -> Result<Outcome> {
     };
     // Before anything is made: without a passphrase no empty folder stays behind.
     let passphrase = context.passphrase(true)?;
-    let storage = Local::create(place).map_err(|e| e.as_kind(Kind::Failed))?;
-    let env = context.env.as_ref();
-    let id = Repository::init(&storage, env, &passphrase, &arguments.label, options)?;
-    put_reserve(&storage, env)?;
+    let storage = storage::create(&place, &secrets()).map_err(|e| match e.kind() {
+        // A file, or below one: there is no repository to be missed.
+        Kind::NoRepository => e.as_kind(Kind::Failed),
+        _ => e,
+    })?;
+    let (storage, env) = (storage.as_ref(), context.env.as_ref());
+    if let Address::Remote(_) = place {
+        let mut random = [0; 16];
+        env.fill_random(&mut random);
+        let probed = probe(storage, u128::from_le_bytes(random))?;
+        probed.check(&storage.location())?;
+        if !probed.exclusive {
+            storage.set_single_writer();
+            context.report.warn("this storage can't create exclusively: the repository is for one writer at a time");
+        }
+    }
+    let id = Repository::init(storage, env, &passphrase, &arguments.label, options)?;
+    put_reserve(storage, env)?;
     if context.global.json {
-        context.document(json!({ "repository": id, "location": storage.location() }));
+        let single_writer = !storage.exclusive();
+        context.document(json!({ "repository": id, "location": storage.location(), "single_writer": single_writer }));
     } else {
         context.closing(&format!("made the repository {id} at {}", storage.location()));
         context.closing("keep its passphrase somewhere else too: without it nobody can read the backups");

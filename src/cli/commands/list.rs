@@ -38,12 +38,13 @@ pub fn snapshots(context: &mut Context<'_>, arguments: args::Filter) -> Result<O
     let repo = context.open()?;
     let filter = filter(arguments);
     let mut found = context.snapshots(&repo)?;
+    let outcome = context.older_than_seen(repo.older_than_seen(context.report)?);
     found.retain(|snapshot| filter.admits(snapshot));
     found.reverse();
     if context.global.json {
         let list: Vec<Value> = found.iter().map(describe).collect();
         context.document(json!({ "snapshots": list }));
-        return Ok(Outcome::Done);
+        return Ok(outcome);
     }
     let mut table = Table::new(&["id", &context.time_head(), "source", "host", ">bytes", ">added", "tags", ""]);
     for snapshot in &found {
@@ -64,7 +65,7 @@ pub fn snapshots(context: &mut Context<'_>, arguments: args::Filter) -> Result<O
         context.out.table(&table);
     }
     context.closing(&counted(found.len() as u64, "snapshot"));
-    Ok(Outcome::Done)
+    Ok(outcome)
 }
 
 /// A snapshot in JSON, without its parts.

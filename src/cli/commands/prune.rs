@@ -8,7 +8,6 @@ use crate::error::Result;
 use crate::ops;
 use crate::ops::prune::{MaxUnused, Plan, PruneOptions};
 use crate::repo::Repository;
-use crate::storage::local::Local;
 
 use super::super::args::Prune;
 use super::super::context::{Context, host_name, to_value};
@@ -48,7 +47,7 @@ pub fn options(context: &Context<'_>, max_unused: MaxUnused, allow_empty: bool) 
 pub fn run(context: &Context<'_>, repo: &Repository, options: &PruneOptions, dry_run: bool) -> Result<Plan> {
     let plan = ops::prune::prune(repo, options, dry_run, context.report, context.cancel)?;
     if !dry_run {
-        Local::open(context.place()?)?.sweep_temporary(TEMPORARY_STAYS)?;
+        repo.storage.sweep_temporary(TEMPORARY_STAYS)?;
     }
     Ok(plan)
 }
@@ -79,6 +78,9 @@ pub fn show(context: &mut Context<'_>, plan: &Plan, dry_run: bool) {
     }
     if plan.deleted_packs > 0 {
         context.closing(&format!("deleted {}", packs_of(plan.deleted_packs, plan.deleted_bytes)));
+    }
+    if plan.kept_packs > 0 {
+        context.closing(&format!("{} that the storage keeps", counted(plan.kept_packs, "pack")));
     }
     if plan.waiting_packs > 0 {
         context.closing(&format!(

@@ -38,7 +38,11 @@ pub fn snapshot(context: &mut Context<'_>, arguments: Snapshot) -> Result<Outcom
     let repo = context.open()?;
     let begun = Instant::now();
     let taken = ops::snapshot::snapshot(&repo, source, &options, context.report, context.cancel)?;
+    let outcome = context.older_than_seen(taken.older_than_seen.clone());
     show(context, &taken, begun.elapsed());
+    if outcome != Outcome::Done {
+        return Ok(outcome);
+    }
     Ok(if taken.shrunk_from.is_some() || taken.left_out > 0 { Outcome::Problems } else { Outcome::Done })
 }
 

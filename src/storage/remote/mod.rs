@@ -1,0 +1,465 @@
+//! A store on the network: S3, Azure Blob Storage, Google Cloud Storage, SFTP, WebDAV, by way of `OpenDAL`.
+//!
+//! An object is created by one upload that the store refuses when the name is taken. Where there is no such upload,
+//! it is uploaded under a temporary name and moved, by a move that refuses (WebDAV) or, where there is none either
+//! (SFTP), looks first and then moves: whole, but exclusive only while there is a single writer.
+//!
+//! Stores that ignore the condition exist, and would let two prunes delete each other's work. So the first small
+//! object that a process creates is created twice, and the second must be refused; else nothing more is created.
+//!
+//! A refusal may be the echo of our own upload, whose answer got lost. What is there is read then: sealed objects
+//! have random nonces, so bytes that equal ours are ours.
+
+mod failure;
+mod line;
+#[cfg(feature = "s3")]
+mod object_lock;
+mod service;
+mod transport;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, SystemTime};
+
+use futures_util::TryStreamExt;
+use opendal::{Buffer, ErrorKind, Operator};
+use tokio::time::timeout;
+
+use super::address::RemoteAddress;
+use super::{Listed, Secrets, Storage, check_name, check_prefix, too_short};
+use crate::env::lock;
+use crate::error::{Error, Kind, Result};
+
+use line::{Line, no_answer};
+use service::{Operators, Placing};
+
+/// Where objects are before they are moved to their names; not part of the repository's names.
+const TEMPORARY: &str = "tmp/";
+/// The first object below this size proves that creation is exclusive.
+const CANARY_BYTES_MAX: usize = 4096;
+/// Entries that a first look at a place takes.
+const LOOK_ENTRIES: usize = 100;
+/// What a repository's objects and folders are called at the top.
+const OWN: [&str; 9] = ["config", "keys", "packs", "index", "snapshots", "sessions", "prune", "reserve", "tmp"];
+/// What object lock leaves alone: it is replaced or deleted all the time.
+const NEVER_LOCKED: [&str; 4] = ["sessions/", "prune/", "reserve", TEMPORARY];
+
+/// A repository on the network.
+pub struct Remote {
+    line: Line,
+    operators: Operators,
+    address: RemoteAddress,
+    exclusion: AtomicU8,
+    /// Held while exclusion is being proven.
+    proving: Mutex<()>,
+}
+
+/// What is known about exclusive creation; stored as a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Exclusion {
+    Unproven,
+    Proven,
+    /// The store ignores the condition: nothing is created.
+    Ignored,
+    /// There is one writer at a time; a look before each upload has to do.
+    SingleWriter,
+}
+
+/// What came of an exclusive creation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Creation {
+    Created,
+    Taken,
+}
+
+impl Remote {
+    /// Opens the place at `address` and looks at it once, so that a wrong address, missing credentials and a missing
+    /// bucket are told before anything else.
+    ///
+    /// # Errors
+    /// `NoRepository` when other things are there; `Usage`, `Denied`, `Storage`, with what to do.
+    pub fn open(address: RemoteAddress, secrets: &Secrets) -> Result<Self> {
+        let remote = Self::connect(address, secrets)?;
+        match remote.look()? {
+            Found::OtherThings(example) => Err(Error::new(
+                Kind::NoRepository,
+                format!("there is no repository at {}, but other things: {example}", remote.location()),
+            )
+            .hint("check the path after the bucket or host, or make a repository with `alluvium init`")),
+            Found::Nothing | Found::Repository => Ok(remote),
+        }
+    }
+
+    /// As [`open`](Self::open), for a new repository.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when other things are there; those of [`open`](Self::open).
+    pub fn create(address: RemoteAddress, secrets: &Secrets) -> Result<Self> {
+        let remote = Self::connect(address, secrets)?;
+        match remote.look()? {
+            Found::OtherThings(example) => Err(Error::new(
+                Kind::AlreadyExists,
+                format!("{} is not empty: there is {example}; nothing was changed", remote.location()),
+            )
+            .hint("choose an empty path, for example one more name after the bucket")),
+            Found::Nothing | Found::Repository => Ok(remote),
+        }
+    }
+
+    /// Opens the place without looking.
+    ///
+    /// # Errors
+    /// `Usage`; `Storage` when the system's certificates can't be read.
+    pub fn connect(address: RemoteAddress, secrets: &Secrets) -> Result<Self> {
+        let failed = |what: &str| Error::new(Kind::Storage, format!("can't use {}: {what}", address.location()));
+        let client = transport::client().map_err(|e| {
+            failed("there is no TLS")
+                .because(e.without_url())
+                .hint("install the system's certificates (ca-certificates), or set SSL_CERT_FILE to a file of them")
+        })?;
+        let operators = service::operators(&address, secrets, &client)?;
+        let line = Line::new(&address).map_err(|e| failed("no threads").because(e))?;
+        let exclusion = if address.single_writer || operators.placing == Placing::MoveReplaces {
+            Exclusion::SingleWriter
+        } else {
+            Exclusion::Unproven
+        };
+        let exclusion = AtomicU8::new(exclusion as u8);
+        Ok(Self { line, operators, address, exclusion, proving: Mutex::new(()) })
+    }
+
+    fn look(&self) -> Result<Found> {
+        let names = self
+            .line
+            .call(0, || async {
+                let mut names = Vec::new();
+                let mut lister = self.operators.plain.lister_with("/").limit(LOOK_ENTRIES).await?;
+                while names.len() < LOOK_ENTRIES
+                    && let Some(entry) = lister.try_next().await?
+                {
+                    names.push(entry.path().trim_matches('/').to_owned());
+                }
+                Ok(names)
+            })
+            .map_err(|e| self.listing_failed("/", &e))?;
+        let mut others = names.iter().filter(|name| !name.is_empty() && !OWN.contains(&name.as_str()));
+        let is_repository = names.iter().any(|name| OWN.contains(&name.as_str()));
+        Ok(match others.next() {
+            _ if is_repository => Found::Repository,
+            Some(name) => Found::OtherThings(name.escape_debug().to_string()),
+            None => Found::Nothing,
+        })
+    }
+
+    fn exclusion(&self) -> Exclusion {
+        let all = [Exclusion::Unproven, Exclusion::Proven, Exclusion::Ignored, Exclusion::SingleWriter];
+        all[usize::from(self.exclusion.load(Ordering::Acquire)) % all.len()]
+    }
+
+    fn set_exclusion(&self, exclusion: Exclusion) {
+        self.exclusion.store(exclusion as u8, Ordering::Release);
+    }
+
+    fn create_object(&self, name: &str, body: &Buffer) -> Result<()> {
+        check_name(name)?;
+        let created = match self.exclusion() {
+            Exclusion::Unproven if body.len() < CANARY_BYTES_MAX => self.create_and_prove(name, body)?,
+            Exclusion::Unproven | Exclusion::Proven => self.create_or_recognise(name, body)?,
+            Exclusion::Ignored => return Err(self.ignored(name)),
+            Exclusion::SingleWriter => {
+                if self.stat(name)?.is_some() {
+                    Creation::Taken
+                } else {
+                    self.replace_object(name, body)?
+                }
+            }
+        };
+        match created {
+            Creation::Created => Ok(()),
+            Creation::Taken => {
+                Err(Error::new(Kind::AlreadyExists, format!("{name} exists already in {}", self.location())))
+            }
+        }
+    }
+
+    /// Creates the process's first small object, and once more: the store must refuse that.
+    fn create_and_prove(&self, name: &str, body: &Buffer) -> Result<Creation> {
+        let _one_at_a_time = lock(&self.proving);
+        if self.exclusion() != Exclusion::Unproven {
+            return self.create_or_recognise(name, body);
+        }
+        if self.create_or_recognise(name, body)? == Creation::Taken {
+            // It was refused, so the store knows how to; who was first proves nothing else.
+            return Ok(Creation::Taken);
+        }
+        match self.create_once(name, body)? {
+            Creation::Taken => {
+                self.set_exclusion(Exclusion::Proven);
+                Ok(Creation::Created)
+            }
+            Creation::Created => {
+                self.set_exclusion(Exclusion::Ignored);
+                Err(self.ignored(name))
+            }
+        }
+    }
+
+    /// Creates, and takes what is there for created when it is what we would have put there.
+    fn create_or_recognise(&self, name: &str, body: &Buffer) -> Result<Creation> {
+        if self.create_once(name, body)? == Creation::Created {
+            return Ok(Creation::Created);
+        }
+        let is_ours = self.stat(name)? == Some(body.len() as u64) && self.get(name)? == body.to_vec();
+        Ok(if is_ours { Creation::Created } else { Creation::Taken })
+    }
+
+    fn create_once(&self, name: &str, body: &Buffer) -> Result<Creation> {
+        if self.has_folders() {
+            return self.place(&self.operators.creating, name, body);
+        }
+        let operator = self.operator_to_write(name);
+        let written = self.line.upload(body.len(), || async {
+            let result = operator.write_with(name, body.clone()).if_not_exists(true).await;
+            // Two at once: who comes again learns who was first.
+            result.map_err(|e| if e.kind() == ErrorKind::Conflict { e.set_temporary() } else { e })
+        });
+        match written {
+            Ok(_) => Ok(Creation::Created),
+            Err(e) if matches!(e.kind(), ErrorKind::ConditionNotMatch | ErrorKind::AlreadyExists) => {
+                Ok(Creation::Taken)
+            }
+            Err(e) => Err(self.failed("write", name, &e)),
+        }
+    }
+
+    fn replace_object(&self, name: &str, body: &Buffer) -> Result<Creation> {
+        if self.has_folders() {
+            return self.place(&self.operators.plain, name, body);
+        }
+        let operator = self.operator_to_write(name);
+        let written = self.line.upload(body.len(), || async { operator.write(name, body.clone()).await });
+        written.map(|_| Creation::Created).map_err(|e| self.failed("write", name, &e))
+    }
+
+    /// Uploads under a temporary name and moves, with `operator`'s way of moving.
+    fn place(&self, operator: &Operator, name: &str, body: &Buffer) -> Result<Creation> {
+        let lot = || getrandom::u64().map_err(|e| Error::new(Kind::Storage, "no randomness").because(e.to_string()));
+        let temporary = format!("{TEMPORARY}{:016x}{:016x}", lot()?, lot()?);
+        let plain = &self.operators.plain;
+        self.line
+            .upload(body.len(), || async { plain.write(&temporary, body.clone()).await })
+            .map_err(|e| self.failed("write", name, &e))?;
+        let moved = self.line.call(0, || async { operator.rename(&temporary, name).await });
+        let Err(cause) = moved else { return Ok(Creation::Created) };
+        // Refused, or an echo: a move whose answer got lost finds its source gone.
+        let is_there = self.stat(name)?.is_some();
+        let is_left = self.stat(&temporary)?.is_some();
+        if is_left {
+            self.delete(&temporary)?;
+        }
+        match (is_there, is_left) {
+            (true, true) => Ok(Creation::Taken),
+            (true, false) => Ok(Creation::Created),
+            (false, _) => Err(self.failed("write", name, &cause)),
+        }
+    }
+
+    fn operator_to_write(&self, name: &str) -> &Operator {
+        let is_locked = !NEVER_LOCKED.iter().any(|prefix| name.starts_with(prefix));
+        if is_locked { &self.operators.locking } else { &self.operators.plain }
+    }
+
+    /// Folders are real, and objects are moved to their names: a file system behind a protocol.
+    fn has_folders(&self) -> bool {
+        self.operators.placing != Placing::Conditional
+    }
+
+    /// How large the object is; the error when it is missing.
+    fn size(&self, name: &str) -> Result<u64> {
+        self.stat(name)?.ok_or_else(|| self.missing(name))
+    }
+
+    fn list_objects(&self, prefix: &str) -> opendal::Result<Vec<Listed>> {
+        let path = if prefix.is_empty() { "/" } else { prefix };
+        self.line.call_long(|| async {
+            let mut listed = Vec::new();
+            let time = self.line.time();
+            let late = |_| no_answer(time);
+            let mut lister = self.operators.plain.lister_with(path).recursive(true).await?;
+            // Each page has its own time: there may be thousands.
+            while let Some(entry) = timeout(time, lister.try_next()).await.map_err(late)?? {
+                let (name, metadata) = (entry.path(), entry.metadata());
+                let is_object = metadata.is_file() && check_name(name).is_ok() && name.starts_with(prefix);
+                if is_object && !name.starts_with(TEMPORARY) {
+                    listed.push(Listed { name: name.to_owned(), size: metadata.content_length() });
+                }
+            }
+            Ok(listed)
+        })
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::new(Kind::NotFound, format!("{name} does not exist in {}", self.location()))
+    }
+
+    fn ignored(&self, name: &str) -> Error {
+        Error::new(
+            Kind::Storage,
+            format!("{} does not create exclusively: it let {name} be created twice", self.location()),
+        )
+        .hint("use a store that honours If-None-Match; or, where there is only ever one writer at a time, add single-writer=true to the address")
+    }
+
+    fn failed(&self, verb: &str, name: &str, cause: &opendal::Error) -> Error {
+        if cause.kind() == ErrorKind::NotFound && !failure::is_missing_bucket(cause) {
+            return self.missing(name);
+        }
+        failure::error(self.address.service, format!("can't {verb} {name} in {}", self.location()), cause)
+    }
+
+    /// A listing that finds nothing is empty; one that is refused with "not found" has no bucket.
+    fn listing_failed(&self, prefix: &str, cause: &opendal::Error) -> Error {
+        let context = format!("can't list {prefix} in {}", self.location());
+        let error = failure::error(self.address.service, context, cause);
+        match error.kind() {
+            Kind::NotFound => error
+                .as_kind(Kind::Storage)
+                .hint("make the bucket or container first, with the tools of the store, or check its name"),
+            _ => error,
+        }
+    }
+}
+
+/// What a first look at a place finds.
+enum Found {
+    Nothing,
+    /// Something that may be a repository, or the rest of one.
+    Repository,
+    /// Things of others; one of them.
+    OtherThings(String),
+}
+
+impl Storage for Remote {
+    fn put_new(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.create_object(name, &Buffer::from(bytes.to_vec()))
+    }
+
+    fn put_new_owned(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        self.create_object(name, &Buffer::from(bytes))
+    }
+
+    fn put_replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        check_name(name)?;
+        self.replace_object(name, &Buffer::from(bytes.to_vec())).map(drop)
+    }
+
+    fn get(&self, name: &str) -> Result<Vec<u8>> {
+        check_name(name)?;
+        if self.has_folders() {
+            // Reading a folder gives a page about it.
+            self.size(name)?;
+        }
+        self.line
+            .download(0, || async { Ok(self.operators.plain.read(name).await?.to_vec()) })
+            .map_err(|e| self.failed("read", name, &e))
+    }
+
+    fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
+        check_name(name)?;
+        // Offsets are signed in many a store; nothing lies beyond.
+        let end = offset.checked_add(len as u64).filter(|end| i64::try_from(*end).is_ok());
+        let Some(end) = end.filter(|_| len > 0) else {
+            let size = self.size(name)?;
+            return if len == 0 { Ok(Vec::new()) } else { Err(too_short(name, size, offset, len)) };
+        };
+        let read = self
+            .line
+            .download(len, || async { Ok(self.operators.plain.read_with(name).range(offset..end).await?.to_vec()) });
+        match read {
+            Ok(bytes) if bytes.len() == len => Ok(bytes),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
+                Err(self.failed("read", name, &e))
+            }
+            short => {
+                let size = self.size(name)?;
+                match short {
+                    _ if size < end => Err(too_short(name, size, offset, len)),
+                    Err(e) => Err(self.failed("read", name, &e)),
+                    Ok(bytes) => Err(Error::new(
+                        Kind::Storage,
+                        format!("{} gave {} bytes of {name} instead of {len}", self.location(), bytes.len()),
+                    )),
+                }
+            }
+        }
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
+        check_prefix(prefix)?;
+        let shown = if prefix.is_empty() { "/" } else { prefix };
+        self.list_objects(prefix).map_err(|e| self.listing_failed(shown, &e))
+    }
+
+    fn stat(&self, name: &str) -> Result<Option<u64>> {
+        check_name(name)?;
+        match self.line.call(0, || async { self.operators.plain.stat(name).await }) {
+            Ok(metadata) => Ok(metadata.is_file().then(|| metadata.content_length())),
+            Err(e) if e.kind() == ErrorKind::NotFound && !failure::is_missing_bucket(&e) => Ok(None),
+            Err(e) => Err(self.failed("look at", name, &e)),
+        }
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        check_name(name)?;
+        // Where folders are real, deleting one would delete all that is in it.
+        if self.has_folders() && self.stat(name)?.is_none() {
+            return Ok(());
+        }
+        match self.line.call(0, || async { self.operators.plain.delete(name).await }) {
+            Err(e) if e.kind() != ErrorKind::NotFound || failure::is_missing_bucket(&e) => {
+                Err(self.failed("delete", name, &e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn location(&self) -> String {
+        self.address.location()
+    }
+
+    fn transfers(&self) -> usize {
+        self.address.connections
+    }
+
+    fn exclusive(&self) -> bool {
+        matches!(self.exclusion(), Exclusion::Unproven | Exclusion::Proven)
+    }
+
+    fn set_single_writer(&self) {
+        self.set_exclusion(Exclusion::SingleWriter);
+    }
+
+    fn sweep_temporary(&self, older_than: Duration) -> Result<usize> {
+        if !self.has_folders() {
+            return Ok(0);
+        }
+        let plain = &self.operators.plain;
+        let found = self
+            .line
+            .call(0, || async { plain.list(TEMPORARY).await })
+            .map_err(|e| self.listing_failed(TEMPORARY, &e))?;
+        let now = SystemTime::now();
+        let mut swept = 0;
+        for entry in found.iter().filter(|entry| entry.metadata().is_file()) {
+            // Listings of WebDAV and SFTP tell when; what does not is left alone, like a time in the future.
+            let written = entry.metadata().last_modified().map(SystemTime::from);
+            let age = written.and_then(|written| now.duration_since(written).ok());
+            if age.is_some_and(|age| age >= older_than) {
+                self.delete(entry.path())?;
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    }
+}
