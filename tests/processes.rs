@@ -311,7 +311,8 @@ fn failing_system_calls_fail_a_run_and_nothing_else() {
     ];
     'enough: for round in 0..12 {
         for (names, probability) in kinds {
-            if Instant::now() > deadline {
+            // A slow machine gets its faults all the same.
+            if Instant::now() > deadline && taken > 0 && failed > 0 {
                 break 'enough;
             }
             let data = dump(1000, round);
