@@ -262,9 +262,12 @@ fn maintain(scene: &Scene, arguments: &[&str], number: usize, done: &AtomicU64, 
     let mut luck = Luck::new(number as u64);
     while Instant::now() < until {
         let patience = if luck.below(5) == 0 { luck.below(700) } else { 600_000 };
+        let nothing_yet = lock(&scene.taken).is_empty();
         match finish_or_kill(scene.start(&cache_of(number), arguments), &[], Duration::from_millis(patience)) {
             None => drop(scene.killed.fetch_add(1, Ordering::SeqCst)),
             Some(ran) if ran.status.code() == Some(0) => drop(done.fetch_add(1, Ordering::SeqCst)),
+            // Prune takes a repository without snapshots for one that is not shown whole.
+            Some(ran) if nothing_yet && ran.err.contains("lists no snapshot at all") => {}
             Some(ran) => refuse(scene, arguments, &ran),
         }
         thread::sleep(Duration::from_millis(100));
@@ -308,7 +311,8 @@ fn failing_system_calls_fail_a_run_and_nothing_else() {
     ];
     'enough: for round in 0..12 {
         for (names, probability) in kinds {
-            if Instant::now() > deadline {
+            // A slow machine gets its faults all the same.
+            if Instant::now() > deadline && taken > 0 && failed > 0 {
                 break 'enough;
             }
             let data = dump(1000, round);
