@@ -28,11 +28,17 @@ use crate::id::SnapshotId;
 use crate::report::{Problem, Report};
 use crate::storage::Storage;
 
-/// The newest snapshot of a source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The newest snapshot of a source: by time, and by id among equals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Head {
-    id: SnapshotId,
     time: Timestamp,
+    id: SnapshotId,
+}
+
+/// Makes `head` that of `series`, unless a newer one is.
+fn newer(heads: &mut BTreeMap<String, Head>, series: String, head: Head) {
+    let newest = heads.entry(series).or_insert(head);
+    *newest = head.max(*newest);
 }
 
 /// The memory's content. A file that can't be read is an empty memory.
@@ -80,12 +86,8 @@ impl Seen {
     /// # Errors
     /// As [`forget`](Self::forget).
     pub fn note(&self, id: SnapshotId, header: &Header, report: &dyn Report) -> Result<()> {
-        let head = Head { id, time: header.time };
         self.change(report, |state| {
-            let newest = state.heads.entry(hexadecimal(&header.series)).or_insert(head);
-            if (head.time, head.id) > (newest.time, newest.id) {
-                *newest = head;
-            }
+            newer(&mut state.heads, hexadecimal(&header.series), Head { time: header.time, id });
             Ok(())
         })
     }
@@ -169,7 +171,7 @@ impl State {
         for (series, head) in chain.heads {
             // What is missed goes on being missed, whatever is stored on top of the older state.
             if !missed.contains(&series) {
-                self.heads.insert(series, head);
+                newer(&mut self.heads, series, head);
             }
         }
         Ok(problems)
@@ -190,11 +192,7 @@ impl<'h> Chain<'h> {
     fn of(headers: &'h [(SnapshotId, Header)]) -> Self {
         let mut heads: BTreeMap<String, Head> = BTreeMap::new();
         for (id, header) in headers {
-            let head = Head { id: *id, time: header.time };
-            let newest = heads.entry(hexadecimal(&header.series)).or_insert(head);
-            if (head.time, head.id) > (newest.time, newest.id) {
-                *newest = head;
-            }
+            newer(&mut heads, hexadecimal(&header.series), Head { time: header.time, id: *id });
         }
         Self { by_id: headers.iter().map(|(id, header)| (*id, header)).collect(), heads }
     }
