@@ -10,6 +10,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Barrier;
+#[cfg(feature = "remote")]
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ use alluvium::storage::fault::{Effect, Fault, Operation, at, from, on};
 use alluvium::storage::local::Local;
 use alluvium::storage::memory::Memory;
 use alluvium::storage::probe::{Probed, probe};
+#[cfg(feature = "remote")]
+use alluvium::storage::{Secrets, address::Address, remote::Remote};
 use tempfile::TempDir;
 
 /// Makes a fresh, empty store.
@@ -272,6 +276,29 @@ fn memory_conforms() {
 #[test]
 fn fault_without_rules_conforms() {
     suite(&|| Box::new(Fault::new(Memory::new())));
+}
+
+/// For a store of one's own: `ALLUVIUM_TEST_ADDRESS=s3://bucket/empty cargo test at_an_address -- --ignored`.
+#[cfg(feature = "remote")]
+#[test]
+#[ignore = "needs a store: set ALLUVIUM_TEST_ADDRESS"]
+fn the_store_at_an_address_conforms() {
+    let address = std::env::var("ALLUVIUM_TEST_ADDRESS").expect("ALLUVIUM_TEST_ADDRESS");
+    suite(&|| Box::new(fresh_remote(&address)));
+}
+
+/// An empty place below `address`, whose path gets one more name.
+#[cfg(feature = "remote")]
+pub fn fresh_remote(address: &str) -> Remote {
+    static PLACES: AtomicU64 = AtomicU64::new(0);
+    let (path, options) = address.split_once('?').unwrap_or((address, ""));
+    let place = format!("{}-{}", std::process::id(), PLACES.fetch_add(1, Ordering::Relaxed));
+    let address = format!("{}/{place}?{options}", path.trim_end_matches('/'));
+    let Address::Remote(address) = Address::parse(address.as_ref()).expect("an address") else {
+        panic!("{address} is a path");
+    };
+    let secrets = Secrets { webdav_password: std::env::var("ALLUVIUM_WEBDAV_PASSWORD").ok() };
+    Remote::create(*address, &secrets).expect("opens")
 }
 
 /// A repository in a new folder below `above`.

@@ -37,6 +37,12 @@ use service::{Operators, Placing};
 const TEMPORARY: &str = "tmp/";
 /// The first object below this size proves that creation is exclusive.
 const CANARY_BYTES_MAX: usize = 4096;
+/// What objects are to a store that asks.
+const CONTENT_TYPE: &str = "application/octet-stream";
+/// Where objects are replaced; how often, and how far apart, one is looked for that seems to be missing.
+const REPLACED: &str = "sessions/";
+const LOOKS: u32 = 5;
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// Entries that a first look at a place takes.
 const LOOK_ENTRIES: usize = 100;
 /// What a repository's objects and folders are called at the top.
@@ -86,7 +92,7 @@ impl Remote {
                 Kind::NoRepository,
                 format!("there is no repository at {}, but other things: {example}", remote.location()),
             )
-            .hint("check the path after the bucket or host, or make a repository with `alluvium init`")),
+            .hint("check the path in the address; a new repository goes into an empty one")),
             Found::Nothing | Found::Repository => Ok(remote),
         }
     }
@@ -200,6 +206,8 @@ impl Remote {
             }
             Creation::Created => {
                 self.set_exclusion(Exclusion::Ignored);
+                // What failed leaves nothing behind that others would take for a writer at work.
+                let _ = self.delete(name);
                 Err(self.ignored(name))
             }
         }
@@ -220,7 +228,7 @@ impl Remote {
         }
         let operator = self.operator_to_write(name);
         let written = self.line.upload(body.len(), || async {
-            let result = operator.write_with(name, body.clone()).if_not_exists(true).await;
+            let result = operator.write_with(name, body.clone()).content_type(CONTENT_TYPE).if_not_exists(true).await;
             // Two at once: who comes again learns who was first.
             result.map_err(|e| if e.kind() == ErrorKind::Conflict { e.set_temporary() } else { e })
         });
@@ -238,7 +246,9 @@ impl Remote {
             return self.place(&self.operators.plain, name, body);
         }
         let operator = self.operator_to_write(name);
-        let written = self.line.upload(body.len(), || async { operator.write(name, body.clone()).await });
+        let written = self
+            .line
+            .upload(body.len(), || async { operator.write_with(name, body.clone()).content_type(CONTENT_TYPE).await });
         written.map(|_| Creation::Created).map_err(|e| self.failed("write", name, &e))
     }
 
@@ -278,6 +288,19 @@ impl Remote {
     /// How large the object is; the error when it is missing.
     fn size(&self, name: &str) -> Result<u64> {
         self.stat(name)?.ok_or_else(|| self.missing(name))
+    }
+
+    /// As [`size`](Self::size), for objects that may be replaced at this moment: a move that replaces takes the old one
+    /// away first on some servers, so a missing one is looked for again.
+    fn size_at_last(&self, name: &str) -> Result<u64> {
+        let looks = if name.starts_with(REPLACED) { LOOKS } else { 1 };
+        for _ in 1..looks {
+            if let Some(size) = self.stat(name)? {
+                return Ok(size);
+            }
+            std::thread::sleep(LOOK_PAUSE);
+        }
+        self.size(name)
     }
 
     fn list_objects(&self, prefix: &str) -> opendal::Result<Vec<Listed>> {
@@ -358,7 +381,7 @@ impl Storage for Remote {
         check_name(name)?;
         if self.has_folders() {
             // Reading a folder gives a page about it.
-            self.size(name)?;
+            self.size_at_last(name)?;
         }
         self.line
             .download(0, || async { Ok(self.operators.plain.read(name).await?.to_vec()) })
