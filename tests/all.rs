@@ -14,5 +14,6 @@ mod postgres;
 mod regression;
 mod retention;
 mod sample;
+mod single_writer;
 mod source;
 mod support;

@@ -1,8 +1,8 @@
 //! A store on the network: S3, Azure Blob Storage, Google Cloud Storage, SFTP, WebDAV, by way of `OpenDAL`.
 //!
-//! An object is created by one upload that the store refuses when the name is taken. Where there is no such upload,
-//! it is uploaded under a temporary name and moved, by a move that refuses (WebDAV) or, where there is none either
-//! (SFTP), looks first and then moves: whole, but exclusive only while there is a single writer.
+//! An object is created by one upload that the store refuses when the name is taken. Where there is no such upload
+//! (SFTP, WebDAV), it is looked for, uploaded under a temporary name and moved: whole, but exclusive only while there
+//! is a single writer.
 //!
 //! Stores that ignore the condition exist, and would let two prunes delete each other's work. So the first small
 //! object that a process creates is created twice, and the second must be refused; else nothing more is created.
@@ -126,7 +126,7 @@ impl Remote {
         })?;
         let operators = service::operators(&address, secrets, &client)?;
         let line = Line::new(&address).map_err(|e| failed("no threads").because(e))?;
-        let exclusion = if address.single_writer || operators.placing == Placing::MoveReplaces {
+        let exclusion = if address.single_writer || operators.placing == Placing::Move {
             Exclusion::SingleWriter
         } else {
             Exclusion::Unproven
@@ -173,13 +173,7 @@ impl Remote {
             Exclusion::Unproven if body.len() < CANARY_BYTES_MAX => self.create_and_prove(name, body)?,
             Exclusion::Unproven | Exclusion::Proven => self.create_or_recognise(name, body)?,
             Exclusion::Ignored => return Err(self.ignored(name)),
-            Exclusion::SingleWriter => {
-                if self.stat(name)?.is_some() {
-                    Creation::Taken
-                } else {
-                    self.replace_object(name, body)?
-                }
-            }
+            Exclusion::SingleWriter => self.look_and_create(name, body)?,
         };
         match created {
             Creation::Created => Ok(()),
@@ -222,10 +216,18 @@ impl Remote {
         Ok(if is_ours { Creation::Created } else { Creation::Taken })
     }
 
-    fn create_once(&self, name: &str, body: &Buffer) -> Result<Creation> {
-        if self.has_folders() {
-            return self.place(&self.operators.creating, name, body);
+    /// What there is without exclusive creation.
+    fn look_and_create(&self, name: &str, body: &Buffer) -> Result<Creation> {
+        if self.stat(name)?.is_some() {
+            Ok(Creation::Taken)
+        } else if self.has_folders() {
+            self.place(&self.operators.creating, name, body)
+        } else {
+            self.replace_object(name, body)
         }
+    }
+
+    fn create_once(&self, name: &str, body: &Buffer) -> Result<Creation> {
         let operator = self.operator_to_write(name);
         let written = self.line.upload(body.len(), || async {
             let result = operator.write_with(name, body.clone()).content_type(CONTENT_TYPE).if_not_exists(true).await;
@@ -290,17 +292,14 @@ impl Remote {
         self.stat(name)?.ok_or_else(|| self.missing(name))
     }
 
-    /// As [`size`](Self::size), for objects that may be replaced at this moment: a move that replaces takes the old one
-    /// away first on some servers, so a missing one is looked for again.
-    fn size_at_last(&self, name: &str) -> Result<u64> {
-        let looks = if name.starts_with(REPLACED) { LOOKS } else { 1 };
-        for _ in 1..looks {
-            if let Some(size) = self.stat(name)? {
-                return Ok(size);
-            }
-            std::thread::sleep(LOOK_PAUSE);
+    fn read(&self, name: &str) -> Result<Vec<u8>> {
+        if self.has_folders() {
+            // Reading a folder gives a page about it.
+            self.size(name)?;
         }
-        self.size(name)
+        self.line
+            .download(0, || async { Ok(self.operators.plain.read(name).await?.to_vec()) })
+            .map_err(|e| self.failed("read", name, &e))
     }
 
     fn list_objects(&self, prefix: &str) -> opendal::Result<Vec<Listed>> {
@@ -379,13 +378,15 @@ impl Storage for Remote {
 
     fn get(&self, name: &str) -> Result<Vec<u8>> {
         check_name(name)?;
-        if self.has_folders() {
-            // Reading a folder gives a page about it.
-            self.size_at_last(name)?;
+        // A move that replaces takes the old one away first on some servers: what is missing is looked for again.
+        let looks = if self.has_folders() && name.starts_with(REPLACED) { LOOKS } else { 1 };
+        for _ in 1..looks {
+            match self.read(name) {
+                Err(e) if e.kind() == Kind::NotFound => std::thread::sleep(LOOK_PAUSE),
+                read => return read,
+            }
         }
-        self.line
-            .download(0, || async { Ok(self.operators.plain.read(name).await?.to_vec()) })
-            .map_err(|e| self.failed("read", name, &e))
+        self.read(name)
     }
 
     fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
