@@ -31,6 +31,7 @@ pub type Make<'a> = &'a dyn Fn() -> Box<dyn Storage>;
 // ---- the suite -------------------------------------------------------------------------------
 
 /// Each part gets a fresh, empty store. One that can't create exclusively bears a single writer: nobody races it.
+#[expect(clippy::print_stdout, reason = "what is left out is told")]
 pub fn suite(make: Make) {
     creates_exclusively(&*make());
     let store = make();

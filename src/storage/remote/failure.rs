@@ -102,11 +102,9 @@ fn advice(service: Service, cause: &opendal::Error, told: &str) -> Option<String
         "the bucket is in another region: say region=… in the address, or set AWS_REGION"
     } else if has(&["RequestTimeTooSkewed"]) {
         "this host's clock is wrong: set it right"
-    } else if has(&["InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthenticationFailed", "InvalidAuthenticationInfo"])
-    {
-        credentials(service)
-    } else if has(&["signing credential", "no credentials", "credential"])
-        && cause.kind() != ErrorKind::PermissionDenied
+    } else if is_unauthorized(told)
+        || has(&["InvalidAccessKeyId", "SignatureDoesNotMatch"])
+        || (told.contains("credential") && cause.kind() != ErrorKind::PermissionDenied)
     {
         credentials(service)
     } else if cause.kind() == ErrorKind::PermissionDenied {

@@ -131,10 +131,12 @@ fn s3(address: &RemoteAddress, client: &Client) -> Result<Operators> {
     use super::object_lock::Locker;
     use opendal::services::S3;
 
+    type Set = fn(S3, &str) -> S3;
+
     let builder = |region: Option<&str>| {
         // Servers compare it with what arrived. MD5, since all that speak S3 know it, and locked buckets want one.
         let mut builder = S3::default().bucket(&address.host).root(&address.root).checksum_algorithm("md5");
-        let options: [(&Option<String>, fn(S3, &str) -> S3); 5] = [
+        let options: [(&Option<String>, Set); 5] = [
             (&address.endpoint, S3::endpoint),
             (&address.storage_class, S3::default_storage_class),
             (&address.encryption, S3::server_side_encryption),
