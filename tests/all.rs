@@ -19,5 +19,6 @@ mod retention;
 mod sample;
 mod services;
 mod simulation;
+mod single_writer;
 mod source;
 mod support;

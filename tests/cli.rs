@@ -162,7 +162,7 @@ fn commands_are_judged_and_files_are_named() {
 #[test]
 fn exit_codes_of_wrong_usage_and_of_what_is_not_there() {
     let place = Place::new();
-    let usage: [&[&str]; 10] = [
+    let usage: [&[&str]; 12] = [
         &["--no-such-flag"],
         &["no-such-command"],
         &["snapshot", "--name", "shop"],
@@ -172,7 +172,9 @@ fn exit_codes_of_wrong_usage_and_of_what_is_not_there() {
         &["--timezone", "Atlantis", "snapshots"],
         &["check", "--read-data-subset", "8/7"],
         &["forget"],
-        &["-r", "sftp://host/x", "snapshots"],
+        &["-r", "gopher://host/x", "snapshots"],
+        &["-r", "s3://bucket/x?regoin=eu", "snapshots"],
+        &["-r", "s3://key:secret@bucket/x", "snapshots"],
     ];
     for arguments in usage {
         place.run(arguments).expect(2);

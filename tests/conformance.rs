@@ -10,6 +10,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Barrier;
+#[cfg(feature = "remote")]
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ use alluvium::storage::fault::{Effect, Fault, Operation, at, from, on};
 use alluvium::storage::local::Local;
 use alluvium::storage::memory::Memory;
 use alluvium::storage::probe::{Probed, probe};
+#[cfg(feature = "remote")]
+use alluvium::storage::{Secrets, address::Address, remote::Remote};
 use tempfile::TempDir;
 
 /// Makes a fresh, empty store.
@@ -27,6 +31,7 @@ pub type Make<'a> = &'a dyn Fn() -> Box<dyn Storage>;
 // ---- the suite -------------------------------------------------------------------------------
 
 /// Each part gets a fresh, empty store. One that can't create exclusively bears a single writer: nobody races it.
+#[expect(clippy::print_stdout, reason = "what is left out is told")]
 pub fn suite(make: Make) {
     creates_exclusively(&*make());
     let store = make();
@@ -228,13 +233,16 @@ fn keeps_empty_and_large_objects(store: &dyn Storage) {
 fn serves_many_threads(store: &dyn Storage) {
     let expected: BTreeSet<String> =
         (0..8).flat_map(|thread| (0..20).map(move |i| format!("packs/{:02x}/{thread}-{i}", i % 5))).collect();
+    store.put_new("sessions/shared", b"packs/").expect("puts");
     thread::scope(|scope| {
         for thread in 0..8 {
             scope.spawn(move || {
                 for i in 0..20 {
                     let name = format!("packs/{:02x}/{thread}-{i}", i % 5);
                     store.put_new(&name, name.as_bytes()).expect("puts");
-                    store.put_replace("sessions/shared", name.as_bytes()).expect("replaces");
+                    if thread == 0 || store.exclusive() {
+                        store.put_replace("sessions/shared", name.as_bytes()).expect("replaces");
+                    }
                     assert_eq!(store.get(&name).expect("its own object at once"), name.as_bytes());
                     assert!(store.list("packs/").expect("lists").iter().any(|object| object.name == name));
                     store.put_new(&format!("prune/{thread}"), b"").expect("puts");
@@ -272,6 +280,29 @@ fn memory_conforms() {
 #[test]
 fn fault_without_rules_conforms() {
     suite(&|| Box::new(Fault::new(Memory::new())));
+}
+
+/// For a store of one's own: `ALLUVIUM_TEST_ADDRESS=s3://bucket/empty cargo test at_an_address -- --ignored`.
+#[cfg(feature = "remote")]
+#[test]
+#[ignore = "needs a store: set ALLUVIUM_TEST_ADDRESS"]
+fn the_store_at_an_address_conforms() {
+    let address = std::env::var("ALLUVIUM_TEST_ADDRESS").expect("ALLUVIUM_TEST_ADDRESS");
+    suite(&|| Box::new(fresh_remote(&address)));
+}
+
+/// An empty place below `address`, whose path gets one more name.
+#[cfg(feature = "remote")]
+pub fn fresh_remote(address: &str) -> Remote {
+    static PLACES: AtomicU64 = AtomicU64::new(0);
+    let (path, options) = address.split_once('?').unwrap_or((address, ""));
+    let place = format!("{}-{}", std::process::id(), PLACES.fetch_add(1, Ordering::Relaxed));
+    let address = format!("{}/{place}?{options}", path.trim_end_matches('/'));
+    let Address::Remote(address) = Address::parse(address.as_ref()).expect("an address") else {
+        panic!("{address} is a path");
+    };
+    let secrets = Secrets { webdav_password: std::env::var("ALLUVIUM_WEBDAV_PASSWORD").ok() };
+    Remote::create(*address, &secrets).expect("opens")
 }
 
 /// A repository in a new folder below `above`.

@@ -59,7 +59,7 @@ pub struct Arguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options for every command")]
 pub struct Global {
-    /// The repository: a folder, or an address such as s3://bucket/prefix
+    /// The repository: a folder, or an address such as `s3://bucket/prefix`
     #[arg(short, long, global = true, value_name = "PLACE", env = "ALLUVIUM_REPOSITORY", hide_env_values = true)]
     pub repository: Option<OsString>,
 

@@ -213,7 +213,7 @@ impl RemoteAddress {
             anonymous: false,
             key_file: None,
             known_hosts: None,
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_mins(1),
             retries: 6,
             connections: 8,
             limit_upload: None,
@@ -397,10 +397,7 @@ fn user_and_host(service: Service, authority: &str) -> Result<(Option<String>, S
             if what == "host" { "HOST/PATH" } else { "NAME/PATH" }
         )));
     }
-    let user = match user {
-        Some(user) => Some(decoded(user).filter(|user| !user.is_empty() && !user.contains(':'))),
-        None => None,
-    };
+    let user = user.map(|user| decoded(user).filter(|user| !user.is_empty() && !user.contains(':')));
     match user {
         Some(None) => Err(usage("the address's user is not a name")),
         Some(user) => Ok((user, host.to_owned())),
@@ -471,7 +468,7 @@ fn seconds(text: &str) -> Result<Duration, &'static str> {
 fn days(text: &str) -> Result<Duration, &'static str> {
     let units = [('d', 1), ('w', 7), ('y', 365)];
     let found =
-        units.iter().find_map(|(unit, days)| Some(text.strip_suffix(*unit)?.parse::<u32>().ok()? as u64 * days));
+        units.iter().find_map(|(unit, days)| Some(u64::from(text.strip_suffix(*unit)?.parse::<u32>().ok()?) * days));
     let days = found.filter(|days| (1..=RETAIN_DAYS_MAX).contains(days)).ok_or("it is like 30d, 8w or 1y")?;
     Ok(Duration::from_secs(days * 86_400))
 }

@@ -61,7 +61,7 @@ fn try_all(storage: &dyn Storage, name: &str, bytes: &[u8]) -> Result<Probed> {
                 false
             }
         },
-        // The store has found out by itself; the object is there.
+        // The store has found out by itself, and took the object away again.
         Err(_) if !storage.exclusive() => {
             storage.put_replace(name, bytes)?;
             false

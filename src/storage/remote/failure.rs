@@ -48,7 +48,7 @@ fn is_certificate(text: &str) -> bool {
 }
 
 fn is_unauthorized(text: &str) -> bool {
-    ["401 Unauthorized", "InvalidAuthenticationInfo", "AuthenticationFailed", "Permission denied (publickey"]
+    ["401 Unauthorized", "InvalidAuthenticationInfo", "AuthenticationFailed", "AuthorizationFailure", "(publickey"]
         .iter()
         .any(|word| text.contains(word))
 }
@@ -102,14 +102,12 @@ fn advice(service: Service, cause: &opendal::Error, told: &str) -> Option<String
         "the bucket is in another region: say region=… in the address, or set AWS_REGION"
     } else if has(&["RequestTimeTooSkewed"]) {
         "this host's clock is wrong: set it right"
-    } else if has(&["InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthenticationFailed", "InvalidAuthenticationInfo"])
+    } else if is_unauthorized(told)
+        || has(&["InvalidAccessKeyId", "SignatureDoesNotMatch"])
+        || (told.contains("credential") && cause.kind() != ErrorKind::PermissionDenied)
     {
         credentials(service)
-    } else if has(&["signing credential", "no credentials", "credential"])
-        && cause.kind() != ErrorKind::PermissionDenied
-    {
-        credentials(service)
-    } else if cause.kind() == ErrorKind::PermissionDenied || is_unauthorized(told) {
+    } else if cause.kind() == ErrorKind::PermissionDenied {
         "these credentials may not do this: check them, and the rights that docs/storage.md lists"
     } else if has(&["InvalidContentType"]) || has(&["HTTP request to an HTTPS server"]) {
         "http and https do not match: check how the endpoint in the address begins"

@@ -1,8 +1,8 @@
 //! A store on the network: S3, Azure Blob Storage, Google Cloud Storage, SFTP, WebDAV, by way of `OpenDAL`.
 //!
-//! An object is created by one upload that the store refuses when the name is taken. Where there is no such upload,
-//! it is uploaded under a temporary name and moved, by a move that refuses (WebDAV) or, where there is none either
-//! (SFTP), looks first and then moves: whole, but exclusive only while there is a single writer.
+//! An object is created by one upload that the store refuses when the name is taken. Where there is no such upload
+//! (SFTP, WebDAV), it is looked for, uploaded under a temporary name and moved: whole, but exclusive only while there
+//! is a single writer.
 //!
 //! Stores that ignore the condition exist, and would let two prunes delete each other's work. So the first small
 //! object that a process creates is created twice, and the second must be refused; else nothing more is created.
@@ -37,6 +37,12 @@ use service::{Operators, Placing};
 const TEMPORARY: &str = "tmp/";
 /// The first object below this size proves that creation is exclusive.
 const CANARY_BYTES_MAX: usize = 4096;
+/// What objects are to a store that asks.
+const CONTENT_TYPE: &str = "application/octet-stream";
+/// Where objects are replaced; how often, and how far apart, one is looked for that seems to be missing.
+const REPLACED: &str = "sessions/";
+const LOOKS: u32 = 5;
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// Entries that a first look at a place takes.
 const LOOK_ENTRIES: usize = 100;
 /// What a repository's objects and folders are called at the top.
@@ -86,7 +92,7 @@ impl Remote {
                 Kind::NoRepository,
                 format!("there is no repository at {}, but other things: {example}", remote.location()),
             )
-            .hint("check the path after the bucket or host, or make a repository with `alluvium init`")),
+            .hint("check the path in the address; a new repository goes into an empty one")),
             Found::Nothing | Found::Repository => Ok(remote),
         }
     }
@@ -120,7 +126,7 @@ impl Remote {
         })?;
         let operators = service::operators(&address, secrets, &client)?;
         let line = Line::new(&address).map_err(|e| failed("no threads").because(e))?;
-        let exclusion = if address.single_writer || operators.placing == Placing::MoveReplaces {
+        let exclusion = if address.single_writer || operators.placing == Placing::Move {
             Exclusion::SingleWriter
         } else {
             Exclusion::Unproven
@@ -167,13 +173,7 @@ impl Remote {
             Exclusion::Unproven if body.len() < CANARY_BYTES_MAX => self.create_and_prove(name, body)?,
             Exclusion::Unproven | Exclusion::Proven => self.create_or_recognise(name, body)?,
             Exclusion::Ignored => return Err(self.ignored(name)),
-            Exclusion::SingleWriter => {
-                if self.stat(name)?.is_some() {
-                    Creation::Taken
-                } else {
-                    self.replace_object(name, body)?
-                }
-            }
+            Exclusion::SingleWriter => self.look_and_create(name, body)?,
         };
         match created {
             Creation::Created => Ok(()),
@@ -200,6 +200,8 @@ impl Remote {
             }
             Creation::Created => {
                 self.set_exclusion(Exclusion::Ignored);
+                // What failed leaves nothing behind that others would take for a writer at work.
+                let _ = self.delete(name);
                 Err(self.ignored(name))
             }
         }
@@ -214,13 +216,21 @@ impl Remote {
         Ok(if is_ours { Creation::Created } else { Creation::Taken })
     }
 
-    fn create_once(&self, name: &str, body: &Buffer) -> Result<Creation> {
-        if self.has_folders() {
-            return self.place(&self.operators.creating, name, body);
+    /// What there is without exclusive creation.
+    fn look_and_create(&self, name: &str, body: &Buffer) -> Result<Creation> {
+        if self.stat(name)?.is_some() {
+            Ok(Creation::Taken)
+        } else if self.has_folders() {
+            self.place(&self.operators.creating, name, body)
+        } else {
+            self.replace_object(name, body)
         }
+    }
+
+    fn create_once(&self, name: &str, body: &Buffer) -> Result<Creation> {
         let operator = self.operator_to_write(name);
         let written = self.line.upload(body.len(), || async {
-            let result = operator.write_with(name, body.clone()).if_not_exists(true).await;
+            let result = operator.write_with(name, body.clone()).content_type(CONTENT_TYPE).if_not_exists(true).await;
             // Two at once: who comes again learns who was first.
             result.map_err(|e| if e.kind() == ErrorKind::Conflict { e.set_temporary() } else { e })
         });
@@ -238,7 +248,9 @@ impl Remote {
             return self.place(&self.operators.plain, name, body);
         }
         let operator = self.operator_to_write(name);
-        let written = self.line.upload(body.len(), || async { operator.write(name, body.clone()).await });
+        let written = self
+            .line
+            .upload(body.len(), || async { operator.write_with(name, body.clone()).content_type(CONTENT_TYPE).await });
         written.map(|_| Creation::Created).map_err(|e| self.failed("write", name, &e))
     }
 
@@ -278,6 +290,16 @@ impl Remote {
     /// How large the object is; the error when it is missing.
     fn size(&self, name: &str) -> Result<u64> {
         self.stat(name)?.ok_or_else(|| self.missing(name))
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>> {
+        if self.has_folders() {
+            // Reading a folder gives a page about it.
+            self.size(name)?;
+        }
+        self.line
+            .download(0, || async { Ok(self.operators.plain.read(name).await?.to_vec()) })
+            .map_err(|e| self.failed("read", name, &e))
     }
 
     fn list_objects(&self, prefix: &str) -> opendal::Result<Vec<Listed>> {
@@ -356,13 +378,15 @@ impl Storage for Remote {
 
     fn get(&self, name: &str) -> Result<Vec<u8>> {
         check_name(name)?;
-        if self.has_folders() {
-            // Reading a folder gives a page about it.
-            self.size(name)?;
+        // A move that replaces takes the old one away first on some servers: what is missing is looked for again.
+        let looks = if self.has_folders() && name.starts_with(REPLACED) { LOOKS } else { 1 };
+        for _ in 1..looks {
+            match self.read(name) {
+                Err(e) if e.kind() == Kind::NotFound => std::thread::sleep(LOOK_PAUSE),
+                read => return read,
+            }
         }
-        self.line
-            .download(0, || async { Ok(self.operators.plain.read(name).await?.to_vec()) })
-            .map_err(|e| self.failed("read", name, &e))
+        self.read(name)
     }
 
     fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {

@@ -16,7 +16,7 @@ const REGION_OF_OTHERS: &str = "us-east-1";
 pub struct Operators {
     /// For everything.
     pub plain: Operator,
-    /// For creating: a move to a name that is taken is refused.
+    /// For creating: a move to a name that is taken is refused, where the service knows how to.
     pub creating: Operator,
     /// For uploads that are locked; where there is no lock, the plain one.
     pub locking: Operator,
@@ -29,10 +29,8 @@ pub struct Operators {
 pub enum Placing {
     /// One upload that the store refuses when the name is taken.
     Conditional,
-    /// An upload to a temporary name, then a move that the store refuses when the name is taken.
+    /// An upload to a temporary name, then a move: whole, but not exclusive.
     Move,
-    /// The same with a move that replaces: whole, but not exclusive.
-    MoveReplaces,
 }
 
 /// Builds them.
@@ -72,8 +70,9 @@ pub fn operators(address: &RemoteAddress, secrets: &Secrets, client: &Client) ->
         }
         #[cfg(feature = "sftp")]
         Service::Sftp => {
+            let endpoint = format!("ssh://{}", address.host);
             let mut builder =
-                opendal::services::Sftp::default().endpoint(&address.host).root(&format!("/{}", address.root));
+                opendal::services::Sftp::default().endpoint(&endpoint).root(&format!("/{}", address.root));
             if let Some(user) = &address.user {
                 builder = builder.user(user);
             }
@@ -83,7 +82,7 @@ pub fn operators(address: &RemoteAddress, secrets: &Secrets, client: &Client) ->
             if let Some(strategy) = &address.known_hosts {
                 builder = builder.known_hosts_strategy(strategy);
             }
-            Ok(Operators { placing: Placing::MoveReplaces, ..same(address, client, builder)? })
+            Ok(Operators { placing: Placing::Move, ..same(address, client, builder)? })
         }
         #[cfg(feature = "webdav")]
         Service::Webdav { tls } => {
@@ -98,6 +97,7 @@ pub fn operators(address: &RemoteAddress, secrets: &Secrets, client: &Client) ->
                 }
                 builder
             };
+            // Of two moves to one name at the same moment, both are let through by some servers: they look, then move.
             let creating = build(address, builder(), client, Change::MoveRefuses)?;
             Ok(Operators { placing: Placing::Move, creating, ..same(address, client, builder())? })
         }
@@ -131,10 +131,12 @@ fn s3(address: &RemoteAddress, client: &Client) -> Result<Operators> {
     use super::object_lock::Locker;
     use opendal::services::S3;
 
+    type Set = fn(S3, &str) -> S3;
+
     let builder = |region: Option<&str>| {
         // Servers compare it with what arrived. MD5, since all that speak S3 know it, and locked buckets want one.
         let mut builder = S3::default().bucket(&address.host).root(&address.root).checksum_algorithm("md5");
-        let options: [(&Option<String>, fn(S3, &str) -> S3); 5] = [
+        let options: [(&Option<String>, Set); 5] = [
             (&address.endpoint, S3::endpoint),
             (&address.storage_class, S3::default_storage_class),
             (&address.encryption, S3::server_side_encryption),

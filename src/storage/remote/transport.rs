@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use opendal::{Buffer, HttpBody, HttpTransport, HttpTransporter, Result};
 use opendal_http_transport_reqwest::ReqwestTransport;
 
@@ -23,6 +23,7 @@ pub enum Change {
     /// None.
     Nothing,
     /// WebDAV: a move refuses to replace.
+    #[cfg(feature = "webdav")]
     MoveRefuses,
     /// S3: uploads are locked.
     #[cfg(feature = "s3")]
@@ -64,6 +65,7 @@ impl HttpTransport for Transport {
         }
         let request = match &self.change {
             Change::Nothing => request,
+            #[cfg(feature = "webdav")]
             Change::MoveRefuses => refuse_to_replace(request),
             #[cfg(feature = "s3")]
             Change::Lock(locker) => locker.lock(request).await?,
@@ -73,9 +75,10 @@ impl HttpTransport for Transport {
 }
 
 /// RFC 4918, 10.6: a `MOVE` with `Overwrite: F` fails when something is there.
+#[cfg(feature = "webdav")]
 fn refuse_to_replace(mut request: Request<Buffer>) -> Request<Buffer> {
     if request.method().as_str() == "MOVE" {
-        request.headers_mut().insert("overwrite", HeaderValue::from_static("F"));
+        request.headers_mut().insert("overwrite", http::HeaderValue::from_static("F"));
     }
     request
 }
