@@ -259,7 +259,10 @@ inline rewrite(without) {
     d_step { delete_old(); safe() };
     d_step { publish_new() }
 #else
-    atomic { publish_new() };
+    if
+    :: atomic { keep -> publish_new() }
+    :: atomic { !keep -> skip }
+    fi;
     d_step { delete_old(); safe() }
 #endif
 }
@@ -332,17 +335,18 @@ begin:
         old = old & packs;
         if
         :: !surveyed -> marked = 0
+#ifdef NO_STAY_CONDEMNED
+        :: surveyed && old -> one_of(old, pack); marked = bit(pack); before = before & ~marked    /* pardoned */
+#else
         :: surveyed && (old & ~before) -> one_of((old & ~before), pack); marked = bit(pack)
 #ifdef NO_SURVEY_KEEPS_CONDEMNED
         :: surveyed && old && !(old & ~before) -> one_of(old, pack); marked = bit(pack)
 #else
         :: surveyed && old && !(old & ~before) -> marked = old
 #endif
+#endif
         :: surveyed && !old -> goto end               /* I6: a needed chunk is in no pack */
         fi;
-#ifdef NO_STAY_CONDEMNED
-        before = before & ~marked;                    /* pardon */
-#endif
         listed = listed & ~doomed;                    /* candidates */
         going = listed & ~marked;
         stored = false;
@@ -402,8 +406,8 @@ condemn:
     if
     :: atomic { doomed && (published & ~surveyed) -> old = condemned; known = 1 }
     :: atomic { !doomed || !(published & ~surveyed) -> skip }
-#ifdef NO_LISTING_SNAPSHOTS
-    :: atomic { doomed -> skip }
+#if defined(NO_LISTING_SNAPSHOTS) || defined(NO_I6)
+    :: atomic { doomed -> skip }                      /* too old, or cut short */
 #endif
     fi;
     if
@@ -507,6 +511,12 @@ proctype Restore() {
 end: atomic { seen = 0; tried = 0; pack = 0; again = false }
 }
 
+/* ---- A request that takes effect late: an index object of a session whose process is dead ---------------- */
+
+proctype LateIndex() {
+    own_index = own_index | bit(1)
+}
+
 /* ---- Scenarios ------------------------------------------------------------------------------------------- */
 
 init {
@@ -515,31 +525,47 @@ init {
         own_index = bit(0);
         first = 1;
 #if SCENARIO == 1
+        /* Writers of both kinds, and answers that get lost, while prune works. */
         run Writer(0, true);
         run Writer(1, false);
         run Prune(2, 1, false);
         run Forget()
 #elif SCENARIO == 2
-        run Writer(0, true);
+        /* Two prunes at once, a writer, and a session that died after it had stored a pack. */
+        packs = bit(0) | bit(1);
+        own_index = bit(0) | bit(1);
+        sessions = bit(0);
+        run Writer(1, true);
         run Prune(2, 1, false);
         run Prune(3, 1, false);
         run Forget()
 #elif SCENARIO == 3
-        run Writer(0, true);
-        run Writer(1, false);
-        run Prune(2, 2, false);
-        run Forget()
+        /* A prune that sleeps, while another works twice; nothing is needed at first. */
+        first = 0;
+        run Writer(1, true);
+        run Prune(2, 1, false);
+        run Prune(3, 2, false)
 #elif SCENARIO == 4
-        run Restore();
-        run Prune(2, 1, true);
+        /* A restore, while a prune repacks. */
         run Writer(0, true);
+        run Prune(2, 1, true);
+        run Restore();
         run Forget()
 #elif SCENARIO == 5
-        run Prune(2, 1, true);
-        run Prune(3, 1, true)
-#elif SCENARIO == 6
+        /* Two prunes that repack and rewrite one index object at once. */
+        packs = bit(0) | bit(1);
+        own_index = 0;
+        new_index[3] = bit(0) | bit(1);
         run Prune(2, 1, true);
         run Prune(3, 1, true);
+        run Forget()
+#elif SCENARIO == 6
+        /* A prune that runs twice, and a dead session whose index object appears late. */
+        packs = bit(0) | bit(1);
+        sessions = bit(0);
+        run Writer(1, true);
+        run Prune(2, 2, false);
+        run LateIndex();
         run Forget()
 #endif
     }
