@@ -10,6 +10,7 @@ mod format;
 mod golden;
 mod index;
 mod layers;
+mod model;
 mod postgres;
 mod regression;
 mod retention;

@@ -18,12 +18,12 @@ const MEMORY_MIB: u32 = 4000;
 
 /// A scenario with all rules, and the states that it has at least: a model that got stuck early has fewer.
 const SCENARIOS: [(&str, u64); 6] = [
-    ("1", 2_000_000), // two writers, of both kinds, answers that get lost, prune, forget
-    ("2", 2_000_000), // two prunes, a writer, a session that died, forget
-    ("3", 5_000_000), // a prune that sleeps, another that runs twice, a writer
-    ("4", 100_000),   // a restore, a prune that repacks, a writer, forget
-    ("5", 200_000),   // two prunes that repack and rewrite one index object, forget
-    ("6", 300_000),   // a prune that runs twice, an index object that appears late, a writer, forget
+    ("1", 2_000_000),  // two writers, of both kinds, answers that get lost, prune, forget
+    ("2", 10_000_000), // two prunes, one after a forget, a writer, a session that died
+    ("3", 5_000_000),  // a prune that sleeps, another that runs twice, a writer
+    ("4", 100_000),    // a restore, a prune that repacks, a writer, forget
+    ("5", 200_000),    // two prunes that repack and rewrite one index object, forget
+    ("6", 300_000),    // a prune that runs twice, an index object that appears late, a writer, forget
 ];
 
 /// A rule, the flags that take it away, the scenario that shows the loss.
@@ -65,13 +65,17 @@ const REDUNDANT: &[(&str, &[&str], &str)] = &[
     ("I4: commit reads the generation again, and stores again", &["NO_REREAD"], "6"),
     ("I1: the pack before the index", &["NO_I1_PACK"], "1"),
     ("I5, for the pair with I1", &["NO_I5"], "1"),
-    ("I3: prune takes a pack out of the index first", &["NO_I3_PRUNE"], "2"),
     ("I5, for the pair with I3", &["NO_I5"], "2"),
 ];
 
 #[test]
 fn the_protocol_loses_nothing_and_needs_its_rules() {
-    let full = SCENARIOS.iter().map(|&(scenario, floor)| Job { rule: "all rules", flags: &[], scenario, expect: Expect::Holds(floor) });
+    let full = SCENARIOS.iter().map(|&(scenario, floor)| Job {
+        rule: "all rules",
+        flags: &[],
+        scenario,
+        expect: Expect::Holds(floor),
+    });
     let broken = RULES.iter().map(|&(rule, flags, scenario)| Job { rule, flags, scenario, expect: Expect::Loss });
     let redundant =
         REDUNDANT.iter().map(|&(rule, flags, scenario)| Job { rule, flags, scenario, expect: Expect::Holds(1000) });
@@ -124,10 +128,18 @@ impl Job {
         let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/model/protocol.pml");
         let mut spin = Command::new("spin");
-        spin.arg("-a").arg(format!("-DSCENARIO={}", self.scenario)).args(self.flags.iter().map(|f| format!("-D{f}")));
+        // Only the scenario with writers of both kinds has room for answers that get lost.
+        let lost_answers = (self.scenario == "1").then_some("-DLOST_ANSWERS");
+        spin.arg("-a")
+            .args(lost_answers)
+            .arg(format!("-DSCENARIO={}", self.scenario))
+            .args(self.flags.iter().map(|f| format!("-D{f}")));
         output(spin.arg(model), folder.path())?;
         let memory = format!("-DMEMLIM={MEMORY_MIB}");
-        output(Command::new("cc").args(["-O2", "-w", "-DSAFETY", "-DNOFAIR", &memory, "-o", "pan", "pan.c"]), folder.path())?;
+        output(
+            Command::new("cc").args(["-O2", "-w", "-DSAFETY", "-DNOFAIR", &memory, "-o", "pan", "pan.c"]),
+            folder.path(),
+        )?;
         // -E: a process may stop anywhere, so that not all of them end is no error.
         let told = output(Command::new("./pan").args(["-E", "-m20000", "-w24"]), folder.path())?;
 
@@ -152,7 +164,10 @@ impl Job {
 }
 
 fn output(command: &mut Command, folder: &Path) -> Result<String, String> {
-    let run = command.current_dir(folder).output().map_err(|e| format!("{command:?} can't be run: {e}; Debian has it as the package `spin`"))?;
+    let run = command
+        .current_dir(folder)
+        .output()
+        .map_err(|e| format!("{command:?} can't be run: {e}; Debian has it as the package `spin`"))?;
     let told = String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr);
     // pan ends with a status that is not 0 in no case that matters here; what it says is looked at.
     if run.status.success() { Ok(told) } else { Err(format!("{command:?}: {}: {told}", run.status)) }
