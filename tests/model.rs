@@ -128,12 +128,7 @@ impl Job {
         let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/model/protocol.pml");
         let mut spin = Command::new("spin");
-        // Only the scenario with writers of both kinds has room for answers that get lost.
-        let lost_answers = (self.scenario == "1").then_some("-DLOST_ANSWERS");
-        spin.arg("-a")
-            .args(lost_answers)
-            .arg(format!("-DSCENARIO={}", self.scenario))
-            .args(self.flags.iter().map(|f| format!("-D{f}")));
+        spin.arg("-a").arg(format!("-DSCENARIO={}", self.scenario)).args(self.flags.iter().map(|f| format!("-D{f}")));
         output(spin.arg(model), folder.path())?;
         let memory = format!("-DMEMLIM={MEMORY_MIB}");
         output(

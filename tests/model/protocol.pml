@@ -35,6 +35,11 @@ bit first;              /* snapshots/: one that was there before */
 /* Not of the storage: the old index objects that each prune is about to delete. Their numbers are not used again. */
 short replaced[2];
 
+/* Answers get lost where there are writers of both kinds and one prune. */
+#if SCENARIO == 1
+#define LOST_ANSWERS
+#endif
+
 /* Where two prunes are alike, the first to read the generation is called 2: that halves the search. */
 #if SCENARIO == 5
 #define ALIKE
