@@ -13,6 +13,8 @@ need=()
 ls -d /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need+=(postgresql)
 command -v psql >/dev/null || need+=(postgresql-client)
 command -v c++ >/dev/null || need+=(build-essential)
+# The model of the protocol is searched by spin and a C compiler.
+command -v spin >/dev/null || need+=(spin)
 # The time zones that retention is tested in, and tools whose output is recognised.
 [ -e /usr/share/zoneinfo/Europe/Amsterdam ] || need+=(tzdata)
 command -v gzip >/dev/null || need+=(gzip)

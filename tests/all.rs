@@ -11,6 +11,7 @@ mod golden;
 mod histories;
 mod index;
 mod layers;
+mod model;
 mod postgres;
 mod processes;
 mod proxy;

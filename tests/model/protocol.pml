@@ -1,0 +1,592 @@
+/* Many writers, several prunes, no locks: the ordering rules I1 to I7 of docs/format.md as a model.
+ *
+ * docs/protocol.md explains it, tests/model.rs runs it. One chunk is looked at. Every pack holds a copy of
+ * it, every snapshot needs it. So the chunk is lost when a snapshot exists and no pack does, and it can't be
+ * found when no index object lists a pack that exists: `safe()` asserts both after whatever could break them.
+ *
+ * One statement, `atomic` or `d_step` is one call to the storage, with what its process does without the
+ * storage after it. A process may stop for ever after each (a crash), or for as long as it likes (a
+ * suspended machine): that is the interleaving. A rule is taken away with -DNO_<RULE>; a scenario is chosen
+ * with -DSCENARIO=<n>, at the end of this file.
+ *
+ * Packs: 0 was there before; 1 and 2 are the writers' new ones; 3 and 4 those that the prunes repack into.
+ * Sessions: 0 and 1 the writers, 2 and 3 the prunes. Sets of packs, sessions, snapshots are bit masks.
+ */
+
+#define bit(n)        (1 << (n))
+#define has(set, n)   (((set) >> (n)) & 1)
+
+#define NONE     0
+#define MANIFEST 1
+#define FENCE    2
+
+/* The storage. */
+byte packs;             /* packs/ */
+byte own_index;         /* index/, as writers and repacking made them: each lists the pack of its number */
+byte new_index[4];      /* index/, as prunes rewrote them: the packs that each lists, 0 for no object */
+byte gen;               /* prune/: the newest generation, */
+byte condemned;         /* what it condemns, */
+byte since[5];          /* and since when */
+byte sessions;          /* sessions/ */
+byte beat[4];           /* the generation in a heartbeat; 0 without one */
+byte names[4];          /* snapshots/: what stands under each session's name */
+bit first;              /* snapshots/: one that was there before */
+
+/* Not of the storage: the old index objects that each prune is about to delete. Their numbers are not used again. */
+short replaced[2];
+
+/* Answers get lost where there are writers of both kinds and one prune. */
+#if SCENARIO == 1
+#define LOST_ANSWERS
+#endif
+
+/* Where two prunes are alike, the first to read the generation is called 2: that halves the search. */
+#if SCENARIO == 5
+#define ALIKE
+bit one_began;
+#endif
+
+#define indexed (own_index | new_index[0] | new_index[1] | new_index[2] | new_index[3])
+#define published (first | ((names[0] == MANIFEST) << 1) | ((names[1] == MANIFEST) << 2))
+
+inline safe() {
+    assert(!published || packs);                /* every published snapshot can be restored: its chunk is there, */
+    assert(!published || (packs & indexed));    /* and the index says where */
+}
+
+/* One of the packs in a set. */
+inline one_of(set, pack) {
+    if
+    :: has(set, 0) -> pack = 0
+    :: has(set, 1) -> pack = 1
+    :: has(set, 2) -> pack = 2
+    :: has(set, 3) -> pack = 3
+    :: has(set, 4) -> pack = 4
+    fi
+}
+
+/* ---- A writer: src/repo/session.rs, publish.rs ---------------------------------------------------------- */
+
+#define own (me + 1)            /* the number of the pack that a session writes */
+
+inline store() {
+#ifdef NO_I1_PACK
+    own_index = own_index | bit(own);
+#else
+    packs = packs | bit(own);
+#ifndef NO_I1_INDEX
+    if
+    :: atomic { names[me] != NONE -> goto end }      /* check_alive: it was fenced */
+    :: atomic { names[me] == NONE -> skip }
+    fi;
+    own_index = own_index | bit(own);
+#endif
+#endif
+    relied = own
+}
+
+proctype Writer(byte me; bool can_read) {
+    byte at, avoid, seen, relied;
+
+#ifndef NO_REGISTER_FIRST
+    d_step { sessions = sessions | bit(me) }
+#endif
+#ifndef NO_READ_BEFORE_RELY
+    d_step { at = gen; avoid = condemned }
+#endif
+    seen = indexed;
+#ifdef NO_READ_BEFORE_RELY
+    avoid = 0;
+    if
+    :: atomic { seen -> one_of(seen, relied) }
+    fi;
+    at = gen;
+#endif
+#ifdef NO_REGISTER_FIRST
+    d_step { sessions = sessions | bit(me) }
+#endif
+#ifdef NO_HONEST_BEAT
+    beat[me] = gen;
+#else
+    beat[me] = at;
+#endif
+#ifdef NO_AVOID_CONDEMNED
+    avoid = 0;
+#endif
+#ifndef NO_READ_BEFORE_RELY
+    if
+    :: atomic { (seen & ~avoid) -> one_of((seen & ~avoid), relied) }
+    :: store()                                       /* its cache is behind, or no copy is usable */
+    fi;
+#endif
+    /* Commit. */
+#ifndef NO_REREAD
+    do
+    :: atomic { gen == at -> break }
+    :: atomic { gen != at -> at = gen; avoid = condemned; seen = indexed;
+#ifdef NO_AVOID_CONDEMNED
+        avoid = 0;
+#endif
+        if
+        :: can_read && relied != own && has(avoid, relied) && packs -> skip
+        :: can_read && relied != own && has(avoid, relied) && !packs -> goto end
+        :: !can_read || relied == own || !has(avoid, relied) -> goto again
+        fi };
+        if
+        :: atomic { (seen & ~avoid & ~bit(own)) -> one_of((seen & ~avoid & ~bit(own)), relied) }
+        :: store()
+        fi;
+again:  skip
+    od;
+#endif
+#ifndef NO_I5
+    if
+    :: atomic { !has(packs, relied) -> goto end }
+    :: atomic { has(packs, relied) -> skip }
+    fi;
+#endif
+    seen = 0; avoid = 0; at = 0;
+    if
+#ifdef NO_EXCLUSIVE_MANIFEST
+    :: atomic { true -> names[me] = MANIFEST; relied = 0; safe() }
+#else
+    :: atomic { names[me] == NONE -> names[me] = MANIFEST; relied = 0; safe() }
+    :: atomic { names[me] != NONE -> goto end }
+#endif
+#ifdef LOST_ANSWERS
+    :: true ->                                       /* an error; the request may take effect later, or never */
+#ifndef NO_UNCLEAR
+        if
+        :: atomic { names[me] == NONE -> names[me] = FENCE; sessions = sessions & ~bit(me) }
+        :: skip                                      /* that fails, too: the session object stays */
+        fi;
+#else
+        sessions = sessions & ~bit(me);
+#endif
+        if
+        :: atomic { names[me] == NONE -> names[me] = MANIFEST; safe() }
+        :: atomic { names[me] != NONE -> skip }
+        fi;
+        goto end
+#endif
+    fi;
+#ifdef NO_I1_PACK
+    packs = packs | bit(own);
+#endif
+#ifdef NO_I1_INDEX
+    own_index = own_index | bit(own);
+#endif
+    d_step { sessions = sessions & ~bit(me) };
+end: skip
+}
+
+/* ---- forget: src/ops/forget.rs --------------------------------------------------------------------------- */
+
+proctype Forget() {
+#ifdef NO_I3_FORGET
+    d_step { packs = packs & ~bit(0); safe() }
+#endif
+    first = 0
+}
+
+/* ---- prune: src/ops/prune.rs, fence.rs ------------------------------------------------------------------- */
+
+#define others (15 & ~bit(me))
+
+/* The other sessions of a listing that have not ended: live, and the oldest generation that they know of.
+ * Any of them may be taken for dead: clocks are not trusted. */
+#define ended(n) (!has(live, n) || names[n] != NONE || !has(sessions, n))
+
+inline skip_ended() {
+    do
+    :: other < 4 && ended(other) -> other++
+    :: other == 4 || !ended(other) -> break
+    od
+}
+
+inline judge() {
+    atomic { other = 0; known = 255; skip_ended() };
+    do
+    :: atomic { other < 4 ->
+        if
+        :: ended(other)
+        :: !ended(other) && beat[other] < known -> known = beat[other]
+        :: !ended(other) && beat[other] >= known
+#ifdef NO_FENCE
+        :: !ended(other)
+#else
+        :: !ended(other) -> names[other] = FENCE
+#endif
+        fi;
+        other++;
+        skip_ended() }
+    :: atomic { other == 4 -> other = 0; live = 0;
+        doomed = going;
+#ifndef NO_WAIT
+        do
+        :: other < 5 && since[other] > known -> doomed = doomed & ~bit(other); other++
+        :: other < 5 && since[other] <= known -> other++
+        :: other == 5 -> other = 0; break
+        od;
+#endif
+        known = 0;
+        break }
+    od
+}
+
+#define held (replaced[0] | replaced[1])
+
+/* Takes packs out of the index (I7). Index objects are numbered: own_index, then new_index from 5 on. */
+inline publish_new() {
+    if
+    :: !keep
+    :: keep && !new_index[0] && !has(held, 5) -> new_index[0] = keep
+    :: keep && !new_index[1] && !has(held, 6) -> new_index[1] = keep
+    :: keep && !new_index[2] && !has(held, 7) -> new_index[2] = keep
+    :: keep && !new_index[3] && !has(held, 8) -> new_index[3] = keep
+    fi;
+    keep = 0
+}
+
+inline delete_old() {
+    own_index = own_index & ~replaced[me - 2];
+    if :: has(replaced[me - 2], 5) -> new_index[0] = 0 :: else fi;
+    if :: has(replaced[me - 2], 6) -> new_index[1] = 0 :: else fi;
+    if :: has(replaced[me - 2], 7) -> new_index[2] = 0 :: else fi;
+    if :: has(replaced[me - 2], 8) -> new_index[3] = 0 :: else fi;
+    replaced[me - 2] = 0
+}
+
+#define take(n) if :: new_index[n] & without -> keep = keep | new_index[n]; replaced[me - 2] = replaced[me - 2] | bit(n + 5) :: else fi
+
+inline rewrite(without) {
+    d_step {
+        replaced[me - 2] = own_index & without;
+        keep = own_index & without;
+        take(0); take(1); take(2); take(3);
+        keep = keep & ~(without)
+    };
+#ifdef NO_I7
+    d_step { delete_old(); safe() };
+    d_step { publish_new() }
+#else
+    if
+    :: atomic { keep -> publish_new() }
+    :: atomic { !keep -> skip }
+    fi;
+    d_step { delete_old(); safe() }
+#endif
+}
+
+inline skip_gone(which) {
+    do
+    :: other < 5 && !has(which & packs, other) -> other++
+    :: other == 5 || has(which & packs, other) -> break
+    od
+}
+
+inline remove(which) {
+    atomic { other = 0; skip_gone(which) };
+    do
+    :: atomic { other < 5 -> packs = packs & ~bit(other); other++; safe(); skip_gone(which) }
+    :: atomic { other == 5 -> other = 0; break }
+    od
+}
+
+#define CONDEMN_UNUSED 0
+#define CONDEMN_REPACKED 1
+
+proctype Prune(byte me; byte rounds; bool repacks) {
+    byte live, other, known;
+    byte listed, surveyed, at, before, marked, going, ghosts, doomed, phase, old, pack, keep;
+    bool stored;
+
+#if SCENARIO == 2
+    if
+    :: atomic { me == 3 -> first = 0 }                /* forget, then prune */
+    :: atomic { me != 3 -> skip }
+    fi;
+#endif
+begin:
+    atomic { sessions = sessions | bit(me); names[me] = NONE; beat[me] = gen };
+
+    /* Survey: packs, sessions, snapshots, generation, index. The listings of sessions and snapshots may lag, so
+     * that the packs of a session at work may be taken for a dead one's. */
+    atomic {
+        listed = packs;
+        if
+        :: live = sessions & others
+        :: live = 0                                   /* it lags */
+        fi;
+        if
+        :: surveyed = published
+        :: surveyed = first                           /* it lags */
+#ifdef NO_I6
+        :: surveyed = published & ~1                  /* cut short */
+#endif
+        fi
+    };
+#ifdef ALIKE
+    d_step { (me == 2 || one_began) -> one_began = 1; at = gen; before = condemned };
+#else
+    d_step { at = gen; before = condemned };
+#endif
+    atomic {
+        /* Of the living ones, their packs are left alone. */
+        doomed = bit(own);
+        other = 0;
+        do
+        :: other < 4 && has(live, other) && names[other] == NONE -> doomed = doomed | bit(other + 1); other++
+        :: other < 4 && !(has(live, other) && names[other] == NONE) -> other++
+        :: other == 4 -> other = 0; break
+        od;
+        live = 0;
+        old = indexed;
+#ifdef NO_LISTING_INDEX
+        if
+        :: skip
+        :: old = old & bit(0)
+        fi;
+#endif
+        ghosts = old & ~packs & before;
+        if
+        :: old & ~packs & ~before -> goto end         /* I6: the index lists what is missing */
+        :: !(old & ~packs & ~before) -> skip
+        fi;
+        old = old & packs;
+        if
+        :: !surveyed -> marked = 0
+#ifdef NO_STAY_CONDEMNED
+        :: surveyed && old -> one_of(old, pack); marked = bit(pack); before = before & ~marked    /* pardoned */
+#else
+        :: surveyed && (old & ~before) -> one_of((old & ~before), pack); marked = bit(pack)
+#ifdef NO_SURVEY_KEEPS_CONDEMNED
+        :: surveyed && old && !(old & ~before) -> one_of(old, pack); marked = bit(pack)
+#else
+        :: surveyed && old && !(old & ~before) -> marked = old
+#endif
+#endif
+        :: surveyed && !old -> goto end               /* I6: a needed chunk is in no pack */
+        fi;
+        listed = listed & ~doomed;                    /* candidates */
+        going = listed & ~marked;
+        stored = false;
+        doomed = 0; old = 0; pack = 0;
+        phase = CONDEMN_UNUSED
+    };
+    if
+    :: atomic { ghosts -> skip }; rewrite(ghosts)
+    :: atomic { !ghosts -> skip }
+    fi;
+
+condemn:
+    if
+    :: atomic { !going -> goto deleted }
+    :: atomic { going && gen != at -> goto end }      /* another prune published meanwhile */
+    :: atomic { going && gen == at -> 
+#ifdef NO_CARRY_OVER
+        before = 0
+#else
+        before = before & (packs | ghosts)
+#endif
+       }
+    fi;
+#ifndef NO_CONDEMN_FIRST
+    if
+    :: atomic { !(going & ~before) -> skip }          /* all are condemned already */
+#ifdef NO_EXCLUSIVE_GENERATION
+    :: d_step { (going & ~before) -> 
+#else
+    :: atomic { (going & ~before) && gen != at -> goto end }
+    :: d_step { (going & ~before) && gen == at ->
+#endif
+        at++;
+        gen = at;
+        other = 0;
+        do
+        :: other < 5 && has(going & ~before, other) -> since[other] = at; other++
+        :: other < 5 && !has(going & ~before, other) && !has(before, other) -> since[other] = 0; other++
+        :: other < 5 && !has(going & ~before, other) && has(before, other) -> other++
+        :: other == 5 -> break
+        od;
+        other = 0;
+        before = before | going;
+        condemned = before }
+    fi;
+#endif
+    /* A canary in sessions/, then a listing that shows it: it is no older. */
+    if
+    :: atomic { true -> live = sessions & others }
+#ifdef NO_LISTING_SESSIONS
+    :: atomic { true -> live = 0 }
+#endif
+    fi;
+    judge();
+    /* Re-mark, with a canary in snapshots/. What a new snapshot needs, is needed in every pack. */
+#ifndef NO_REMARK
+    if
+    :: atomic { doomed && (published & ~surveyed) -> old = condemned; known = 1 }
+    :: atomic { !doomed || !(published & ~surveyed) -> skip }
+#if defined(NO_LISTING_SNAPSHOTS) || defined(NO_I6)
+    :: atomic { doomed -> skip }                      /* too old, or cut short */
+#endif
+    fi;
+    if
+    :: atomic { !known -> skip }
+    :: atomic { known ->
+        known = 0;
+        live = indexed;
+#ifdef NO_LISTING_INDEX
+        if
+        :: skip
+        :: live = live & bit(0)
+        fi;
+#endif
+        if
+        :: !live -> goto end
+#ifdef NO_REMARK_KEEPS_ALL
+        :: live & ~old -> one_of((live & ~old), pack); doomed = doomed & ~bit(pack)
+        :: live && !(live & ~old) -> one_of(live, pack); doomed = doomed & ~bit(pack)
+#else
+        :: live -> doomed = doomed & ~live
+#endif
+        fi;
+        live = 0; old = 0; pack = 0 }
+    fi;
+#endif
+    if
+    :: atomic { !doomed -> goto deleted }
+    :: atomic { doomed && (doomed & marked) && !stored -> goto end }
+    :: atomic { doomed && !((doomed & marked) && !stored) -> skip }
+    fi;
+#ifndef NO_I3_PRUNE
+    rewrite(doomed);
+    remove(doomed);
+#else
+    remove(doomed);
+    rewrite(doomed);
+#endif
+
+deleted:
+    atomic { doomed = 0; known = 0;
+        if
+        :: phase == CONDEMN_UNUSED && repacks && (marked & listed) -> skip
+        :: !(phase == CONDEMN_UNUSED && repacks && (marked & listed)) -> goto end
+        :: !(marked & before) -> goto end             /* nothing is worth repacking */
+        fi };
+    /* Repack: what is needed of the packs is stored again. */
+    atomic { (packs & indexed & ~bit(own)) -> packs = packs | bit(own) };
+    if
+    :: atomic { names[me] != NONE -> goto end }
+    :: atomic { names[me] == NONE -> skip }
+    fi;
+    atomic { own_index = own_index | bit(own); going = marked & listed; stored = true; repacks = false;
+        phase = CONDEMN_REPACKED };
+    goto condemn;
+
+end:
+    atomic { sessions = sessions & ~bit(me); beat[me] = 0;
+        live = 0; known = 0; listed = 0; surveyed = 0; at = 0; before = 0; marked = 0; going = 0; ghosts = 0;
+        doomed = 0; phase = 0; old = 0; pack = 0; other = 0; stored = false;
+        rounds--;
+        if
+        :: rounds -> goto begin
+        :: !rounds
+        fi }
+}
+
+/* ---- restore: src/repo/reader.rs ------------------------------------------------------------------------- */
+
+proctype Restore() {
+    byte seen, tried, pack;
+    bool again;
+
+    if
+    :: atomic { first -> skip }
+    :: atomic { !first -> goto end }
+    fi;
+    seen = indexed;
+    do
+    :: atomic { (seen & ~tried) -> one_of((seen & ~tried), pack);
+        tried = tried | bit(pack);
+        if
+        :: has(packs, pack) -> goto end
+        :: !has(packs, pack) -> pack = 0
+        fi }
+#ifdef NO_I2
+    :: atomic { !(seen & ~tried) -> break }
+#else
+    :: atomic { !(seen & ~tried) && !again -> seen = indexed;
+        if
+        :: seen & ~tried
+        :: !(seen & ~tried) -> break
+        fi;
+#ifdef NO_I2_UNTIL_NOTHING_IS_NEW
+        again = true
+#endif
+        }
+    :: atomic { !(seen & ~tried) && again -> break }
+#endif
+    od;
+    assert(!first);                                   /* a snapshot that is still there can be restored */
+end: atomic { seen = 0; tried = 0; pack = 0; again = false }
+}
+
+/* ---- A request that takes effect late: an index object of a session whose process is dead ---------------- */
+
+proctype LateIndex() {
+    own_index = own_index | bit(1)
+}
+
+/* ---- Scenarios ------------------------------------------------------------------------------------------- */
+
+init {
+    atomic {
+        packs = bit(0);
+        own_index = bit(0);
+        first = 1;
+#if SCENARIO == 1
+        /* Writers of both kinds, and answers that get lost, while prune works. */
+        run Writer(0, true);
+        run Writer(1, false);
+        run Prune(2, 1, false);
+        run Forget()
+#elif SCENARIO == 2
+        /* Two prunes at once, one of them after a forget; a writer; a session that died when it had stored a pack. */
+        packs = bit(0) | bit(1);
+        own_index = bit(0) | bit(1);
+        sessions = bit(0);
+        run Writer(1, true);
+        run Prune(2, 1, false);
+        run Prune(3, 1, false)
+#elif SCENARIO == 3
+        /* A prune that sleeps, while another works twice; nothing is needed at first. */
+        first = 0;
+        run Writer(1, true);
+        run Prune(2, 1, false);
+        run Prune(3, 2, false)
+#elif SCENARIO == 4
+        /* A restore, while a prune repacks. */
+        run Writer(0, true);
+        run Prune(2, 1, true);
+        run Restore();
+        run Forget()
+#elif SCENARIO == 5
+        /* Two prunes that repack and rewrite one index object at once. */
+        packs = bit(0) | bit(1);
+        own_index = 0;
+        new_index[3] = bit(0) | bit(1);
+        run Prune(2, 1, true);
+        run Prune(3, 1, true);
+        run Forget()
+#elif SCENARIO == 6
+        /* A prune that runs twice, and a dead session whose index object appears late. */
+        packs = bit(0) | bit(1);
+        sessions = bit(0);
+        run Writer(1, true);
+        run Prune(2, 2, false);
+        run LateIndex();
+        run Forget()
+#endif
+    }
+}
