@@ -16,6 +16,7 @@ mod postgres;
 mod processes;
 mod proxy;
 mod regression;
+mod remote;
 mod retention;
 mod sample;
 mod services;

@@ -41,10 +41,10 @@ pub struct Scene {
 }
 
 /// What a run came to.
-struct Ran {
-    status: ExitStatus,
-    out: Vec<u8>,
-    err: String,
+pub struct Ran {
+    pub status: ExitStatus,
+    pub out: Vec<u8>,
+    pub err: String,
 }
 
 impl fmt::Display for Ran {
@@ -54,12 +54,12 @@ impl fmt::Display for Ran {
 }
 
 impl Ran {
-    fn document(&self) -> Value {
+    pub fn document(&self) -> Value {
         serde_json::from_slice(&self.out).unwrap_or_else(|e| panic!("{e}: {self}"))
     }
 
     /// An end that the contract knows. That it says why can't be asked: the write of the message may fail too.
-    fn ended_clearly(&self) -> bool {
+    pub fn ended_clearly(&self) -> bool {
         matches!(self.status.code(), Some(0..=3 | 10..=13)) && !self.err.contains("panicked")
     }
 }
@@ -104,6 +104,20 @@ impl Scene {
         scene
     }
 
+    /// The same people at another address, with other credentials; nothing is made.
+    pub fn at(&self, address: &str, environment: &[(&'static str, String)]) -> Self {
+        Self {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            repository: address.into(),
+            environment: environment.to_vec(),
+            taken: Mutex::new(lock(&self.taken).clone()),
+            killed: AtomicU64::new(0),
+            pruned: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
+            refused: Mutex::default(),
+        }
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -124,7 +138,7 @@ impl Scene {
         command.spawn().expect("the program starts")
     }
 
-    fn run(&self, cache: &str, arguments: &[&str], input: &[u8]) -> Ran {
+    pub fn run(&self, cache: &str, arguments: &[&str], input: &[u8]) -> Ran {
         finish(self.start(cache, arguments), input)
     }
 
@@ -140,13 +154,13 @@ impl Scene {
         finish(command.spawn().expect("`fiu-run` is missing: run ./test.sh, which installs it"), input)
     }
 
-    fn remember(&self, ran: &Ran, data: &[u8]) {
+    pub fn remember(&self, ran: &Ran, data: &[u8]) {
         let id = ran.document()["id"].as_str().expect("an id").to_owned();
         lock(&self.taken).insert(id, blake3::hash(data));
     }
 
     /// Check is clean, and every listed snapshot gives back what was stored. Returns how many there are.
-    fn verify(&self, cache: &str) -> usize {
+    pub fn verify(&self, cache: &str) -> usize {
         let check = self.run(cache, &["check", "--read-data"], &[]);
         assert_eq!(check.status.code(), Some(0), "{check}");
         let listed = self.run(cache, &["snapshots"], &[]);

@@ -27,14 +27,14 @@ impl Service {
                 format!("s3://{bucket}/{path}?endpoint={endpoint}&region=us-east-1&path-style=true")
             }
             What::Azurite => format!("azblob://{bucket}/{path}?endpoint={endpoint}/{AZURE_ACCOUNT}"),
-            What::Gcs => format!("gcs://{bucket}/{path}?endpoint={endpoint}"),
+            What::Gcs => format!("gcs://{bucket}/{path}?endpoint={endpoint}&anonymous=true"),
             What::WsgiDav | What::RcloneWebDav => format!("webdav://127.0.0.1:{port}/{bucket}/{path}"),
             What::Sftp => {
                 self.know_host(port);
                 let file = |name: &str| self.folder().join(name).display().to_string();
                 let (user, data) = (user(), file("data"));
-                let (key, known) = (file("user_key"), file("known_hosts"));
-                format!("sftp://127.0.0.1:{port}{data}/{bucket}/{path}?user={user}&key={key}&known-hosts={known}")
+                let key = file("user_key");
+                format!("sftp://{user}@127.0.0.1:{port}{data}/{bucket}/{path}?key-file={key}&known-hosts=accept")
             }
         }
     }
