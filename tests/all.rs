@@ -16,3 +16,4 @@ mod retention;
 mod sample;
 mod source;
 mod support;
+mod sync;

@@ -46,9 +46,9 @@ impl Subset {
     /// All packs.
     pub const ALL: Self = Self { part: 1, of: 1 };
 
-    /// Packs are dealt by their random names: the parts are disjoint, complete, and the same each time.
-    fn admits(self, pack: PackId) -> bool {
-        let number = u32::from_le_bytes([pack.0[0], pack.0[1], pack.0[2], pack.0[3]]);
+    /// Objects are dealt by their random names: the parts are disjoint, complete, and the same each time.
+    pub fn admits(self, name: &[u8; 16]) -> bool {
+        let number = u32::from_le_bytes([name[0], name[1], name[2], name[3]]);
         number % self.of == self.part - 1
     }
 }
@@ -344,7 +344,7 @@ fn read_data(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Damage> {
-    let chosen: Vec<&ReadPack> = packs.values().filter(|p| subset.admits(p.indexed.id)).collect();
+    let chosen: Vec<&ReadPack> = packs.values().filter(|p| subset.admits(p.indexed.id.as_bytes())).collect();
     report.task("Reading data", Unit::Bytes, Some(chosen.iter().map(|p| p.indexed.size).sum()));
     let total = Mutex::new((Damage::default(), 0));
     chosen.par_iter().try_for_each(|read| {

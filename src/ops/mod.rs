@@ -15,3 +15,4 @@ pub mod retention;
 pub mod select;
 pub mod snapshot;
 pub mod stats;
+pub mod sync;

@@ -31,6 +31,7 @@ use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Kind, Result};
 use crate::id::SnapshotId;
+use crate::repo::snapshots::Snapshot;
 
 /// A snapshot as the policy sees it.
 #[derive(Clone, Debug)]
@@ -48,6 +49,21 @@ pub struct Candidate {
     /// False for a suspicious one, for example far smaller than the one before. Rules treat it like any
     /// other; it only never counts as the last good snapshot.
     pub good: bool,
+}
+
+impl Candidate {
+    /// A snapshot as the policy sees it.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let Snapshot { id, manifest } = snapshot;
+        Self {
+            id: *id,
+            time: manifest.time,
+            source: manifest.source.clone(),
+            host: manifest.host.clone(),
+            tags: manifest.tags.clone(),
+            good: manifest.shrunk_from.is_none(),
+        }
+    }
 }
 
 /// How many buckets a counting rule may fill.

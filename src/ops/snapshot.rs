@@ -169,7 +169,7 @@ fn check_names(options: &SnapshotOptions) -> Result<()> {
 }
 
 /// The newest snapshot of the same host and source that is not in the future.
-fn predecessor(
+pub(super) fn predecessor(
     repo: &Repository,
     series: &[u8; 32],
     now: Timestamp,
