@@ -14,6 +14,7 @@ mod postgres;
 mod regression;
 mod retention;
 mod sample;
+mod shards;
 mod source;
 mod support;
 mod sync;

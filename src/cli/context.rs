@@ -11,6 +11,7 @@ use crate::repo::snapshots::Snapshot;
 use crate::repo::writer::{LEVEL, WriteOptions};
 use crate::repo::{Repository, discard_cache, read_config};
 use crate::report::{Problem, Report};
+use crate::storage::Storage;
 use crate::storage::local::Local;
 
 use super::args::Global;
@@ -60,10 +61,26 @@ impl<'c> Context<'c> {
     /// # Errors
     /// `Usage`, `NoRepository`, `WrongKey`, `Damaged`, `Storage`, and those of [`Origins::read`].
     pub fn open(&self) -> Result<Repository> {
-        let storage = Local::open(self.place()?)?;
-        read_config(&storage)?;
-        let passphrase = self.passphrase(false)?;
-        Repository::open(Arc::new(storage), Arc::clone(&self.env), &passphrase, self.cache_folder().as_deref())
+        let storage = self.storage_at(self.place()?)?;
+        self.open_at(storage, &self.passphrase(false)?)
+    }
+
+    /// The storage of the repository at `place`, which is there.
+    ///
+    /// # Errors
+    /// `NoRepository`, `Damaged`, `Storage`.
+    pub fn storage_at(&self, place: &Path) -> Result<Arc<dyn Storage>> {
+        let storage: Arc<dyn Storage> = Arc::new(Local::open(place)?);
+        read_config(storage.as_ref())?;
+        Ok(storage)
+    }
+
+    /// Opens the repository in `storage`.
+    ///
+    /// # Errors
+    /// `WrongKey`, `Damaged`, `Storage`.
+    pub fn open_at(&self, storage: Arc<dyn Storage>, passphrase: &[u8]) -> Result<Repository> {
+        Repository::open(storage, Arc::clone(&self.env), passphrase, self.cache_folder().as_deref())
     }
 
     /// As [`open`](Self::open), with a new local cache: the old one may be what is broken.

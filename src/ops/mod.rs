@@ -8,6 +8,7 @@ pub mod diff;
 pub mod forget;
 pub mod key;
 pub mod mark;
+pub mod merge;
 pub mod prune;
 pub mod repair;
 pub mod restore;

@@ -8,6 +8,7 @@
 pub mod fault;
 pub mod local;
 pub mod memory;
+pub mod throttle;
 
 use crate::error::{Error, Kind, Result};
 
