@@ -623,3 +623,30 @@ fn shards_are_disjoint_and_complete_in_any_order() {
         }
     }
 }
+
+/// The other way round: what a check of the first repository gave up comes back from the copy.
+#[test]
+fn a_damaged_repository_is_healed_from_its_copy() {
+    for way in WAYS {
+        let scene = Scene::new(17, way);
+        let (source, dest) = (scene.open_source(), scene.open_dest());
+        run(&source, &dest).expect("sync");
+        let before = contents(&source, "before");
+        for pack in scene.source.names().iter().filter(|n| n.starts_with("packs/")) {
+            scene.source.tamper(pack, |bytes| bytes[2000] ^= 1).expect("tamper");
+        }
+        let found = check(&source, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
+        let harmed: BTreeSet<SnapshotId> =
+            found.problems.iter().flat_map(|p| &p.snapshots).map(|id| id.parse().expect("an id")).collect();
+        assert!(!harmed.is_empty());
+        forget_ids(&source, &harmed.iter().copied().collect::<Vec<_>>()).expect("forget");
+        let back = run(&dest, &source).expect("sync back");
+        assert_eq!(back.copied.len(), harmed.len(), "{way:?}: {back:?}");
+        assert_eq!(contents(&source, "after"), before, "{way:?}");
+        pruned(&source).expect("prune");
+        check_clean(&source, &format!("{way:?}"));
+        let mirror = SyncOptions { mirror: Mirror::Guarded, ..options() };
+        let again = run_with(&source, &dest, &mirror).expect("sync");
+        assert_eq!((again.copied.len(), again.removed.len()), (0, 0), "{way:?}: nobody takes it for something else");
+    }
+}

@@ -36,7 +36,7 @@ pub fn merge(results: &[(String, Checked)]) -> Result<Merged> {
     let shards = first.shard.map_or(1, |shard| shard.of);
     for (name, result) in results {
         let Subset { part, of } = result.shard.unwrap_or(Subset::ALL);
-        let differs = |what: &str| Err(refused(format!("{name} is of another {what} than {first_name}")));
+        let differs = |what: &str| Err(refused(&format!("{name} is of another {what} than {first_name}")));
         if result.repository != first.repository {
             return differs("repository");
         }
@@ -44,15 +44,15 @@ pub fn merge(results: &[(String, Checked)]) -> Result<Merged> {
             return differs("number of shards");
         }
         if result.data != first.data {
-            return Err(refused(format!("{name} has read other data than {first_name}")));
+            return Err(refused(&format!("{name} has read other data than {first_name}")));
         }
         if let Some(other) = parts.insert(part, name) {
-            return Err(refused(format!("{name} and {other} are both part {part} of {of}")));
+            return Err(refused(&format!("{name} and {other} are both part {part} of {of}")));
         }
     }
     let missing: Vec<String> = (1..=shards).filter(|part| !parts.contains_key(part)).map(|p| p.to_string()).collect();
     if !missing.is_empty() {
-        return Err(refused(format!("of {shards} parts these are missing: {}", missing.join(", "))));
+        return Err(refused(&format!("of {shards} parts these are missing: {}", missing.join(", "))));
     }
     let mut notes = Vec::new();
     let distinct = |figure: fn(&Checked) -> u64| results.iter().map(|(_, r)| figure(r)).collect::<BTreeSet<_>>();
@@ -68,7 +68,7 @@ pub fn merge(results: &[(String, Checked)]) -> Result<Merged> {
     if distinct(|r| r.packs_total).len() > 1 {
         notes.push("packs came or went between the shards: each looked at its part of what it found".to_owned());
     } else if packs != first.packs_total {
-        return Err(refused(format!("the shards looked at {packs} packs, there are {}", first.packs_total)));
+        return Err(refused(&format!("the shards looked at {packs} packs, there are {}", first.packs_total)));
     }
     let checked = Checked {
         repository: first.repository,
@@ -96,7 +96,7 @@ fn problems(results: &[(String, Checked)]) -> Vec<Problem> {
     by_name.into_iter().map(|((object, what), harmed)| Problem::new(object, what).harming(harmed)).collect()
 }
 
-fn refused(why: String) -> Error {
+fn refused(why: &str) -> Error {
     Error::new(Kind::Failed, format!("these results are not one check: {why}"))
         .hint("give the results of all parts: `alluvium --json check --shard K/N` for each K from 1 to N")
 }

@@ -220,7 +220,9 @@ pub fn sync(
             }
             Outcome::Waiting => synced.waiting += 1,
             Outcome::Lost(problems) => {
-                problems.iter().for_each(|problem| report.problem(problem.clone()));
+                for problem in &problems {
+                    report.problem(problem.clone());
+                }
                 synced.failed.push(Failed { snapshot: snapshot.id, problems });
             }
         }

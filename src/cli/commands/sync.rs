@@ -1,5 +1,6 @@
 //! `sync`
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -75,7 +76,9 @@ fn keep(context: &Context<'_>, rules: Rules) -> Result<Option<ops::retention::Po
 /// Opens source and destination, at the pace that was asked for.
 fn open_both(context: &Context<'_>, arguments: &Sync) -> Result<(Repository, Repository)> {
     let (from, to) = (context.storage_at(context.place()?)?, context.storage_at(&arguments.dest)?);
-    if from.location() == to.location() {
+    let folder = |path: &Path| std::fs::canonicalize(path).ok();
+    let same_folder = folder(context.place()?).is_some_and(|from| folder(&arguments.dest) == Some(from));
+    if from.location() == to.location() || same_folder {
         return Err(Error::new(Kind::Usage, format!("{} is both source and destination", to.location())));
     }
     let (up, down) = (arguments.limit_upload.map(Pace::new), arguments.limit_download.map(Pace::new));

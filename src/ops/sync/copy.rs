@@ -303,7 +303,7 @@ impl<'c> Copying<'c> {
                 }
                 read
             });
-            let mut pipe = Pieces { pieces, piece: Vec::new(), at: 0, tally: self.tally };
+            let mut pipe = Pieces { waiting: pieces, piece: Vec::new(), at: 0, tally: self.tally };
             let stored = writer.store(&mut pipe, prediction);
             drop(pipe);
             let panicked = || Err(Error::new(Kind::Failed, "the reading thread panicked"));
@@ -354,7 +354,7 @@ pub(super) fn problem(error: &Error) -> Problem {
 /// The pieces of a stream as something to read from.
 struct Pieces<'t> {
     /// `None` where the source has failed.
-    pieces: Receiver<Option<Vec<u8>>>,
+    waiting: Receiver<Option<Vec<u8>>>,
     piece: Vec<u8>,
     at: usize,
     tally: &'t Tally<'t>,
@@ -363,7 +363,7 @@ struct Pieces<'t> {
 impl Read for Pieces<'_> {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         while self.at == self.piece.len() {
-            match self.pieces.recv() {
+            match self.waiting.recv() {
                 Ok(Some(piece)) => (self.piece, self.at) = (piece, 0),
                 Ok(None) => return Err(std::io::Error::other("the source repository can't give it")),
                 Err(_) => return Ok(0),
