@@ -96,7 +96,10 @@ fn fill(repo: &Repository, folder: Option<&Path>) {
         snapshot(repo, Source::Stream { input, bytes: None }, &options, &Silent, &Cancel::new()).expect("snapshot");
     };
     let Some(folder) = folder else {
-        return (0..DAYS).for_each(|day| take("rows", Box::new(std::io::Cursor::new(rows(day)))));
+        for day in 0..DAYS {
+            take("rows", Box::new(std::io::Cursor::new(rows(day))));
+        }
+        return;
     };
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
         .expect("the folder opens")
@@ -104,7 +107,9 @@ fn fill(repo: &Repository, folder: Option<&Path>) {
         .filter(|path| path.is_file())
         .collect();
     files.sort();
-    files.into_iter().for_each(|file| take("dumps", Box::new(File::open(file).expect("the file opens"))));
+    for file in files {
+        take("dumps", Box::new(File::open(file).expect("the file opens")));
+    }
 }
 
 /// Every object of the repository, whole files, eight at a time, each durable: what `sync` is measured by.

@@ -586,7 +586,8 @@ fn sync_copies_once_and_both_sides_give_the_same() {
         let place = Place::with_partner(how);
         let data = dump(20_000);
         place.feed(&["snapshot", "--name", "shop", "-"], &data).expect(0);
-        let planned: Value = serde_json::from_slice(&place.sync(&["-n"]).expect(0).out).expect("a document");
+        let planned: Value =
+            serde_json::from_slice(&place.sync(&["-n", "--limit-upload", "1G"]).expect(0).out).expect("a document");
         assert_eq!((&planned["dry_run"], &planned["plan"]["snapshots"]), (&Value::from(true), &Value::from(1)));
         let synced: Value = serde_json::from_slice(&place.sync(&[]).expect(0).out).expect("a document");
         let copied = synced["copied"].as_array().expect("a list");

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use crate::env::{Env, lock};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::index::{IndexObject, IndexedPack};
 use crate::format::keyslot::SlotKind;
 use crate::format::limits::PACK_BLOBS_MAX;
@@ -16,7 +16,7 @@ use crate::format::pack::{self, FOOTER_LEN, HEADER_LEN, PackHeader, Trailer, Wra
 use crate::format::{ObjectKind, associated_data};
 use crate::id::PackId;
 use crate::report::{Counter, Report};
-use crate::transform::hash::stream_digest;
+use crate::transform::hash::{stream_digest, two_stream_digests};
 use crate::transform::seal::OVERHEAD;
 
 use super::Repository;
@@ -129,16 +129,21 @@ impl<'s> Packer<'s> {
 pub fn take_over(session: &Session<'_>, from: &Repository, id: PackId, mut bytes: Vec<u8>) -> Result<ClosedPack> {
     let repo = session.repo();
     let env = repo.env.as_ref();
-    let read = from.open_whole_pack(id, &bytes)?;
+    let read = from.describe_pack(id, &bytes)?;
     // This repository's keys open what is in it: nobody else's data is taken in.
     if repo.keys.kind() == SlotKind::Full {
         repo.keys.open_data_key(&read.key).map_err(|e| e.during(pack::object_name(id)))?;
     }
     let header = PackHeader { repo: repo.id, session: session.id, key: read.key.clone() }.encode();
     bytes.truncate(read.trailer_at as usize);
+    // The digest proves every byte: no blob need be opened.
+    let [found, content] = two_stream_digests(&bytes, &header);
+    if found != read.content {
+        return Err(Error::damaged(pack::object_name(id), "its bytes are not those that its trailer's digest tells"));
+    }
     bytes[..HEADER_LEN].copy_from_slice(&header);
     let new = PackId::random(env);
-    let trailer = Trailer { content: stream_digest(&bytes), entries: read.indexed.entries };
+    let trailer = Trailer { content, entries: read.indexed.entries };
     let sealed = repo.keys.index.seal(env, &trailer_name(repo, new, &header), &trailer.encode());
     bytes.extend_from_slice(&sealed);
     bytes.extend_from_slice(&pack::encode_footer(sealed.len()));
