@@ -57,4 +57,5 @@ if [ "$(cat "$services/azurite/installed.txt" 2>/dev/null)" != "$azurite" ]; the
   echo "$azurite" >"$services/azurite/installed.txt"
 fi
 
-cargo test --locked "$@"
+# All kinds of storage are tested, those too that are not built in by default.
+cargo test --locked --features sftp,webdav "$@"

@@ -50,7 +50,7 @@ pub enum Unit {
 }
 
 /// Something wrong that did not stop the work.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Problem {
     /// The object's name in the repository, or the path of a source.
     pub object: String,

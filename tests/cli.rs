@@ -560,3 +560,86 @@ fn places_that_cannot_be_written_are_named() {
     assert!(nowhere.err.contains("file/inside") || nowhere.err.contains("file/"), "{}", nowhere.err);
     assert_eq!(fs::read(place.path("file")).expect("read"), b"x");
 }
+
+/// A second place for copies, in the same folder.
+impl Place {
+    fn with_partner(how: &str) -> Self {
+        let place = Self::with_repository();
+        let here = place.path("repository");
+        let here = here.to_str().expect("a path");
+        let mut make = place.program(&["-r", "offsite", "init"]);
+        if !how.is_empty() {
+            make.args([how, here]);
+        }
+        make.env("ALLUVIUM_PASSWORD", "offsite").env("ALLUVIUM_LIKE_PASSWORD", "correct horse");
+        finish(make.spawn().expect("the program starts")).expect(0);
+        place
+    }
+
+    fn sync(&self, arguments: &[&str]) -> Ran {
+        let mut command = self.program(&[&["--json", "sync", "offsite"], arguments].concat());
+        finish(command.env("ALLUVIUM_TO_PASSWORD", "offsite").spawn().expect("the program starts"))
+    }
+}
+
+#[test]
+fn sync_copies_once_and_both_sides_give_the_same() {
+    for how in ["--twin", "--like", ""] {
+        let place = Place::with_partner(how);
+        let data = dump(20_000);
+        place.feed(&["snapshot", "--name", "shop", "-"], &data).expect(0);
+        let planned: Value =
+            serde_json::from_slice(&place.sync(&["-n", "--limit-upload", "1G"]).expect(0).out).expect("a document");
+        assert_eq!((&planned["dry_run"], &planned["plan"]["snapshots"]), (&Value::from(true), &Value::from(1)));
+        let synced: Value = serde_json::from_slice(&place.sync(&[]).expect(0).out).expect("a document");
+        let copied = synced["copied"].as_array().expect("a list");
+        assert_eq!((copied.len(), synced["already"].as_u64()), (1, Some(0)), "{how}: {synced}");
+        for field in ["failed", "removed", "problems"] {
+            assert_eq!(synced[field], serde_json::json!([]), "{how}: {field}");
+        }
+        let again: Value = serde_json::from_slice(&place.sync(&["--mirror"]).expect(0).out).expect("a document");
+        assert_eq!((again["copied"].as_array().map(Vec::len), again["already"].as_u64()), (Some(0), Some(1)), "{how}");
+        // By its own id and by its original's; with a cache of its own, since twins have one id.
+        let original = copied[0]["original"]["snapshot"].as_str().expect("an id");
+        for name in [copied[0]["id"].as_str().expect("an id"), original, "shop"] {
+            let mut restore = place.program(&["-r", "offsite", "--cache-dir", "other", "restore", name]);
+            let ran = finish(restore.env("ALLUVIUM_PASSWORD", "offsite").spawn().expect("the program starts"));
+            assert!(ran.expect(0).out == data, "{how}: {name}");
+        }
+    }
+}
+
+#[test]
+fn sync_asks_for_what_it_lacks_and_names_what_it_could_not_copy() {
+    let place = Place::with_partner("--like");
+    place.feed(&["snapshot", "--name", "shop", "-"], &dump(20_000)).expect(0);
+    let refused = place.run(&["sync", "offsite"]).expect(2);
+    assert!(refused.err.contains("--to-password-file"), "{refused:?}");
+    place.run(&["sync", "nowhere"]).expect(10);
+    place.run(&["sync", "repository"]).expect(2);
+    place.run(&["sync", "offsite", "--mirror", "--shard", "1/2"]).expect(2);
+    place.run(&["sync", "offsite", "--mirror-anyway"]).expect(2);
+    place.packs().iter().for_each(|pack| damage(pack));
+    let ran = place.sync(&[]).expect(3);
+    let document: Value = serde_json::from_slice(&ran.out).expect("a document");
+    assert_eq!(document["failed"].as_array().map(Vec::len), Some(1), "{document}");
+    assert!(document["problems"][0]["object"].as_str().is_some_and(|o| o.starts_with("packs/")), "{document}");
+}
+
+#[test]
+fn shards_of_a_check_are_merged() {
+    let place = Place::with_repository();
+    place.feed(&["snapshot", "--name", "shop", "-"], &dump(20_000)).expect(0);
+    for part in 1..=2 {
+        let shard = format!("{part}/2");
+        let ran = place.run(&["--json", "check", "--read-data", "--shard", &shard]).expect(0);
+        fs::write(place.path(&format!("{part}.json")), &ran.out).expect("written");
+    }
+    let mut merge = place.program(&["--json", "check", "--merge-results", "1.json", "2.json"]);
+    merge.env_remove("ALLUVIUM_REPOSITORY").env_remove("ALLUVIUM_PASSWORD");
+    let merged: Value = serde_json::from_slice(&finish(merge.spawn().expect("starts")).expect(0).out).expect("JSON");
+    assert_eq!((&merged["shards"], &merged["packs"]), (&Value::from(2), &merged["packs_total"]), "{merged}");
+    assert!(place.run(&["check", "--merge-results", "1.json"]).expect(1).err.contains("missing: 2"));
+    fs::write(place.path("bad.json"), "{}").expect("written");
+    place.run(&["check", "--merge-results", "bad.json"]).expect(1);
+}

@@ -38,7 +38,8 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 3 finished with problems, 10 no re
 13 damage found, 130 interrupted, 141 the reader of standard output left.
 
 Environment: ALLUVIUM_REPOSITORY, ALLUVIUM_PASSWORD, ALLUVIUM_PASSWORD_FILE, ALLUVIUM_NEW_PASSWORD, \
-ALLUVIUM_NEW_PASSWORD_FILE, ALLUVIUM_CACHE_DIR, ALLUVIUM_WEBDAV_PASSWORD, NO_COLOR.
+ALLUVIUM_NEW_PASSWORD_FILE, ALLUVIUM_TO_PASSWORD, ALLUVIUM_TO_PASSWORD_FILE, ALLUVIUM_LIKE_PASSWORD, \
+ALLUVIUM_LIKE_PASSWORD_FILE, ALLUVIUM_CACHE_DIR, ALLUVIUM_WEBDAV_PASSWORD, NO_COLOR.
 
 New here? `alluvium demo` shows it all in a folder of its own.";
 
@@ -100,7 +101,7 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make a new repository
-    Init(Init),
+    Init(Box<Init>),
     /// Back up a stream, a command's output, or files
     Snapshot(Snapshot),
     /// List the snapshots, the newest last
@@ -136,6 +137,8 @@ pub enum Command {
     Prune(Prune),
     /// Check that every snapshot can be restored
     Check(Check),
+    /// Copy snapshots to another repository; only what is missing there moves
+    Sync(Box<Sync>),
     /// Manage the passphrases
     #[command(subcommand)]
     Key(Key),
@@ -171,6 +174,73 @@ pub struct Init {
     /// What to call the first passphrase
     #[arg(long, default_value = "")]
     pub label: String,
+    /// Cut and name data as that repository does, so that `sync` moves only what is missing
+    #[arg(long, value_name = "REPO", conflicts_with = "chunk_size")]
+    pub like: Option<OsString>,
+    /// Make a second copy of that repository's keys: `sync` then moves its files as they are. Empty until then
+    #[arg(long, value_name = "REPO", conflicts_with_all = ["like", "chunk_size", "pack_size"])]
+    pub twin: Option<OsString>,
+    /// Read the other repository's passphrase from this file
+    #[arg(long, value_name = "FILE", conflicts_with = "like_password_command")]
+    pub like_password_file: Option<PathBuf>,
+    /// Read the other repository's passphrase from what this shell command prints
+    #[arg(long, value_name = "COMMAND")]
+    pub like_password_command: Option<OsString>,
+}
+
+/// `sync`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  alluvium -r REPO sync /mnt/offsite/shop                          # all that is missing there
+  alluvium -r REPO sync /mnt/offsite/shop --source shop --keep-weekly 8
+  alluvium -r REPO sync /mnt/offsite/shop --mirror                 # and remove what was removed here
+  alluvium -r REPO sync /mnt/offsite/shop -n                       # only show
+
+Both repositories stay whole whatever happens: a copy appears when all of it is there, and an interrupted sync goes \
+on where it was. Make DEST with `init --twin REPO` (the same keys; fastest), `init --like REPO` (keys of its own; both \
+deduplicate) or plain `init` (nothing in common; data is read and cut anew). What the source can't give costs only \
+the snapshots that need it: they are named, and the exit status is 3.")]
+pub struct Sync {
+    /// The repository that the copies go to
+    #[arg(value_name = "DEST")]
+    pub dest: OsString,
+    /// Only snapshots of this source; may be repeated
+    #[arg(long = "source", value_name = "NAME")]
+    pub sources: Vec<String>,
+    /// Only snapshots of this host; may be repeated
+    #[arg(long = "host", value_name = "HOST")]
+    pub hosts: Vec<String>,
+    /// Only snapshots with all of these tags
+    #[arg(long = "tag", value_name = "TAG", value_delimiter = ',')]
+    pub tags: Vec<String>,
+    /// Also remove copies whose originals were removed; refuses when that looks like an accident
+    #[arg(long)]
+    pub mirror: bool,
+    /// With --mirror: remove them however it looks
+    #[arg(long, requires = "mirror")]
+    pub mirror_anyway: bool,
+    /// Move only the K-th of N parts of the data; one without it, afterwards, completes what is left
+    #[arg(long, value_name = "K/N", conflicts_with = "mirror")]
+    pub shard: Option<Subset>,
+    /// Send at most so many bytes a second
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    pub limit_upload: Option<u64>,
+    /// Receive at most so many bytes a second
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    pub limit_download: Option<u64>,
+    /// Only show what would be done
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Read the passphrase of DEST from this file [default: the same passphrase is tried, then asked for]
+    #[arg(long, value_name = "FILE", conflicts_with = "to_password_command")]
+    pub to_password_file: Option<PathBuf>,
+    /// Read the passphrase of DEST from what this shell command prints
+    #[arg(long, value_name = "COMMAND")]
+    pub to_password_command: Option<OsString>,
+    /// Copy only what these rules keep; last, since their heading holds for all that follows.
+    #[command(flatten)]
+    pub rules: Rules,
 }
 
 /// `snapshot`
@@ -284,7 +354,7 @@ pub struct Forget {
     pub rules: Rules,
 }
 
-/// The rules of `forget`.
+/// The rules of `forget`, and of `sync`.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Rules")]
 pub struct Rules {
@@ -353,6 +423,8 @@ Examples:
   alluvium -r REPO check                            # everything is there, and of the right size
   alluvium -r REPO check --read-data                # and every byte is what it was
   alluvium -r REPO check --read-data-subset 1/7     # a seventh today, 2/7 tomorrow, ...
+  alluvium -r REPO --json check --read-data --shard 3/8 > 3.json   # one of eight machines
+  alluvium check --merge-results *.json             # all eight, as one
 
 Exit status 13 when something is wrong. What is damaged is noted in the repository: the next snapshot of the \
 same data stores it again, which heals old snapshots too.")]
@@ -366,6 +438,12 @@ pub struct Check {
     /// The repository may be older than this machine has seen it: it was restored, or snapshots were forgotten elsewhere
     #[arg(long)]
     pub accept_older_state: bool,
+    /// Look only at the K-th of N parts of the packs, for several machines at once; see --merge-results
+    #[arg(long, value_name = "K/N", conflicts_with = "read_data_subset")]
+    pub shard: Option<Subset>,
+    /// Join the JSON results of all shards; no repository is opened
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["read_data", "read_data_subset", "shard"])]
+    pub merge_results: Vec<PathBuf>,
 }
 
 /// `key`
@@ -475,6 +553,13 @@ fn parse_memory(text: &str) -> Result<usize, String> {
         return Err(format!("packs and queues need at least {}", show::size(MEMORY_BYTES_MIN as u64)));
     }
     Ok(bytes)
+}
+
+fn parse_rate(text: &str) -> Result<u64, String> {
+    match show::parse_size(text)? {
+        0 => Err("nothing would ever arrive".to_owned()),
+        bytes => Ok(bytes),
+    }
 }
 
 fn parse_chunk_size(text: &str) -> Result<u32, String> {

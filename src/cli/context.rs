@@ -63,7 +63,27 @@ impl<'c> Context<'c> {
     /// # Errors
     /// `Usage`, `NoRepository`, `WrongKey`, `Damaged`, `Storage`, and those of [`Origins::read`].
     pub fn open(&self) -> Result<Repository> {
-        self.open_in(self.storage()?)
+        let storage = self.storage()?;
+        read_config(storage.as_ref())?;
+        self.open_at(storage, &self.passphrase(false)?)
+    }
+
+    /// The storage of the repository at `place`, which is there.
+    ///
+    /// # Errors
+    /// `NoRepository`, `Damaged`, `Storage`, and those of [`Address::parse`].
+    pub fn storage_at(&self, place: &OsStr) -> Result<Arc<dyn Storage>> {
+        let storage = storage::open(&Address::parse(place)?, &secrets())?;
+        read_config(storage.as_ref())?;
+        Ok(storage)
+    }
+
+    /// Opens the repository in `storage`.
+    ///
+    /// # Errors
+    /// `WrongKey`, `Damaged`, `Storage`.
+    pub fn open_at(&self, storage: Arc<dyn Storage>, passphrase: &[u8]) -> Result<Repository> {
+        Repository::open(storage, Arc::clone(&self.env), passphrase, self.cache_folder().as_deref())
     }
 
     /// As [`open`](Self::open), with a new local cache: the old one may be what is broken.
@@ -75,13 +95,8 @@ impl<'c> Context<'c> {
         if let Some(folder) = self.cache_folder() {
             discard_cache(storage.as_ref(), &folder)?;
         }
-        self.open_in(storage)
-    }
-
-    fn open_in(&self, storage: Arc<dyn Storage>) -> Result<Repository> {
         read_config(storage.as_ref())?;
-        let passphrase = self.passphrase(false)?;
-        Repository::open(storage, Arc::clone(&self.env), &passphrase, self.cache_folder().as_deref())
+        self.open_at(storage, &self.passphrase(false)?)
     }
 
     /// The repository's passphrase; `new` when it is being chosen.

@@ -79,6 +79,7 @@ fn dispatch(context: &mut Context<'_>, command: Command) -> Result<Outcome> {
         Command::Forget(arguments) => commands::forget::forget(context, *arguments),
         Command::Prune(arguments) => commands::prune::prune(context, &arguments),
         Command::Check(arguments) => commands::check::check(context, &arguments),
+        Command::Sync(arguments) => commands::sync::sync(context, *arguments),
         Command::Key(arguments) => commands::key::key(context, arguments),
         Command::Repair(args::Repair::Index) => commands::check::repair_index(context),
         Command::Demo { folder } => commands::demo::demo(context, folder),

@@ -38,6 +38,17 @@ impl Origins<'_> {
     /// `Usage` for an empty one, for two that differ, and when there is neither a passphrase nor a terminal;
     /// `Failed` for an unreadable file or a command that fails; `Interrupted` at the prompt.
     pub fn read(self) -> Result<Passphrase> {
+        match self.read_given()? {
+            Some(passphrase) => Ok(passphrase),
+            None => self.not_empty(self.ask()?),
+        }
+    }
+
+    /// The passphrase, as far as it can be had without asking.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_given(self) -> Result<Option<Passphrase>> {
         let from_environment = |name: &str| std::env::var_os(name);
         let passphrase = if let Some(file) = self.file {
             read_file(file)?
@@ -48,8 +59,12 @@ impl Origins<'_> {
         } else if let Some(file) = from_environment(&format!("{}_FILE", self.variable)) {
             read_file(Path::new(&file))?
         } else {
-            self.ask()?
+            return Ok(None);
         };
+        self.not_empty(passphrase).map(Some)
+    }
+
+    fn not_empty(self, passphrase: Passphrase) -> Result<Passphrase> {
         if passphrase.is_empty() {
             return Err(Error::new(Kind::Usage, format!("the {} is empty", self.prompt))
                 .hint("an empty passphrase protects nothing; check where it comes from"));

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::env::{Cancel, lock};
 use crate::error::{Error, Kind, Result};
@@ -22,7 +22,7 @@ use crate::format::coordination::{
 };
 use crate::format::pack::{object_name, with_offsets};
 use crate::format::{ObjectKind, config, keyslot, manifest};
-use crate::id::{BlobId, IndexId, PackId, SnapshotId};
+use crate::id::{BlobId, IndexId, PackId, RepoId, SnapshotId};
 use crate::repo::blob::{BlobDecoder, Opening};
 use crate::repo::fence::live_sessions;
 use crate::repo::index::{KnownPack, Location};
@@ -33,8 +33,8 @@ use crate::report::{Counter, Problem, Report, Unit};
 
 use super::mark::{Marks, damaged, mark};
 
-/// Which packs to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which of the packs, or of anything that has a random name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subset {
     /// This part, counted from 1.
     pub part: u32,
@@ -46,9 +46,9 @@ impl Subset {
     /// All packs.
     pub const ALL: Self = Self { part: 1, of: 1 };
 
-    /// Packs are dealt by their random names: the parts are disjoint, complete, and the same each time.
-    fn admits(self, pack: PackId) -> bool {
-        let number = u32::from_le_bytes([pack.0[0], pack.0[1], pack.0[2], pack.0[3]]);
+    /// Objects are dealt by their random names: the parts are disjoint, complete, and the same each time.
+    pub fn admits(self, name: &[u8; 16]) -> bool {
+        let number = u32::from_le_bytes([name[0], name[1], name[2], name[3]]);
         number % self.of == self.part - 1
     }
 }
@@ -66,11 +66,31 @@ impl std::str::FromStr for Subset {
     }
 }
 
+/// What a check looks at, besides what it always does.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CheckOptions {
+    /// Read the data of these packs.
+    pub read: Option<Subset>,
+    /// Look at these packs only; of the others it is seen that they are listed with their size. Results of all parts
+    /// are one check ([`super::merge`]).
+    pub shard: Option<Subset>,
+}
+
 /// What a check found.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checked {
+    /// The repository.
+    pub repository: RepoId,
+    /// The part of the packs that was looked at; none: all.
+    pub shard: Option<Subset>,
+    /// The part of those whose data was read.
+    pub data: Option<Subset>,
+    /// The generation that was read first.
+    pub generation: u64,
     /// Snapshots looked at.
     pub snapshots: u64,
+    /// Packs that there are.
+    pub packs_total: u64,
     /// Packs whose header and trailer were read.
     pub packs: u64,
     /// Blobs that were opened and hashed.
@@ -89,11 +109,32 @@ pub struct Checked {
 /// Only what keeps the check from going on: `WrongKey`, `Storage`, `Interrupted`. Damage is in
 /// [`Checked::problems`].
 pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cancel: &Cancel) -> Result<Checked> {
+    check_with(repo, CheckOptions { read, shard: None }, report, cancel)
+}
+
+/// As [`check`], or a part of it.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_with(repo: &Repository, options: CheckOptions, report: &dyn Report, cancel: &Cancel) -> Result<Checked> {
     repo.keys.require_full("a check")?;
-    let mut found = Checked::default();
+    let mut found = Checked {
+        repository: repo.id,
+        shard: options.shard,
+        data: options.read,
+        generation: 0,
+        snapshots: 0,
+        packs_total: 0,
+        packs: 0,
+        blobs_read: 0,
+        garbage_packs: 0,
+        set_aside: 0,
+        problems: Vec::new(),
+    };
     check_small_objects(repo, &mut found.problems)?;
     let (number, state) = repo.probe_generation()?;
     found.problems.extend(repo.older_than_seen(report)?);
+    found.generation = number;
     let readable = state.is_ok();
     let state = state.unwrap_or_default();
     // In this order a writer at work disturbs nothing: what snapshots need is in an index that is read later, and
@@ -108,13 +149,19 @@ pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cance
         found.problems.push(Problem::new(manifest::object_name(id), &error).harming([id]));
     }
 
-    let (packs, garbage) = check_packs(&indexed, &listed, &mut found, report, cancel)?;
-    let data = match read {
-        Some(subset) => read_data(&indexed, &packs, subset, report, cancel)?,
+    let looked = check_packs(&indexed, &listed, &mut found, report, cancel)?;
+    let Looked { packs, elsewhere, garbage } = &looked;
+    let data = match options.read {
+        Some(subset) => read_data(&indexed, packs, subset, report, cancel)?,
         None => Damage::default(),
     };
     found.blobs_read = data.blobs_read;
     let flaw = |id: &BlobId, location: &Location| {
+        if elsewhere.contains(&location.pack) {
+            // Another shard says how it is; set aside or not is known to all.
+            let distrusted = indexed.is_distrusted(id, location.pack) && !indexed.is_distrusted_whole(location.pack);
+            return distrusted.then(|| damaged(id));
+        }
         if !packs.contains_key(&location.pack) {
             return Some("the pack is missing or damaged as a whole".to_owned());
         }
@@ -140,7 +187,7 @@ pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cance
             }
         }
     }
-    for lost in blame_lost_index(&indexed, &packs, missing)? {
+    for lost in blame_lost_index(&indexed, packs, missing)? {
         // What the packs have told already only lacks its victims.
         match found
             .problems
@@ -158,9 +205,20 @@ pub fn check(repo: &Repository, read: Option<Subset>, report: &dyn Report, cance
     forget_the_forgotten(repo, &mut found.problems)?;
     // An unreadable generation is not followed by one that forgets what it condemned: that is for repair.
     if readable {
-        set_aside(&indexed, &packs, &data, report)?;
+        set_aside(&indexed, &looked, &data, options.shard, report)?;
     }
     Ok(found)
+}
+
+/// What looking at packs gave.
+#[derive(Default)]
+struct Looked {
+    /// The sound ones.
+    packs: HashMap<PackId, ReadPack>,
+    /// Those that another shard looks at; they are listed, with the size that the index says.
+    elsewhere: HashSet<PackId>,
+    /// Those that no index lists and no running session explains.
+    garbage: Vec<PackId>,
 }
 
 /// Keys, config, generations, sessions, and whatever lies about.
@@ -211,22 +269,36 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
     Ok(())
 }
 
-/// Reads every pack's header and trailer and compares them with the index. Returns the sound ones, and
-/// those that no index lists and no running session explains.
+/// Reads every pack's header and trailer and compares them with the index.
 fn check_packs(
     indexed: &Indexed<'_>,
     listed: &BTreeMap<PackId, u64>,
     found: &mut Checked,
     report: &dyn Report,
     cancel: &Cancel,
-) -> Result<(HashMap<PackId, ReadPack>, Vec<PackId>)> {
+) -> Result<Looked> {
     let repo = indexed.repo;
+    let mut looked_at = Looked::default();
     let known: HashMap<PackId, KnownPack> = repo.cache.packs()?.into_iter().map(|p| (p.id, p)).collect();
     let mut ids: Vec<PackId> =
         listed.keys().chain(known.keys()).copied().collect::<BTreeSet<_>>().into_iter().collect();
     // A condemned pack may be gone already: prune was interrupted, or is at work.
     ids.retain(|id| listed.contains_key(id) || !indexed.is_condemned(*id));
     let live: HashSet<SnapshotId> = live_sessions(repo, None)?.into_iter().map(|s| s.id).collect();
+    found.packs_total = ids.len() as u64;
+    if let Some(shard) = found.shard {
+        // What is gone, or of another size, every shard says.
+        let as_told = |id: &PackId| match (listed.get(id), known.get(id)) {
+            (Some(size), Some(known)) => *size == known.size,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        looked_at.elsewhere = ids.iter().copied().filter(|id| !shard.admits(id.as_bytes()) && as_told(id)).collect();
+        found.packs = ids.iter().filter(|id| shard.admits(id.as_bytes())).count() as u64;
+        ids.retain(|id| !looked_at.elsewhere.contains(id));
+    } else {
+        found.packs = found.packs_total;
+    }
     report.task("Checking packs", Unit::Things, Some(ids.len() as u64));
     let done = Mutex::new(0);
     let looked: Vec<(PackId, Result<ReadPack>)> = ids
@@ -240,14 +312,13 @@ fn check_packs(
             Ok((id, read))
         })
         .collect::<Result<_>>()?;
-    let (mut sound, mut garbage) = (HashMap::new(), Vec::new());
     for (id, read) in looked {
         match read {
             Ok(read) => {
                 if !known.contains_key(&id) && !live.contains(&read.indexed.session) {
-                    garbage.push(id);
+                    looked_at.garbage.push(id);
                 }
-                sound.insert(id, read);
+                looked_at.packs.insert(id, read);
             }
             Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Storage) => {
                 if e.kind() != Kind::NotFound {
@@ -257,9 +328,8 @@ fn check_packs(
             Err(e) => return Err(e),
         }
     }
-    found.packs = ids.len() as u64;
     report.count(Counter::CheckedPacks, ids.len() as u64);
-    Ok((sound, garbage))
+    Ok(looked_at)
 }
 
 /// A snapshot that was forgotten while the check ran is harmed by nothing.
@@ -345,7 +415,7 @@ fn read_data(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Damage> {
-    let chosen: Vec<&ReadPack> = packs.values().filter(|p| subset.admits(p.indexed.id)).collect();
+    let chosen: Vec<&ReadPack> = packs.values().filter(|p| subset.admits(p.indexed.id.as_bytes())).collect();
     report.task("Reading data", Unit::Bytes, Some(chosen.iter().map(|p| p.indexed.size).sum()));
     let total = Mutex::new((Damage::default(), 0));
     chosen.par_iter().try_for_each(|read| {
@@ -399,23 +469,65 @@ fn read_pack_data(indexed: &Indexed<'_>, read: &ReadPack) -> Result<(HashSet<Blo
     Ok((bad, whole))
 }
 
-/// Publishes a generation that says what is damaged, and what turned out to be whole after all.
+/// Publishes a generation that says what is damaged, and what turned out to be whole after all. Of several shards that
+/// do so at once each adds to what the others said.
 fn set_aside(
     indexed: &Indexed<'_>,
-    packs: &HashMap<PackId, ReadPack>,
+    looked: &Looked,
     damage: &Damage,
+    shard: Option<Subset>,
     report: &dyn Report,
 ) -> Result<()> {
     let repo = indexed.repo;
-    let mut wanted: HashMap<PackId, BTreeSet<BlobId>> =
-        indexed.state.distrusted.iter().map(|d| (d.pack, d.blobs.iter().copied().collect())).collect();
     let known: HashSet<PackId> = repo.cache.packs()?.into_iter().map(|p| p.id).collect();
+    // What no index lists any more is nobody's concern; unless the cache was emptied meanwhile.
+    if known.is_empty() {
+        return Ok(());
+    }
+    let (mut number, mut state) = (indexed.generation, indexed.state.clone());
+    let mut attempts = shard.map_or(1, |shard| shard.of.saturating_add(1));
+    loop {
+        let mut before = state.distrusted.clone();
+        before.sort_by_key(|d| d.pack);
+        let distrusted = distrusted_now(&state, &known, looked, damage);
+        if distrusted == before {
+            return Ok(());
+        }
+        let more = distrusted.len() > before.len();
+        let next = Generation { condemned: state.condemned.clone(), distrusted };
+        attempts -= 1;
+        match repo.publish_generation(number + 1, &next) {
+            Ok(()) if more => {
+                report.note("what is damaged was set aside: the next snapshot of the same data stores it again");
+                return Ok(());
+            }
+            Ok(()) => {
+                report.note("what was set aside earlier and is well is relied on again");
+                return Ok(());
+            }
+            Err(e) if e.kind() == Kind::Busy && attempts > 0 => (number, state) = repo.newest_generation()?,
+            // Somebody published meanwhile, or this storage may only be read. The next check says it again.
+            Err(e) => {
+                report.warn(&format!("what is damaged could not be set aside ({e}): run the check again"));
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// What is distrusted by `state`, and by what was found now.
+fn distrusted_now(state: &Generation, known: &HashSet<PackId>, looked: &Looked, damage: &Damage) -> Vec<Distrusted> {
+    let Looked { packs, elsewhere, .. } = looked;
+    let condemned: HashSet<PackId> = state.condemned.iter().map(|c| c.pack).collect();
+    let mut wanted: HashMap<PackId, BTreeSet<BlobId>> =
+        state.distrusted.iter().map(|d| (d.pack, d.blobs.iter().copied().collect())).collect();
     // What was read and is whole, and what was missing as a whole and is back.
     let well = |pack: &PackId, blobs: &BTreeSet<_>| {
         damage.whole.contains(pack) || blobs.is_empty() && packs.contains_key(pack)
     };
     wanted.retain(|pack, blobs| !well(pack, blobs));
-    for pack in known.iter().filter(|pack| !packs.contains_key(pack) && !indexed.is_condemned(**pack)) {
+    let lost = |pack: &PackId| !packs.contains_key(pack) && !elsewhere.contains(pack) && !condemned.contains(pack);
+    for pack in known.iter().filter(|pack| lost(pack)) {
         wanted.insert(*pack, BTreeSet::new());
     }
     for (pack, blobs) in &damage.blobs {
@@ -424,27 +536,9 @@ fn set_aside(
             wanted.entry(*pack).or_default().extend(blobs);
         }
     }
-    // What no index lists any more is nobody's concern; unless the cache was emptied meanwhile.
-    if known.is_empty() {
-        return Ok(());
-    }
     wanted.retain(|pack, _| known.contains(pack));
     let mut distrusted: Vec<Distrusted> =
         wanted.into_iter().map(|(pack, blobs)| Distrusted { pack, blobs: blobs.into_iter().collect() }).collect();
     distrusted.sort_by_key(|d| d.pack);
-    let mut before = indexed.state.distrusted.clone();
-    before.sort_by_key(|d| d.pack);
-    if distrusted == before {
-        return Ok(());
-    }
-    let state = Generation { condemned: indexed.state.condemned.clone(), distrusted };
-    match repo.publish_generation(indexed.generation + 1, &state) {
-        Ok(()) if state.distrusted.len() > indexed.state.distrusted.len() => {
-            report.note("what is damaged was set aside: the next snapshot of the same data stores it again");
-        }
-        Ok(()) => report.note("what was set aside earlier and is well is relied on again"),
-        // Somebody published meanwhile, or this storage may only be read. The next check says it again.
-        Err(e) => report.warn(&format!("what is damaged could not be set aside ({e}): run the check again")),
-    }
-    Ok(())
+    distrusted
 }

@@ -56,18 +56,7 @@ pub fn plan(repo: &Repository, filter: &Filter, policy: &Policy) -> Result<Plan>
             "`alluvium check` says what is damaged; remove a hopeless snapshot by its id (`alluvium forget ID`)",
         ));
     }
-    let candidates: Vec<Candidate> = snapshots
-        .into_iter()
-        .filter(|s| filter.admits(s))
-        .map(|Snapshot { id, manifest }| Candidate {
-            id,
-            time: manifest.time,
-            source: manifest.source,
-            host: manifest.host,
-            tags: manifest.tags,
-            good: manifest.shrunk_from.is_none(),
-        })
-        .collect();
+    let candidates: Vec<Candidate> = snapshots.iter().filter(|s| filter.admits(s)).map(Candidate::of).collect();
     let groups = decide(&candidates, policy, repo.env.now())?;
     let remove = groups.iter().flat_map(|g| &g.decisions).filter(|d| !d.keep).map(|d| d.id).collect();
     Ok(Plan { groups, remove })

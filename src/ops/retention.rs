@@ -31,6 +31,7 @@ use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Kind, Result};
 use crate::id::SnapshotId;
+use crate::repo::snapshots::Snapshot;
 
 /// A snapshot as the policy sees it.
 #[derive(Clone, Debug)]
@@ -48,6 +49,21 @@ pub struct Candidate {
     /// False for a suspicious one, for example far smaller than the one before. Rules treat it like any
     /// other; it only never counts as the last good snapshot.
     pub good: bool,
+}
+
+impl Candidate {
+    /// A snapshot as the policy sees it.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let Snapshot { id, manifest } = snapshot;
+        Self {
+            id: *id,
+            time: manifest.time,
+            source: manifest.source.clone(),
+            host: manifest.host.clone(),
+            tags: manifest.tags.clone(),
+            good: manifest.shrunk_from.is_none(),
+        }
+    }
 }
 
 /// How many buckets a counting rule may fill.
@@ -213,13 +229,24 @@ impl Policy {
         if self.keep_tag.iter().any(|tags| tags.is_empty() || tags.contains("")) {
             return Err(Error::new(Kind::Usage, "a tag to keep is empty").hint("name the tag"));
         }
-        let counts = self.counts().iter().any(|&(_, count)| !matches!(count, None | Some(Count::N(0))));
-        let spans = self.spans().iter().any(|(_, span)| span.is_some());
-        if counts || spans || !self.keep_tag.is_empty() {
+        if self.has_rules() {
             return Ok(());
         }
         Err(Error::new(Kind::Usage, "the retention policy keeps nothing")
             .hint("give at least one rule, for example --keep-daily 7; to remove certain snapshots, name them"))
+    }
+
+    /// True when any rule may keep anything.
+    fn has_rules(&self) -> bool {
+        let counts = self.counts().iter().any(|&(_, count)| !matches!(count, None | Some(Count::N(0))));
+        let spans = self.spans().iter().any(|(_, span)| span.is_some());
+        counts || spans || !self.keep_tag.is_empty()
+    }
+
+    /// True when no rule was given at all.
+    pub fn is_empty(&self) -> bool {
+        let counts = self.counts().iter().all(|(_, count)| count.is_none());
+        counts && self.spans().iter().all(|(_, span)| span.is_none()) && self.keep_tag.is_empty()
     }
 
     fn counts(&self) -> [(Period, Option<Count>); 6] {

@@ -1,5 +1,5 @@
-//! What people call a snapshot: `latest`, a source's name, `NAME@TIME`, the beginning of an id, each
-//! with `:PART` behind it where a part is meant.
+//! What people call a snapshot: `latest`, a source's name, `NAME@TIME`, the beginning of its id or of its original's,
+//! each with `:PART` behind it where a part is meant.
 
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp, Zoned};
 
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{Part, PartKind};
+use crate::id::SnapshotId;
 use crate::repo::snapshots::Snapshot;
 
 /// Fewest digits of an id that name a snapshot.
@@ -33,11 +34,12 @@ pub fn snapshot<'s>(snapshots: &'s [Snapshot], text: &str, zone: &TimeZone) -> R
                 .hint("`alluvium snapshots` lists what there is")
         });
     }
-    let matching: Vec<_> = if text.len() >= ID_DIGITS_MIN {
-        snapshots.iter().filter(|s| s.id.to_string().starts_with(text)).collect()
-    } else {
-        Vec::new()
-    };
+    let begins = |id: SnapshotId| text.len() >= ID_DIGITS_MIN && id.to_string().starts_with(text);
+    let mut matching: Vec<_> = snapshots.iter().filter(|s| begins(s.id)).collect();
+    if matching.is_empty() {
+        // A copy goes by its original's name, too.
+        matching = snapshots.iter().filter(|s| s.manifest.original.is_some_and(|o| begins(o.snapshot))).collect();
+    }
     match matching[..] {
         [found] => Ok(found),
         [] => Err(Error::new(Kind::NotFound, format!("no snapshot is called `{text}`")).hint(

@@ -181,7 +181,11 @@ fn check_names(options: &SnapshotOptions) -> Result<()> {
 }
 
 /// The newest snapshot of the same host and source that is not in the future.
-fn predecessor(headers: &[(SnapshotId, Header)], series: &[u8; 32], now: Timestamp) -> Option<(SnapshotId, Header)> {
+pub(super) fn predecessor(
+    headers: &[(SnapshotId, Header)],
+    series: &[u8; 32],
+    now: Timestamp,
+) -> Option<(SnapshotId, Header)> {
     let before = headers.iter().filter(|(_, h)| h.series == *series && h.time <= now);
     before.max_by_key(|(id, h)| (h.time, *id)).cloned()
 }

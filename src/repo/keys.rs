@@ -108,10 +108,46 @@ impl Keys {
         )
     }
 
+    /// Keys for a new repository that names and cuts chunks as this one does, and shares nothing else with it.
+    ///
+    /// # Errors
+    /// `WrongKey` from a write-only slot.
+    pub fn like(&self, env: &dyn Env, repo: RepoId, slot: SlotId) -> Result<Self> {
+        self.require_full("making a repository like this one")?;
+        let mut plain = Self::generate(env, repo, slot).plain.clone();
+        plain.chunk_id = self.plain.chunk_id;
+        plain.chunker_seed = self.plain.chunker_seed;
+        Ok(Self::new(repo, slot, plain))
+    }
+
+    /// All of these keys, for a twin of this repository.
+    ///
+    /// # Errors
+    /// `WrongKey` from a write-only slot.
+    pub fn twin(&self, slot: SlotId) -> Result<Self> {
+        self.require_full("making a twin of this repository")?;
+        Ok(Self::new(self.repo, slot, self.plain.clone()))
+    }
+
+    /// True when both name chunks alike: the same bytes have the same id in both repositories.
+    pub fn names_alike(&self, other: &Self) -> bool {
+        self.plain.chunk_id == other.plain.chunk_id
+    }
+
+    /// True when what is sealed in one repository opens in the other: one id, one index key.
+    pub fn opens_alike(&self, other: &Self) -> bool {
+        self.repo == other.repo && self.plain.index == other.plain.index && self.names_alike(other)
+    }
+
     fn new(repo: RepoId, slot: SlotId, plain: SlotKeys) -> Self {
         let hasher = ChunkHasher::new(plain.chunk_id);
         let index = seal::SealKey::new(&plain.index);
         Self { repo, slot, plain, hasher, index, opened: Mutex::default() }
+    }
+
+    /// The repository that they belong to.
+    pub fn repo(&self) -> RepoId {
+        self.repo
     }
 
     /// The slot that was opened.

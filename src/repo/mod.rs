@@ -108,6 +108,59 @@ impl Repository {
         label: &str,
         options: InitOptions,
     ) -> Result<RepoId> {
+        let parameters = Parameters {
+            version: FORMAT_VERSION,
+            required_features: Vec::new(),
+            chunks: ChunkSizes::around(options.chunk_bytes),
+            recipes: ChunkSizes::around(RECIPE_CHUNK_BYTES),
+            pack_bytes: options.pack_bytes,
+        };
+        let (id, slot) = (RepoId::random(env), SlotId::random(env));
+        let keys = Keys::generate(env, id, slot);
+        let first = NewSlot { kind: SlotKind::Full, label, passphrase, cost: options.kdf };
+        Self::init_with(storage, env, &parameters, &keys, first)
+    }
+
+    /// Makes a repository that names and cuts chunks as this one does, so that `sync` finds what is missing there by
+    /// name alone. Everything else is its own. `pack_bytes` as here, if none.
+    ///
+    /// # Errors
+    /// As [`init`](Self::init); `WrongKey` when this repository was opened with a write-only slot.
+    pub fn init_like(
+        &self,
+        storage: &dyn Storage,
+        passphrase: &[u8],
+        label: &str,
+        pack_bytes: Option<u64>,
+        kdf: KdfCost,
+    ) -> Result<RepoId> {
+        let env = self.env.as_ref();
+        let keys = self.keys.like(env, RepoId::random(env), SlotId::random(env))?;
+        let mut parameters = self.parameters.clone();
+        parameters.pack_bytes = pack_bytes.unwrap_or(parameters.pack_bytes);
+        let first = NewSlot { kind: SlotKind::Full, label, passphrase, cost: kdf };
+        Self::init_with(storage, env, &parameters, &keys, first)
+    }
+
+    /// Makes a twin: a repository with this one's id, keys and parameters, and a passphrase of its own. `sync` copies
+    /// its data as it lies.
+    ///
+    /// # Errors
+    /// As [`init_like`](Self::init_like).
+    pub fn init_twin(&self, storage: &dyn Storage, passphrase: &[u8], label: &str, kdf: KdfCost) -> Result<RepoId> {
+        let env = self.env.as_ref();
+        let keys = self.keys.twin(SlotId::random(env))?;
+        let first = NewSlot { kind: SlotKind::Full, label, passphrase, cost: kdf };
+        Self::init_with(storage, env, &self.parameters, &keys, first)
+    }
+
+    fn init_with(
+        storage: &dyn Storage,
+        env: &dyn Env,
+        parameters: &Parameters,
+        keys: &Keys,
+        first: NewSlot<'_>,
+    ) -> Result<RepoId> {
         let exists = || {
             Error::new(
                 Kind::AlreadyExists,
@@ -119,20 +172,14 @@ impl Repository {
             return Err(exists());
         }
         refuse_remains(storage, Kind::AlreadyExists)?;
-        let parameters = Parameters {
-            version: FORMAT_VERSION,
-            // What the storage turned out to be is part of what every later program must know.
-            required_features: if storage.exclusive() { Vec::new() } else { vec![config::SINGLE_WRITER.to_owned()] },
-            chunks: ChunkSizes::around(options.chunk_bytes),
-            recipes: ChunkSizes::around(RECIPE_CHUNK_BYTES),
-            pack_bytes: options.pack_bytes,
-        };
+        // What the storage turned out to be is part of what every later program must know.
+        let required_features = if storage.exclusive() { Vec::new() } else { vec![config::SINGLE_WRITER.to_owned()] };
+        let parameters = Parameters { required_features, ..parameters.clone() };
         Parameters::decode(&parameters.encode()).map_err(|e| Error::new(Kind::Usage, e.0))?;
-        let (id, slot) = (RepoId::random(env), SlotId::random(env));
-        let keys = Keys::generate(env, id, slot);
+        let (id, slot) = (keys.repo(), keys.slot());
         // The slot comes first and the config last: a repository exists when its config does, and then
         // it has a key.
-        keys.write_slot(storage, env, slot, NewSlot { kind: SlotKind::Full, label, passphrase, cost: options.kdf })?;
+        keys.write_slot(storage, env, slot, first)?;
         let sealed = keys.index.seal(env, &associated_data(ObjectKind::Config, id, b"config"), &parameters.encode());
         let config = Config::new(id, sealed).requiring(parameters.required_features);
         storage.put_new(config::OBJECT_NAME, &config.encode()).map_err(|error| {

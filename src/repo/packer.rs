@@ -4,17 +4,19 @@
 //! composition does not tell the order of chunks. A pack is closed before it would outgrow its size
 //! and padded to a Padmé length with random bytes, so that its size tells little.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use crate::env::{Env, lock};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::index::{IndexObject, IndexedPack};
+use crate::format::keyslot::SlotKind;
 use crate::format::limits::PACK_BLOBS_MAX;
-use crate::format::pack::{self, FOOTER_LEN, HEADER_LEN, PackHeader, Trailer};
+use crate::format::pack::{self, FOOTER_LEN, HEADER_LEN, PackHeader, Trailer, WrappedKey};
 use crate::format::{ObjectKind, associated_data};
 use crate::id::PackId;
 use crate::report::{Counter, Report};
-use crate::transform::hash::stream_digest;
+use crate::transform::hash::{stream_digest, two_stream_digests};
 use crate::transform::seal::OVERHEAD;
 
 use super::Repository;
@@ -30,6 +32,8 @@ const PACKS_PER_INDEX: usize = 64;
 pub struct ClosedPack {
     /// The line of the index.
     pub indexed: IndexedPack,
+    /// The data key that its blobs are sealed under.
+    key: WrappedKey,
     bytes: Vec<u8>,
 }
 
@@ -113,8 +117,45 @@ impl<'s> Packer<'s> {
             key: self.session.key.wrapped.id,
             entries: trailer.entries,
         };
-        Some(ClosedPack { indexed, bytes })
+        Some(ClosedPack { indexed, key: self.session.key.wrapped.clone(), bytes })
     }
+}
+
+/// Takes a pack over from `from`, a repository with the same id and keys: its blobs as they lie there, under a
+/// header of this session and a name of its own. The name is new because names are never used again (rule I4): a
+/// prune that has condemned the old one here may be about to delete it.
+///
+/// # Errors
+/// `Damaged` when `bytes` are not the pack that its trailer describes.
+pub fn take_over(session: &Session<'_>, from: &Repository, id: PackId, mut bytes: Vec<u8>) -> Result<ClosedPack> {
+    let repo = session.repo();
+    let env = repo.env.as_ref();
+    let read = from.describe_pack(id, &bytes)?;
+    // This repository's keys open what is in it: nobody else's data is taken in.
+    if repo.keys.kind() == SlotKind::Full {
+        repo.keys.open_data_key(&read.key).map_err(|e| e.during(pack::object_name(id)))?;
+    }
+    let header = PackHeader { repo: repo.id, session: session.id, key: read.key.clone() }.encode();
+    bytes.truncate(read.trailer_at as usize);
+    // The digest proves every byte: no blob need be opened.
+    let [found, content] = two_stream_digests(&bytes, &header);
+    if found != read.content {
+        return Err(Error::damaged(pack::object_name(id), "its bytes are not those that its trailer's digest tells"));
+    }
+    bytes[..HEADER_LEN].copy_from_slice(&header);
+    let new = PackId::random(env);
+    let trailer = Trailer { content, entries: read.indexed.entries };
+    let sealed = repo.keys.index.seal(env, &trailer_name(repo, new, &header), &trailer.encode());
+    bytes.extend_from_slice(&sealed);
+    bytes.extend_from_slice(&pack::encode_footer(sealed.len()));
+    let indexed = IndexedPack {
+        id: new,
+        size: bytes.len() as u64,
+        session: session.id,
+        key: read.key.id,
+        entries: trailer.entries,
+    };
+    Ok(ClosedPack { indexed, key: read.key, bytes })
 }
 
 /// The size of a pack before padding: `bytes` of header and blobs, and a trailer of `entries`.
@@ -154,7 +195,7 @@ impl Dice {
 pub struct Shelf<'s> {
     session: &'s Session<'s>,
     report: &'s dyn Report,
-    durable: Mutex<Vec<IndexedPack>>,
+    durable: Mutex<Vec<(IndexedPack, WrappedKey)>>,
 }
 
 impl<'s> Shelf<'s> {
@@ -168,7 +209,7 @@ impl<'s> Shelf<'s> {
     /// # Errors
     /// `Storage`.
     pub fn put(&self, pack: ClosedPack) -> Result<()> {
-        let ClosedPack { indexed, bytes } = pack;
+        let ClosedPack { indexed, key, bytes } = pack;
         let storage = &self.session.repo().storage;
         storage.put_new_owned(&pack::object_name(indexed.id), bytes)?;
         self.report.count(Counter::Packs, 1);
@@ -176,7 +217,7 @@ impl<'s> Shelf<'s> {
         self.session.wrote(indexed.id, indexed.size);
         let full = {
             let mut durable = self.lock();
-            durable.push(indexed);
+            durable.push((indexed, key));
             (durable.len() >= PACKS_PER_INDEX).then(|| std::mem::take(&mut *durable))
         };
         full.map_or(Ok(()), |packs| self.publish(packs))
@@ -192,15 +233,17 @@ impl<'s> Shelf<'s> {
         if packs.is_empty() || !kept { Ok(()) } else { self.publish(packs) }
     }
 
-    fn publish(&self, packs: Vec<IndexedPack>) -> Result<()> {
-        let object = IndexObject { keys: vec![self.session.key.wrapped.clone()], packs };
+    fn publish(&self, packs: Vec<(IndexedPack, WrappedKey)>) -> Result<()> {
+        let (packs, keys): (Vec<_>, Vec<_>) = packs.into_iter().unzip();
+        let keys: BTreeMap<_, _> = keys.into_iter().map(|key| (key.id, key)).collect();
+        let object = IndexObject { keys: keys.into_values().collect(), packs };
         self.session.check_alive()?;
         self.session.repo().publish_index(&object)?;
         self.session.indexed_now(object.packs.iter().flat_map(|p| &p.entries).map(|e| &e.id));
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<IndexedPack>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(IndexedPack, WrappedKey)>> {
         lock(&self.durable)
     }
 }

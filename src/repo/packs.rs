@@ -1,4 +1,4 @@
-//! Reading a pack as a pack: its header, its trailer, all of its blobs. For check, prune and repair; restores
+//! Reading a pack as a pack: its header, its trailer, all of its blobs. For check, prune, repair and sync; restores
 //! read blobs ([`super::reader`]).
 
 use crate::error::{Error, Result};
@@ -30,10 +30,7 @@ impl Repository {
     pub fn read_pack_header(&self, id: PackId) -> Result<(Vec<u8>, PackHeader)> {
         let name = pack::object_name(id);
         let bytes = self.storage.get_range(&name, 0, HEADER_LEN)?;
-        let header = PackHeader::decode(&bytes).map_err(|e| e.in_object(&name))?;
-        if header.repo != self.id {
-            return Err(Error::damaged(name, "a pack of another repository"));
-        }
+        let header = self.decode_pack_header(id, &bytes)?;
         Ok((bytes, header))
     }
 
@@ -46,12 +43,36 @@ impl Repository {
         if size < (HEADER_LEN + FOOTER_LEN) as u64 {
             return Err(Error::damaged(name, format!("{size} bytes are no pack (truncated?)")));
         }
-        let (header_bytes, header) = self.read_pack_header(id)?;
+        let (header, _) = self.read_pack_header(id)?;
         let footer = self.storage.get_range(&name, size - FOOTER_LEN as u64, FOOTER_LEN)?;
         let trailer_len = decode_footer(&footer, size).map_err(|e| e.in_object(&name))?;
         let trailer_at = size - (FOOTER_LEN + trailer_len) as u64;
         let sealed = self.storage.get_range(&name, trailer_at, trailer_len)?;
-        let plain = self.keys.index.open(&trailer_name(self, id, &header_bytes), &sealed).ok_or_else(|| {
+        self.describe(id, size, &header, &sealed)
+    }
+
+    /// What a whole pack at hand says of itself. Its bytes are not yet compared with the digest that it tells.
+    ///
+    /// # Errors
+    /// `Damaged`.
+    pub fn describe_pack(&self, id: PackId, bytes: &[u8]) -> Result<ReadPack> {
+        let name = pack::object_name(id);
+        let size = bytes.len() as u64;
+        if bytes.len() < HEADER_LEN + FOOTER_LEN {
+            return Err(Error::damaged(name, format!("{size} bytes are no pack (truncated?)")));
+        }
+        let (rest, footer) = bytes.split_at(bytes.len() - FOOTER_LEN);
+        let trailer_len = decode_footer(footer, size).map_err(|e| e.in_object(&name))?;
+        let (front, sealed) = rest.split_at(rest.len() - trailer_len);
+        self.describe(id, size, &front[..HEADER_LEN], sealed)
+    }
+
+    /// What a pack's header and sealed trailer say.
+    fn describe(&self, id: PackId, size: u64, header_bytes: &[u8], sealed: &[u8]) -> Result<ReadPack> {
+        let name = pack::object_name(id);
+        let header = self.decode_pack_header(id, header_bytes)?;
+        let trailer_at = size - (FOOTER_LEN + sealed.len()) as u64;
+        let plain = self.keys.index.open(&trailer_name(self, id, header_bytes), sealed).ok_or_else(|| {
             Error::damaged(&name, "its trailer does not open: altered, swapped, or from another repository")
         })?;
         let Trailer { content, entries } = Trailer::decode(&plain).map_err(|e| e.in_object(&name))?;
@@ -60,6 +81,12 @@ impl Repository {
         }
         let indexed = IndexedPack { id, size, session: header.session, key: header.key.id, entries };
         Ok(ReadPack { indexed, key: header.key, content, trailer_at })
+    }
+
+    fn decode_pack_header(&self, id: PackId, bytes: &[u8]) -> Result<PackHeader> {
+        let name = pack::object_name(id);
+        let header = PackHeader::decode(bytes).map_err(|e| e.in_object(&name))?;
+        if header.repo == self.id { Ok(header) } else { Err(Error::damaged(name, "a pack of another repository")) }
     }
 
     /// All of a pack in front of its trailer, compared with the trailer's digest. The bytes come either way.

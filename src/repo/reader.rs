@@ -14,7 +14,7 @@
 //! looked for again in a fresh index (rule I2: prune may have moved it), then in every other copy;
 //! then it is an error, never zeros.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -44,6 +44,13 @@ const GAP_BYTES: u32 = 64 << 10;
 const FETCHERS: usize = 4;
 /// Ranges of one batch that are waited for together, over a network.
 const RANGES_AT_ONCE: usize = 4;
+/// Chunks of a recipe that a walk reads at a time: a few MiB.
+const WALK_CHUNKS: usize = 256;
+
+/// Whoever is told of the chunks that a walk comes by, with their depth; 0 is data.
+pub type Visit<'v> = &'v mut dyn FnMut(&RecipeEntry, u8) -> Result<()>;
+/// Whoever takes blobs as they come, or the error of one that no copy gives.
+pub type Take<'t> = &'t mut dyn FnMut(BlobId, Result<Vec<u8>>) -> Result<()>;
 
 /// Reads blobs, recipes and streams.
 pub struct Reader<'r> {
@@ -171,6 +178,136 @@ impl<'r> Reader<'r> {
     pub fn recipe_chunk(&self, id: &BlobId) -> Result<Vec<RecipeEntry>> {
         let bytes = self.blob(id).map_err(|e| e.during("reading a recipe"))?;
         recipe::decode_entries(&bytes).map_err(|e| Error::damaged(format!("recipe chunk {id}"), e))
+    }
+
+    /// Every chunk of a stream, those of its recipe included, each before those that it lists. Recipes are read many
+    /// chunks at a time, so that a distant storage is waited for seldom.
+    ///
+    /// # Errors
+    /// `Damaged` for a recipe that can't be read; `Storage`; `Interrupted`; what `visit` says.
+    pub fn walk(
+        &self,
+        recipe: &Recipe,
+        transfers: usize,
+        report: &dyn Report,
+        cancel: &Cancel,
+        visit: Visit<'_>,
+    ) -> Result<()> {
+        self.walk_entries(&recipe.chunks, recipe.depth, (transfers, report, cancel), visit)
+    }
+
+    fn walk_entries(
+        &self,
+        entries: &[RecipeEntry],
+        depth: u8,
+        with: (usize, &dyn Report, &Cancel),
+        visit: Visit<'_>,
+    ) -> Result<()> {
+        let (transfers, report, cancel) = with;
+        for group in entries.chunks(if depth == 0 { usize::MAX } else { WALK_CHUNKS }) {
+            group.iter().try_for_each(|entry| visit(entry, depth))?;
+            if depth == 0 {
+                continue;
+            }
+            let mut lists = HashMap::new();
+            self.blobs(group.iter().map(|e| e.id), transfers, report, cancel, &mut |id, bytes| {
+                let bytes = bytes.map_err(|e| e.during("reading a recipe"))?;
+                let list =
+                    recipe::decode_entries(&bytes).map_err(|e| Error::damaged(format!("recipe chunk {id}"), e))?;
+                lists.insert(id, list);
+                Ok(())
+            })?;
+            for entry in group {
+                let list = lists.get(&entry.id).map_or(&[][..], Vec::as_slice);
+                self.walk_entries(list, depth - 1, with, visit)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads many blobs, each once, in no particular order: neighbours of one pack together, `transfers` requests at a
+    /// time. One that no copy gives does not stop the others.
+    ///
+    /// # Errors
+    /// `Interrupted`; of the local cache; what `take` says.
+    pub fn blobs(
+        &self,
+        ids: impl IntoIterator<Item = BlobId>,
+        transfers: usize,
+        report: &dyn Report,
+        cancel: &Cancel,
+        take: Take<'_>,
+    ) -> Result<()> {
+        let mut wanted = Vec::new();
+        for id in ids.into_iter().collect::<HashSet<_>>() {
+            wanted.push((id, self.indexed.usable(&id)?));
+        }
+        let (give, groups) = unbounded();
+        for group in neighbours(wanted) {
+            let _ = give.send(group);
+        }
+        drop(give);
+        std::thread::scope(|scope| {
+            let (done, results) = bounded(2);
+            for _ in 0..transfers.max(1) {
+                let (groups, done) = (groups.clone(), done.clone());
+                scope.spawn(move || {
+                    let mut decoder = BlobDecoder::default();
+                    for group in groups {
+                        // A thread that panics silently would be waited for for ever.
+                        let work = std::panic::AssertUnwindSafe(|| self.read_group(&mut decoder, &group, report));
+                        let blobs = std::panic::catch_unwind(work).unwrap_or_else(|_| {
+                            let failed = || Err(Error::new(Kind::Failed, "a reading thread panicked"));
+                            group.iter().map(|(id, _)| (*id, failed())).collect()
+                        });
+                        if cancel.is_cancelled() || done.send(blobs).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(done);
+            for blobs in results {
+                cancel.check()?;
+                for (id, raw) in blobs {
+                    take(id, raw)?;
+                }
+            }
+            cancel.check()
+        })
+    }
+
+    /// Reads what [`neighbours`] put together in one request; what that does not give is looked for elsewhere.
+    fn read_group(
+        &self,
+        decoder: &mut BlobDecoder,
+        group: &[(BlobId, Option<Location>)],
+        report: &dyn Report,
+    ) -> Vec<(BlobId, Result<Vec<u8>>)> {
+        let places = || group.iter().filter_map(|(_, place)| place.as_ref());
+        let bounds = places().map(|l| l.offset).min().zip(places().map(|l| l.offset + l.stored_len).max());
+        let mut bytes = Vec::new();
+        if let (Some((start, end)), Some(first)) = (bounds, places().next()) {
+            let len = (end - start) as usize;
+            // What can't be read here is told when it is nowhere else.
+            bytes = self
+                .indexed
+                .repo
+                .storage
+                .get_range(&pack::object_name(first.pack), u64::from(start), len)
+                .unwrap_or_default();
+            report.count(Counter::PackReads, 1);
+            report.count(Counter::PackReadBytes, bytes.len() as u64);
+        }
+        let start = bounds.map_or(0, |(start, _)| start);
+        let mut read = |(id, place): &(BlobId, Option<Location>)| {
+            let place = place.as_ref()?;
+            let at = (place.offset - start) as usize;
+            let sealed = bytes.get_mut(at..at + place.stored_len as usize)?;
+            let mut raw = vec![0; place.raw_len as usize];
+            self.decode(decoder, id, place, sealed, &mut raw).is_ok().then_some(raw)
+        };
+        group.iter().map(|one| (one.0, read(one).map_or_else(|| self.blob(&one.0), Ok))).collect()
     }
 
     /// Reads a whole stream in order and gives it to `out`, verified chunk by chunk; at its end, length
@@ -342,6 +479,35 @@ impl<'r> Reader<'r> {
         }
         Ok(())
     }
+}
+
+/// Puts blobs together that one request reads: near each other in one pack, and not too many bytes. Those without a
+/// place stand alone.
+fn neighbours(mut wanted: Vec<(BlobId, Option<Location>)>) -> Vec<Vec<(BlobId, Option<Location>)>> {
+    wanted.sort_unstable_by_key(|(id, place)| (place.as_ref().map(|l| (l.pack, l.offset)), *id));
+    let mut groups: Vec<Vec<(BlobId, Option<Location>)>> = Vec::new();
+    let mut bytes = 0;
+    for (id, place) in wanted {
+        let last = groups.last().and_then(|group| group.last()?.1.as_ref());
+        let joins = last.zip(place.as_ref()).is_some_and(|(last, next)| {
+            let end = last.offset + last.stored_len;
+            last.pack == next.pack
+                && next.offset <= end.saturating_add(GAP_BYTES)
+                && bytes + next.raw_len as usize <= BATCH_BYTES
+        });
+        let len = place.as_ref().map_or(0, |l| l.raw_len as usize);
+        match groups.last_mut() {
+            Some(group) if joins => {
+                bytes += len;
+                group.push((id, place));
+            }
+            _ => {
+                bytes = len;
+                groups.push(vec![(id, place)]);
+            }
+        }
+    }
+    groups
 }
 
 /// The sealed bytes of a blob among the ranges read, sorted by pack and offset.

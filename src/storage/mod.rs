@@ -12,6 +12,7 @@ pub mod memory;
 pub mod probe;
 #[cfg(feature = "remote")]
 pub mod remote;
+pub mod throttle;
 
 use std::sync::Arc;
 use std::time::Duration;

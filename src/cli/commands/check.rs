@@ -1,10 +1,12 @@
 //! `check` and `repair index`
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::ops;
-use crate::ops::check::{Checked, Subset};
+use crate::ops::check::{CheckOptions, Checked, Subset};
+use crate::ops::merge::{Merged, merge};
 use crate::ops::repair::Repaired;
 
 use super::super::args::Check;
@@ -18,37 +20,73 @@ use super::super::show::{counted, short};
 /// # Errors
 /// Those of [`ops::check::check`].
 pub fn check(context: &mut Context<'_>, arguments: &Check) -> Result<Outcome> {
+    if !arguments.merge_results.is_empty() {
+        return merge_results(context, &arguments.merge_results);
+    }
     let read = if arguments.read_data { Some(Subset::ALL) } else { arguments.read_data_subset };
     let repo = context.open()?;
     if arguments.accept_older_state {
         repo.seen.accept(context.report)?;
     }
-    let checked = ops::check::check(&repo, read, context.report, context.cancel)?;
+    let options = CheckOptions { read, shard: arguments.shard };
+    let checked = ops::check::check_with(&repo, options, context.report, context.cancel)?;
     if context.global.json {
         context.document(to_value(&checked));
     } else {
-        context.report.end_task();
-        for problem in &checked.problems {
-            context.out.line(&problem_text(problem));
-        }
-        summary(context, &checked, read);
+        show(context, &checked);
     }
     Ok(if checked.problems.is_empty() { Outcome::Done } else { Outcome::Damage })
 }
 
-fn summary(context: &mut Context<'_>, checked: &Checked, read: Option<Subset>) {
-    let Checked { snapshots, packs, blobs_read, garbage_packs, set_aside, problems } = checked;
-    let data = match read {
+/// Joins what the shards of one check found.
+fn merge_results(context: &mut Context<'_>, files: &[PathBuf]) -> Result<Outcome> {
+    let read = |file: &PathBuf| -> Result<(String, Checked)> {
+        let name = file.display().to_string();
+        let bytes = std::fs::read(file)
+            .map_err(|e| Error::new(Kind::Failed, format!("can't read the result {name}")).because(e))?;
+        let checked = serde_json::from_slice(&bytes).map_err(|e| {
+            Error::new(Kind::Failed, format!("{name} is not the result of a check"))
+                .because(e)
+                .hint("a shard that failed leaves none: look at what it said, and run it again")
+        })?;
+        Ok((name, checked))
+    };
+    let merged = merge(&files.iter().map(read).collect::<Result<Vec<_>>>()?)?;
+    if context.global.json {
+        context.document(to_value(&merged));
+    } else {
+        let Merged { checked, shards, notes } = &merged;
+        show(context, checked);
+        context.closing(&format!("from {}, which are all of it", counted(u64::from(*shards), "shard")));
+        for note in notes {
+            context.closing(note);
+        }
+    }
+    Ok(if merged.checked.problems.is_empty() { Outcome::Done } else { Outcome::Damage })
+}
+
+fn show(context: &mut Context<'_>, checked: &Checked) {
+    context.report.end_task();
+    for problem in &checked.problems {
+        context.out.line(&problem_text(problem));
+    }
+    summary(context, checked);
+}
+
+fn summary(context: &mut Context<'_>, checked: &Checked) {
+    let Checked { snapshots, packs, packs_total, blobs_read, garbage_packs, set_aside, problems, shard, data, .. } =
+        checked;
+    let looked_at = match shard {
+        Some(Subset { part, of }) => format!("{packs} of {}, shard {part} of {of}", counted(*packs_total, "pack")),
+        None => counted(*packs, "pack"),
+    };
+    let data = match *data {
         None => "the data was not read (--read-data)".to_owned(),
         Some(Subset { part, of }) if of > 1 => format!("{} read, part {part} of {of}", counted(*blobs_read, "chunk")),
         Some(_) => format!("{} read", counted(*blobs_read, "chunk")),
     };
     let found = if problems.is_empty() { "no problem".to_owned() } else { counted(problems.len() as u64, "problem") };
-    context.closing(&format!(
-        "checked {} and {}, {data}: {found}",
-        counted(*snapshots, "snapshot"),
-        counted(*packs, "pack")
-    ));
+    context.closing(&format!("checked {} and {looked_at}, {data}: {found}", counted(*snapshots, "snapshot")));
     if *garbage_packs > 0 {
         context.closing(&format!(
             "{} of interrupted work: `alluvium prune` deletes them",

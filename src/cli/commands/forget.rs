@@ -60,7 +60,11 @@ pub fn forget(context: &mut Context<'_>, arguments: Forget) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn policy(context: &Context<'_>, rules: Rules) -> Result<Policy> {
+/// The policy of the rules given; of none, one that keeps nothing.
+///
+/// # Errors
+/// `Usage` for an empty tag.
+pub fn policy(context: &Context<'_>, rules: Rules) -> Result<Policy> {
     let tags = |list: String| list.split(',').map(|tag| tag.trim().to_owned()).collect::<BTreeSet<_>>();
     let keep_tag: Vec<_> = rules.keep_tag.into_iter().map(tags).collect();
     if keep_tag.iter().any(|tags| tags.contains("")) {

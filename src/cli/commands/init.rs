@@ -1,5 +1,7 @@
 //! `init`
 
+use std::ffi::OsStr;
+
 use serde_json::json;
 
 use crate::error::{Kind, Result};
@@ -13,6 +15,7 @@ use crate::storage::probe::probe;
 use super::super::args::Init;
 use super::super::context::{Context, secrets};
 use super::super::exit::Outcome;
+use super::super::password::Origins;
 
 /// Makes a repository.
 ///
@@ -26,6 +29,8 @@ pub fn init(context: &mut Context<'_>, arguments: &Init) -> Result<Outcome> {
         pack_bytes: arguments.pack_size.unwrap_or(defaults.pack_bytes),
         kdf: defaults.kdf,
     };
+    let other = arguments.twin.as_ref().or(arguments.like.as_ref());
+    let other = other.map(|other| open_other(context, arguments, other)).transpose()?;
     // Before anything is made: without a passphrase no empty folder stays behind.
     let passphrase = context.passphrase(true)?;
     let storage = storage::create(&place, &secrets()).map_err(|e| match e.kind() {
@@ -44,7 +49,12 @@ pub fn init(context: &mut Context<'_>, arguments: &Init) -> Result<Outcome> {
             context.report.warn("this storage can't create exclusively: the repository is for one writer at a time");
         }
     }
-    let id = Repository::init(storage, env, &passphrase, &arguments.label, options)?;
+    let label = arguments.label.as_str();
+    let id = match &other {
+        None => Repository::init(storage, env, &passphrase, label, options)?,
+        Some(other) if arguments.twin.is_some() => other.init_twin(storage, &passphrase, label, options.kdf)?,
+        Some(other) => other.init_like(storage, &passphrase, label, arguments.pack_size, options.kdf)?,
+    };
     put_reserve(storage, env)?;
     if context.global.json {
         let single_writer = !storage.exclusive();
@@ -52,6 +62,23 @@ pub fn init(context: &mut Context<'_>, arguments: &Init) -> Result<Outcome> {
     } else {
         context.closing(&format!("made the repository {id} at {}", storage.location()));
         context.closing("keep its passphrase somewhere else too: without it nobody can read the backups");
+        if other.is_some() {
+            context.closing("next: `alluvium sync` copies the other's snapshots here");
+        }
     }
     Ok(Outcome::Done)
+}
+
+/// Opens the repository that the new one takes after.
+fn open_other(context: &Context<'_>, arguments: &Init, place: &OsStr) -> Result<Repository> {
+    let storage = context.storage_at(place)?;
+    let origins = Origins {
+        file: arguments.like_password_file.as_deref(),
+        command: arguments.like_password_command.as_deref(),
+        variable: "ALLUVIUM_LIKE_PASSWORD",
+        option: "--like-password",
+        prompt: "passphrase of the other repository",
+        twice: false,
+    };
+    context.open_at(storage, &origins.read()?)
 }

@@ -85,6 +85,7 @@ fn describe(snapshot: &Snapshot) -> Value {
         "stored": manifest.stored,
         "previous": manifest.previous,
         "shrunk_from": manifest.shrunk_from,
+        "original": manifest.original,
         "tool": manifest.tool,
     })
 }

@@ -1,0 +1,515 @@
+//! `sync`: snapshots of one repository become snapshots of another; only what is missing there moves.
+//!
+//! ```text
+//! plan     which snapshots are missing there, by their originals; nothing is missing: no object is read
+//! copy     oldest first, each in a session of its own: begin -> data -> prove -> publish (rules I1 to I7)
+//! mirror   copies go whose original is gone; within a guard
+//! ```
+//!
+//! How data moves depends on what the two repositories share ([`Way`]). A copy has an id of its own and names its
+//! original, the first of a chain of copies ([decision 0015](../../docs/decisions/0015-copies-have-ids-of-their-own.md)),
+//! so that what was copied is known wherever it came from, and is never copied back.
+//!
+//! A manifest is published when every chunk of its recipe was found in the destination's index, and not before. What
+//! the source can't give stops nothing but the snapshots that need it. Every published snapshot is where an
+//! interrupted sync goes on.
+
+mod copy;
+mod mirror;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::env::Cancel;
+use crate::error::{Kind, Result};
+use crate::format::manifest::{Header, Manifest, Original, object_name};
+use crate::id::SnapshotId;
+use crate::repo::Repository;
+use crate::repo::publish::publish;
+use crate::repo::reader::Reader;
+use crate::repo::session::{Session, Writing};
+use crate::repo::snapshots::Snapshot;
+use crate::repo::writer::WriteOptions;
+use crate::report::{Counter, Problem, Report, Silent, Unit};
+
+use super::check::Subset;
+use super::forget::{self, Filter};
+use super::retention::{Candidate, Policy, decide};
+use super::snapshot::predecessor;
+
+use copy::{Copying, Moved};
+
+/// How data moves between two repositories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// Twins, with one id and all keys in common: packs are taken over, their blobs as they lie.
+    Packs,
+    /// Both name chunks alike: what is missing is known by name, read, and sealed again.
+    Chunks,
+    /// Nothing in common: streams are read and cut anew.
+    Streams,
+}
+
+impl Way {
+    /// The best way there is.
+    pub fn between(source: &Repository, dest: &Repository) -> Self {
+        if source.keys.opens_alike(&dest.keys) {
+            Self::Packs
+        } else if source.keys.names_alike(&dest.keys) {
+            Self::Chunks
+        } else {
+            Self::Streams
+        }
+    }
+}
+
+/// What becomes of copies whose original is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mirror {
+    /// They stay.
+    #[default]
+    Off,
+    /// They go, unless that looks like an accident.
+    Guarded,
+    /// They go.
+    Anyway,
+}
+
+/// What to copy, and how.
+#[derive(Clone, Debug, Default)]
+pub struct SyncOptions {
+    /// Only these snapshots.
+    pub filter: Filter,
+    /// Of those, only what this keeps.
+    pub keep: Option<Policy>,
+    /// Whether copies go with their originals.
+    pub mirror: Mirror,
+    /// Only this part of the data; see [`Synced::waiting`].
+    pub shard: Option<Subset>,
+    /// Only plan.
+    pub dry_run: bool,
+    /// This host's name.
+    pub host: String,
+    /// Memory and compression.
+    pub write: WriteOptions,
+}
+
+/// A snapshot that was copied.
+#[derive(Clone, Debug, Serialize)]
+pub struct Copied {
+    /// What it is a copy of.
+    pub original: Original,
+    /// Its id in the destination; none in a dry run.
+    pub id: Option<SnapshotId>,
+    /// What it is a backup of.
+    pub source: String,
+    /// When that was taken.
+    pub time: Timestamp,
+    /// Plain bytes.
+    pub bytes: u64,
+    /// Bytes of the packs that it took.
+    pub stored_bytes: u64,
+}
+
+/// A snapshot that could not be copied, or a copy that is not what its original is.
+#[derive(Clone, Debug, Serialize)]
+pub struct Failed {
+    /// The snapshot, in the source.
+    pub snapshot: SnapshotId,
+    /// Why.
+    pub problems: Vec<Problem>,
+}
+
+/// What a sync has to do, as far as it is known without doing it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Estimate {
+    /// Snapshots to copy.
+    pub snapshots: u64,
+    /// Their plain bytes.
+    pub bytes: u64,
+    /// Chunks that are missing; none where that is known only by doing it ([`Way::Streams`]).
+    pub chunks: Option<u64>,
+    /// Their stored bytes in the source.
+    pub stored_bytes: Option<u64>,
+    /// The packs of the source that hold them.
+    pub packs: Option<u64>,
+}
+
+/// What came of a sync.
+#[derive(Debug, Serialize)]
+pub struct Synced {
+    /// How data moved.
+    pub way: Way,
+    /// What was to be done, in a dry run.
+    pub plan: Option<Estimate>,
+    /// The snapshots that were copied; in a dry run, those that would be.
+    pub copied: Vec<Copied>,
+    /// Snapshots that were there.
+    pub already: u64,
+    /// Snapshots that this shard can't publish alone: another one, or a sync without shards, does.
+    pub waiting: u64,
+    /// What could not be copied, and what is not what it should be.
+    pub failed: Vec<Failed>,
+    /// Copies that went because their originals are gone; in a dry run, those that would go.
+    pub removed: Vec<SnapshotId>,
+    /// Packs taken over whole.
+    pub packs_copied: u64,
+    /// Chunks read and sealed again.
+    pub chunks_resealed: u64,
+    /// Bytes read from the source's packs.
+    pub read_bytes: u64,
+    /// Bytes of packs written.
+    pub written_bytes: u64,
+}
+
+/// Copies what is missing in `dest`.
+///
+/// # Errors
+/// `WrongKey` when either was opened with a write-only slot; `Failed` when the
+/// mirror's guard refuses: nothing was done then. Whatever ends the work in the destination: `Busy`, `Damaged`, `Storage`;
+/// `Interrupted`. What the source can't give is in [`Synced::failed`].
+pub fn sync(
+    source: &Repository,
+    dest: &Repository,
+    options: &SyncOptions,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Synced> {
+    source.keys.require_full("reading the snapshots to copy")?;
+    dest.keys.require_full("copying into a repository")?;
+    let plan = Plan::make(source, dest, options, report)?;
+    let mut synced = Synced {
+        way: plan.way,
+        plan: None,
+        copied: Vec::new(),
+        already: plan.already,
+        waiting: 0,
+        failed: plan.failed.clone(),
+        removed: Vec::new(),
+        packs_copied: 0,
+        chunks_resealed: 0,
+        read_bytes: 0,
+        written_bytes: 0,
+    };
+    for problem in synced.failed.iter().flat_map(|f| &f.problems) {
+        report.problem(problem.clone());
+    }
+    if options.dry_run {
+        synced.plan = Some(plan.estimate(source, dest, options, report, cancel)?);
+        synced.copied = plan.to_copy.iter().map(|(s, original)| copied(s, *original, None, 0)).collect();
+        synced.removed = plan.remove;
+        return Ok(synced);
+    }
+    let tally = Tally::new(report);
+    let mut run = Run { source, dest, options, way: plan.way, tally: &tally, cancel, told: HashSet::new() };
+    if !plan.to_copy.is_empty() {
+        let bytes = plan.to_copy.iter().map(|(s, _)| s.manifest.bytes()).sum();
+        report.task("Copying", Unit::Bytes, Some(bytes));
+    }
+    let mut settled = 0;
+    for (snapshot, original) in &plan.to_copy {
+        cancel.check()?;
+        tally.at(settled);
+        match run.copy(snapshot, *original)? {
+            Outcome::Copied { id, stored_bytes } => {
+                synced.copied.push(copied(snapshot, *original, Some(id), stored_bytes));
+            }
+            Outcome::Waiting => synced.waiting += 1,
+            Outcome::Lost(problems) => {
+                for problem in &problems {
+                    report.problem(problem.clone());
+                }
+                synced.failed.push(Failed { snapshot: snapshot.id, problems });
+            }
+        }
+        settled += snapshot.manifest.bytes();
+    }
+    forget::execute(dest, &plan.remove, report, cancel)?;
+    synced.removed = plan.remove;
+    synced.packs_copied = tally.packs.load(Ordering::Relaxed);
+    synced.chunks_resealed = tally.resealed.load(Ordering::Relaxed);
+    synced.read_bytes = tally.read.load(Ordering::Relaxed);
+    synced.written_bytes = tally.written.load(Ordering::Relaxed);
+    Ok(synced)
+}
+
+fn copied(snapshot: &Snapshot, original: Original, id: Option<SnapshotId>, stored_bytes: u64) -> Copied {
+    let manifest = &snapshot.manifest;
+    let (source, time, bytes) = (manifest.source.clone(), manifest.time, manifest.bytes());
+    Copied { original, id, source, time, bytes, stored_bytes }
+}
+
+/// Where a snapshot was taken first: what makes two snapshots the same one in two places.
+pub fn original(repo: &Repository, snapshot: &Snapshot) -> Original {
+    snapshot.manifest.original.unwrap_or(Original { repository: repo.id, snapshot: snapshot.id })
+}
+
+/// What is to be done.
+struct Plan {
+    way: Way,
+    /// Oldest first, so that each finds the one before there.
+    to_copy: Vec<(Snapshot, Original)>,
+    already: u64,
+    remove: Vec<SnapshotId>,
+    failed: Vec<Failed>,
+}
+
+impl Plan {
+    fn make(source: &Repository, dest: &Repository, options: &SyncOptions, report: &dyn Report) -> Result<Self> {
+        let (mut here, unreadable) = source.snapshots()?;
+        let (there, unreadable_there) = dest.snapshots()?;
+        for (id, error) in &unreadable_there {
+            report.problem(Problem::new(object_name(*id), error).harming([id]));
+        }
+        let remove = mirror::plan(source, dest, &here, &unreadable, &there, options)?;
+        here.retain(|snapshot| options.filter.admits(snapshot));
+        let kept = kept(&here, options, source.env.now())?;
+        let mut copies: HashMap<Original, Vec<&Snapshot>> = HashMap::new();
+        for copy in &there {
+            copies.entry(original(dest, copy)).or_default().push(copy);
+        }
+        let mut failed: Vec<Failed> = unreadable
+            .iter()
+            .map(|(id, e)| Failed { snapshot: *id, problems: vec![Problem::new(object_name(*id), e).harming([id])] })
+            .collect();
+        let (mut to_copy, mut already) = (Vec::new(), 0);
+        for snapshot in here {
+            let original = original(source, &snapshot);
+            match copies.get(&original) {
+                Some(copies) => {
+                    already += 1;
+                    let problems: Vec<_> = copies.iter().filter_map(|copy| difference(&snapshot, copy)).collect();
+                    if !problems.is_empty() {
+                        failed.push(Failed { snapshot: snapshot.id, problems });
+                    }
+                }
+                None if kept.as_ref().is_none_or(|kept| kept.contains(&snapshot.id)) => {
+                    to_copy.push((snapshot, original));
+                }
+                None => {}
+            }
+        }
+        // Two copies of one original may lie in the source: one is enough.
+        let mut known = HashSet::new();
+        to_copy.sort_by_key(|(s, _)| (s.manifest.time, s.id));
+        to_copy.retain(|(_, original)| known.insert(*original));
+        Ok(Self { way: Way::between(source, dest), to_copy, already, remove, failed })
+    }
+
+    /// What moving it will take. Recipes are read, data is not.
+    fn estimate(
+        &self,
+        source: &Repository,
+        dest: &Repository,
+        options: &SyncOptions,
+        report: &dyn Report,
+        cancel: &Cancel,
+    ) -> Result<Estimate> {
+        let bytes = self.to_copy.iter().map(|(s, _)| s.manifest.bytes()).sum();
+        let mut estimate = Estimate { snapshots: self.to_copy.len() as u64, bytes, ..Estimate::default() };
+        if self.way == Way::Streams {
+            return Ok(estimate);
+        }
+        let (here, there) = (source.index_to_read(&Silent)?, dest.index_to_read(&Silent)?);
+        let reader = Reader::new(&here)?;
+        let (mut missing, mut packs, mut stored) = (HashSet::new(), HashSet::new(), 0);
+        report.task("Looking at what is missing", Unit::Things, Some(estimate.snapshots));
+        for (done, (snapshot, _)) in self.to_copy.iter().enumerate() {
+            for part in &snapshot.manifest.parts {
+                let walked =
+                    reader.walk(&part.recipe, transfers(source, dest, options), &Silent, cancel, &mut |e, _| {
+                        if there.usable(&e.id)?.is_none()
+                            && let Some(place) = here.usable(&e.id)?
+                            && options.shard.is_none_or(|shard| shard.admits(place.pack.as_bytes()))
+                            && missing.insert(e.id)
+                        {
+                            packs.insert(place.pack);
+                            stored += u64::from(place.stored_len);
+                        }
+                        Ok(())
+                    });
+                // An estimate goes on past what the copying will tell.
+                if walked.is_err() {
+                    cancel.check()?;
+                }
+            }
+            report.progress(done as u64 + 1);
+        }
+        estimate.chunks = Some(missing.len() as u64);
+        estimate.packs = Some(packs.len() as u64);
+        estimate.stored_bytes = Some(stored);
+        Ok(estimate)
+    }
+}
+
+/// The snapshots that the rules keep; all of them without rules.
+fn kept(snapshots: &[Snapshot], options: &SyncOptions, now: Timestamp) -> Result<Option<BTreeSet<SnapshotId>>> {
+    let Some(policy) = &options.keep else { return Ok(None) };
+    let candidates: Vec<Candidate> = snapshots.iter().map(Candidate::of).collect();
+    let groups = decide(&candidates, policy, now)?;
+    Ok(Some(groups.iter().flat_map(|g| &g.decisions).filter(|d| d.keep).map(|d| d.id).collect()))
+}
+
+/// What is wrong with a copy, by the digests that both manifests tell.
+fn difference(snapshot: &Snapshot, copy: &Snapshot) -> Option<Problem> {
+    let (one, other) = (&snapshot.manifest, &copy.manifest);
+    let data = |m: &Manifest| m.parts.iter().map(|p| (p.name.clone(), p.kind.clone(), p.digest)).collect::<Vec<_>>();
+    let same = one.whole == other.whole && data(one) == data(other) && one.source == other.source;
+    (!same).then(|| {
+        let what = format!("says it is a copy of {}, and tells other data", snapshot.id);
+        Problem::new(object_name(copy.id), what).harming([copy.id])
+    })
+}
+
+/// How many requests at once pay between the two, and fit the memory.
+fn transfers(source: &Repository, dest: &Repository, options: &SyncOptions) -> usize {
+    let wished = source.storage.transfers().max(dest.storage.transfers()).clamp(4, 32);
+    let fit = options.write.memory_bytes as u64 / 2 / source.parameters.pack_bytes.max(1);
+    wished.min((fit as usize).max(1))
+}
+
+/// What became of one snapshot.
+enum Outcome {
+    Copied { id: SnapshotId, stored_bytes: u64 },
+    Waiting,
+    Lost(Vec<Problem>),
+}
+
+/// A sync at work.
+struct Run<'r> {
+    source: &'r Repository,
+    dest: &'r Repository,
+    options: &'r SyncOptions,
+    way: Way,
+    tally: &'r Tally<'r>,
+    cancel: &'r Cancel,
+    /// Unreadable index objects that were told already.
+    told: HashSet<String>,
+}
+
+impl Run<'_> {
+    fn copy(&mut self, snapshot: &Snapshot, original: Original) -> Result<Outcome> {
+        let Self { source, dest, options, tally, cancel, .. } = *self;
+        if self.way == Way::Streams && options.shard.is_some_and(|shard| !shard.admits(original.snapshot.as_bytes())) {
+            return Ok(Outcome::Waiting);
+        }
+        // Read anew for each snapshot: a long sync outlives prunes of the source.
+        let here = source.index_to_read(tally)?;
+        let who = Writing { host: options.host.clone(), purpose: "sync".to_owned() };
+        let session = Session::begin(dest, &who, tally)?;
+        for problem in here.problems.iter().chain(&session.indexed.problems) {
+            if self.told.insert(problem.object.clone()) {
+                tally.problem(problem.clone());
+            }
+        }
+        let manifest = &snapshot.manifest;
+        let series = dest.keys.hasher.series(&manifest.host, &manifest.source);
+        let previous = predecessor(&dest.headers()?.0, &series, manifest.time);
+        let reader = Reader::new(&here)?;
+        let transfers = transfers(source, dest, options);
+        let mut copying = Copying::new(&session, &reader, &here, options, transfers, tally, cancel);
+        let moved = match self.way {
+            Way::Streams => copying.streams(snapshot, previous.as_ref().map(|(id, _)| *id))?,
+            way => copying.chunks(snapshot, way)?,
+        };
+        let (parts, mut stored) = match moved {
+            Moved::Whole { parts, stored } => (parts, stored),
+            Moved::Partly => return Ok(Outcome::Waiting),
+            Moved::Lost(problems) => return Ok(Outcome::Lost(problems)),
+        };
+        if let Err(error) = copying.prove(&parts) {
+            // Damage of the destination harms what would rely on it, and not the others.
+            return match error.kind() {
+                Kind::Damaged => Ok(Outcome::Lost(vec![copy::problem(&error).harming([snapshot.id])])),
+                _ => Err(error),
+            };
+        }
+        stored.stored_bytes = session.written_bytes();
+        let previous = previous.map(|(id, _)| id);
+        let header = Header {
+            time: manifest.time,
+            series,
+            bytes: manifest.bytes(),
+            good_bytes: manifest.shrunk_from.unwrap_or(manifest.bytes()),
+            previous,
+        };
+        let copy = Manifest {
+            previous,
+            generation: 0,
+            tool: format!("alluvium {}", env!("CARGO_PKG_VERSION")),
+            parts,
+            stored,
+            original: Some(original),
+            ..manifest.clone()
+        };
+        let id = publish(session, &header, copy, options.write, tally, cancel)?;
+        Ok(Outcome::Copied { id, stored_bytes: stored.stored_bytes })
+    }
+}
+
+/// Counts what moves, and keeps the steps of the work from telling their own progress: what people wait for is
+/// the whole.
+struct Tally<'r> {
+    report: &'r dyn Report,
+    packs: AtomicU64,
+    resealed: AtomicU64,
+    read: AtomicU64,
+    written: AtomicU64,
+    settled: AtomicU64,
+}
+
+impl<'r> Tally<'r> {
+    fn new(report: &'r dyn Report) -> Self {
+        let zero = AtomicU64::default;
+        Self { report, packs: zero(), resealed: zero(), read: zero(), written: zero(), settled: zero() }
+    }
+
+    /// So many plain bytes are settled.
+    fn settle(&self, bytes: u64) {
+        self.report.progress(self.settled.fetch_add(bytes, Ordering::Relaxed) + bytes);
+    }
+
+    fn at(&self, bytes: u64) {
+        self.settled.store(bytes, Ordering::Relaxed);
+        self.report.progress(bytes);
+    }
+}
+
+impl Report for Tally<'_> {
+    fn count(&self, counter: Counter, n: u64) {
+        match counter {
+            // Of streams on their way from one repository to the other; they are told as progress.
+            Counter::SourceBytes | Counter::RestoredBytes => return,
+            Counter::PackReadBytes => self.read.fetch_add(n, Ordering::Relaxed),
+            Counter::StoredBytes => self.written.fetch_add(n, Ordering::Relaxed),
+            _ => 0,
+        };
+        self.report.count(counter, n);
+    }
+    fn problem(&self, problem: Problem) {
+        self.report.problem(problem);
+    }
+    fn task(&self, _: &str, _: Unit, _: Option<u64>) {}
+    fn progress(&self, _: u64) {}
+    fn note(&self, text: &str) {
+        self.report.note(text);
+    }
+    fn warn(&self, text: &str) {
+        self.report.warn(text);
+    }
+}
+
+/// Snapshots by host and source.
+type Series = BTreeMap<(String, String), Vec<SnapshotId>>;
+
+fn by_series<'s>(snapshots: impl IntoIterator<Item = &'s Snapshot>) -> Series {
+    let mut series = Series::new();
+    for Snapshot { id, manifest } in snapshots {
+        series.entry((manifest.host.clone(), manifest.source.clone())).or_default().push(*id);
+    }
+    series
+}

@@ -1,0 +1,378 @@
+//! The data of one snapshot on its way into a session of the destination.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Read;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crossbeam_channel::{Receiver, bounded};
+
+use crate::env::{Cancel, lock};
+use crate::error::{Error, Kind, Result};
+use crate::format::manifest::{Part, Stored};
+use crate::format::pack::object_name;
+use crate::format::recipe::Recipe;
+use crate::id::{BlobId, PackId, SnapshotId};
+use crate::repo::Indexed;
+use crate::repo::index::{KnownPack, Location};
+use crate::repo::packer::{Shelf, take_over};
+use crate::repo::predict::Prediction;
+use crate::repo::reader::Reader;
+use crate::repo::session::Session;
+use crate::repo::snapshots::Snapshot;
+use crate::repo::writer::{StoredStream, Writer, write};
+use crate::report::{Counter, Problem, Report};
+
+use super::{SyncOptions, Tally, Way};
+
+/// Missing chunks that are gathered before they move: some 10 MB of memory, 32 GiB of a stream.
+const WINDOW: usize = 1 << 17;
+/// Pieces of a stream between the thread that reads and the one that cuts.
+const PIECES_WAITING: usize = 2;
+
+/// What became of a snapshot's data.
+pub(super) enum Moved {
+    /// It is in the destination.
+    Whole {
+        /// The parts, with their recipes there.
+        parts: Vec<Part>,
+        /// What storing them took.
+        stored: Stored,
+    },
+    /// Some of it is another shard's.
+    Partly,
+    /// Some of it the source can't give.
+    Lost(Vec<Problem>),
+}
+
+/// A snapshot's data on its way.
+pub(super) struct Copying<'c> {
+    session: &'c Session<'c>,
+    reader: &'c Reader<'c>,
+    here: &'c Indexed<'c>,
+    options: &'c SyncOptions,
+    transfers: usize,
+    tally: &'c Tally<'c>,
+    cancel: &'c Cancel,
+    /// The source's packs, once they are needed.
+    packs: Option<HashMap<PackId, KnownPack>>,
+    stored: Stored,
+    /// Chunks that another shard moves.
+    left: u64,
+    lost: Vec<Problem>,
+}
+
+impl<'c> Copying<'c> {
+    pub(super) fn new(
+        session: &'c Session<'c>,
+        reader: &'c Reader<'c>,
+        here: &'c Indexed<'c>,
+        options: &'c SyncOptions,
+        transfers: usize,
+        tally: &'c Tally<'c>,
+        cancel: &'c Cancel,
+    ) -> Self {
+        let (stored, lost) = (Stored::default(), Vec::new());
+        Self { session, reader, here, options, transfers, tally, cancel, packs: None, stored, left: 0, lost }
+    }
+
+    /// Moves the chunks that the destination lacks, by name.
+    pub(super) fn chunks(&mut self, snapshot: &Snapshot, way: Way) -> Result<Moved> {
+        let mut missing: HashMap<BlobId, u32> = HashMap::new();
+        for part in &snapshot.manifest.parts {
+            // What the walk says is the source's; what its visitor says is not, and ends the work.
+            let mut fatal = None;
+            let (reader, transfers, tally, cancel) = (self.reader, self.transfers, self.tally, self.cancel);
+            let walked = reader.walk(&part.recipe, transfers, tally, cancel, &mut |entry, depth| {
+                self.stored.chunks += 1;
+                let mut visit = || -> Result<()> {
+                    if let Some(place) = self.session.indexed.usable(&entry.id)? {
+                        self.session.rely(place.pack);
+                    } else {
+                        missing.insert(entry.id, entry.len);
+                    }
+                    if missing.len() >= WINDOW { self.settle(std::mem::take(&mut missing), way) } else { Ok(()) }
+                };
+                visit().map_err(|e| {
+                    let stop = Error::new(Kind::Interrupted, "the destination has failed");
+                    fatal = Some(e);
+                    stop
+                })?;
+                tally.settle(if depth == 0 { u64::from(entry.len) } else { 0 });
+                Ok(())
+            });
+            match (fatal, walked) {
+                (Some(e), _) => return Err(e),
+                (None, Err(e)) if e.kind() == Kind::Interrupted => return Err(e),
+                (None, Err(e)) => self.lose(&e),
+                (None, Ok(())) => {}
+            }
+        }
+        self.settle(missing, way)?;
+        Ok(self.moved(snapshot.id, || snapshot.manifest.parts.clone()))
+    }
+
+    fn moved(&mut self, snapshot: SnapshotId, parts: impl FnOnce() -> Vec<Part>) -> Moved {
+        if !self.lost.is_empty() {
+            let lost = std::mem::take(&mut self.lost);
+            return Moved::Lost(lost.into_iter().map(|problem| problem.harming([snapshot])).collect());
+        }
+        if self.left > 0 { Moved::Partly } else { Moved::Whole { parts: parts(), stored: self.stored } }
+    }
+
+    fn lose(&mut self, error: &Error) {
+        let problem = problem(error);
+        if !self.lost.contains(&problem) {
+            self.lost.push(problem);
+        }
+    }
+
+    /// Moves these chunks: as whole packs where most of a pack is missing, one by one elsewhere.
+    fn settle(&mut self, missing: HashMap<BlobId, u32>, way: Way) -> Result<()> {
+        let mut by_pack: HashMap<PackId, Vec<(BlobId, u32)>> = HashMap::new();
+        let mut singly: Vec<BlobId> = Vec::new();
+        for id in missing.into_keys() {
+            match self.place(&id)? {
+                Some(place) if self.options.shard.is_some_and(|shard| !shard.admits(place.pack.as_bytes())) => {
+                    self.left += 1;
+                }
+                Some(place) if way == Way::Packs => {
+                    by_pack.entry(place.pack).or_default().push((id, place.stored_len));
+                }
+                _ => singly.push(id),
+            }
+        }
+        let mut whole = Vec::new();
+        for (pack, blobs) in by_pack {
+            let needed: u64 = blobs.iter().map(|(_, len)| u64::from(*len)).sum();
+            match self.known(&pack)? {
+                Some(known) if needed * 2 >= known.stored_bytes => whole.push((pack, blobs)),
+                _ => singly.extend(blobs.into_iter().map(|(id, _)| id)),
+            }
+        }
+        let not_taken = self.take_packs(&whole.iter().map(|(pack, _)| *pack).collect::<Vec<_>>())?;
+        for (pack, blobs) in whole {
+            // What a damaged pack still holds whole is read blob by blob.
+            if not_taken.contains(&pack) {
+                singly.extend(blobs.into_iter().map(|(id, _)| id));
+            }
+        }
+        self.reseal(singly)
+    }
+
+    /// Where the source has a chunk: the same place each time where shards must agree on it.
+    fn place(&self, id: &BlobId) -> Result<Option<Location>> {
+        if self.options.shard.is_none() {
+            return self.here.usable(id);
+        }
+        Ok(self.here.copies(id)?.into_iter().min_by_key(|l| (self.here.is_distrusted(id, l.pack), l.pack, l.offset)))
+    }
+
+    fn known(&mut self, pack: &PackId) -> Result<Option<KnownPack>> {
+        if self.packs.is_none() {
+            self.packs = Some(self.here.repo.cache.packs()?.into_iter().map(|p| (p.id, p)).collect());
+        }
+        Ok(self.packs.as_ref().and_then(|packs| packs.get(pack).copied()))
+    }
+
+    /// Takes packs over, many at once. Returns those that the source can't give whole.
+    fn take_packs(&mut self, packs: &[PackId]) -> Result<HashSet<PackId>> {
+        let (source, session, tally) = (self.here.repo, self.session, self.tally);
+        let shelf = Shelf::new(session, tally);
+        let (next, not_taken, failure) = (AtomicUsize::new(0), Mutex::new(HashSet::new()), Mutex::new(None));
+        let blobs = Mutex::new((0, 0));
+        let work = || {
+            while let Some(&id) = packs.get(next.fetch_add(1, Ordering::Relaxed))
+                && lock(&failure).is_none()
+                && !self.cancel.is_cancelled()
+            {
+                let read = source.storage.get(&object_name(id)).and_then(|bytes| {
+                    tally.count(Counter::PackReads, 1);
+                    tally.count(Counter::PackReadBytes, bytes.len() as u64);
+                    take_over(session, source, id, bytes)
+                });
+                let Ok(pack) = read else {
+                    lock(&not_taken).insert(id);
+                    continue;
+                };
+                let held = pack.indexed.entries.iter().map(|e| u64::from(e.raw_len));
+                let (chunks, bytes) = (pack.indexed.entries.len() as u64, held.sum::<u64>());
+                match shelf.put(pack) {
+                    Ok(()) => {
+                        tally.packs.fetch_add(1, Ordering::Relaxed);
+                        let mut blobs = lock(&blobs);
+                        *blobs = (blobs.0 + chunks, blobs.1 + bytes);
+                    }
+                    Err(e) => {
+                        lock(&failure).get_or_insert(e);
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..self.transfers.min(packs.len()) {
+                scope.spawn(work);
+            }
+        });
+        // What is durable is listed, whatever became of the others: the next sync finds it.
+        let listed = shelf.finish();
+        if let Some(error) = lock(&failure).take() {
+            return Err(error);
+        }
+        listed?;
+        self.cancel.check()?;
+        let (chunks, bytes) = *lock(&blobs);
+        self.stored.new_chunks += chunks;
+        self.stored.new_bytes += bytes;
+        Ok(std::mem::take(&mut *lock(&not_taken)))
+    }
+
+    /// Reads chunks, verified, and seals them for the destination.
+    fn reseal(&mut self, ids: Vec<BlobId>) -> Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let (session, reader, transfers, tally, cancel) =
+            (self.session, self.reader, self.transfers, self.tally, self.cancel);
+        let stored = write(session, self.options.write, tally, cancel, |writer| {
+            reader.blobs(ids, transfers, tally, cancel, &mut |id, raw| match raw {
+                Ok(raw) => {
+                    tally.resealed.fetch_add(1, Ordering::Relaxed);
+                    writer.store_again(id, raw)
+                }
+                // The others go on: they are some other snapshot's, too.
+                Err(e) => {
+                    self.lose(&e);
+                    Ok(())
+                }
+            })?;
+            Ok(writer.stored())
+        })?;
+        self.stored.new_chunks += stored.new_chunks;
+        self.stored.new_bytes += stored.new_bytes;
+        Ok(())
+    }
+
+    /// Reads each part and stores it as if it came from its source.
+    pub(super) fn streams(&mut self, snapshot: &Snapshot, previous: Option<SnapshotId>) -> Result<Moved> {
+        let session = self.session;
+        let there = Reader::new(&session.indexed)?;
+        // Only a help for cutting: without it the copy is the same.
+        let previous = previous.and_then(|id| session.repo().snapshot(id).ok());
+        let mut recipes: HashMap<&str, &Recipe> = HashMap::new();
+        for part in previous.iter().flat_map(|s| &s.manifest.parts) {
+            recipes.insert(&part.name, &part.recipe);
+        }
+        let (parts, stored) = write(session, self.options.write, self.tally, self.cancel, |writer| {
+            let mut parts = Vec::with_capacity(snapshot.manifest.parts.len());
+            for part in &snapshot.manifest.parts {
+                let prediction = recipes.get(part.name.as_str()).map(|recipe| Prediction::new(there.entries(recipe)));
+                match self.stream(writer, part, prediction)? {
+                    Ok(stored) => parts.push(Part { recipe: stored.recipe, ..part.clone() }),
+                    Err(lost) => self.lose(&lost),
+                }
+            }
+            Ok((parts, writer.stored()))
+        })?;
+        self.stored = stored;
+        Ok(self.moved(snapshot.id, || parts))
+    }
+
+    /// One part. The inner error is the source's.
+    fn stream(
+        &self,
+        writer: &mut Writer<'_>,
+        part: &Part,
+        prediction: Option<Prediction<'_>>,
+    ) -> Result<Result<StoredStream, Error>> {
+        if part.digest.bytes == 0 {
+            return Ok(Ok(StoredStream { recipe: Recipe::default(), digest: part.digest }));
+        }
+        let memory = self.options.write.memory_bytes / 4;
+        let (stored, read) = std::thread::scope(|scope| {
+            let (send, pieces) = bounded(PIECES_WAITING);
+            let reading = scope.spawn(move || {
+                let read =
+                    self.reader.stream(&part.recipe, part.digest, memory, self.tally, self.cancel, &mut |bytes| {
+                        let sent = send.send(Some(bytes.to_vec()));
+                        sent.map_err(|_| Error::new(Kind::Interrupted, "the destination takes no more"))
+                    });
+                // An end that is no end must not look like one.
+                if read.is_err() {
+                    let _ = send.send(None);
+                }
+                read
+            });
+            let mut pipe = Pieces { waiting: pieces, piece: Vec::new(), at: 0, tally: self.tally };
+            let stored = writer.store(&mut pipe, prediction);
+            drop(pipe);
+            let panicked = || Err(Error::new(Kind::Failed, "the reading thread panicked"));
+            (stored, reading.join().unwrap_or_else(|_| panicked()))
+        });
+        match (stored, read) {
+            (_, Err(e)) if e.kind() != Kind::Interrupted => Ok(Err(e)),
+            (Err(e), _) | (_, Err(e)) => Err(e),
+            (Ok(stored), Ok(())) if stored.digest == part.digest => Ok(Ok(stored)),
+            (Ok(_), Ok(())) => Err(Error::new(Kind::Failed, "a stream changed on its way; nothing was published")
+                .hint("this machine computes wrongly: test its memory and processor before trusting it with backups")),
+        }
+    }
+
+    /// Finds every chunk of the copy in the destination's index, and relies on it. Its recipes are read there.
+    ///
+    /// # Errors
+    /// `Damaged` when one is not there; `Storage`, `Interrupted`.
+    pub(super) fn prove(&self, parts: &[Part]) -> Result<()> {
+        let indexed = &self.session.indexed;
+        let there = Reader::new(indexed)?;
+        for part in parts {
+            there.walk(&part.recipe, self.transfers, self.tally, self.cancel, &mut |entry, _| {
+                match indexed.usable(&entry.id)? {
+                    Some(place) if place.raw_len == entry.len => self.session.rely(place.pack),
+                    _ => {
+                        return Err(Error::damaged(
+                            format!("chunk {}", entry.id),
+                            "is not in the destination's index; the copy was not published",
+                        ));
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// An error of a repository's object as a problem. What is blamed stands in front of the first colon.
+pub(super) fn problem(error: &Error) -> Problem {
+    let text = error.to_string();
+    let text = text.strip_prefix("reading a recipe: ").unwrap_or(&text);
+    let object = text.split_once(": ").map_or(text, |(object, _)| object);
+    Problem::new(object, text)
+}
+
+/// The pieces of a stream as something to read from.
+struct Pieces<'t> {
+    /// `None` where the source has failed.
+    waiting: Receiver<Option<Vec<u8>>>,
+    piece: Vec<u8>,
+    at: usize,
+    tally: &'t Tally<'t>,
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        while self.at == self.piece.len() {
+            match self.waiting.recv() {
+                Ok(Some(piece)) => (self.piece, self.at) = (piece, 0),
+                Ok(None) => return Err(std::io::Error::other("the source repository can't give it")),
+                Err(_) => return Ok(0),
+            }
+        }
+        let n = into.len().min(self.piece.len() - self.at);
+        into[..n].copy_from_slice(&self.piece[self.at..self.at + n]);
+        self.at += n;
+        self.tally.settle(n as u64);
+        Ok(n)
+    }
+}

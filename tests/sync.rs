@@ -1,0 +1,652 @@
+//! `sync`: every way copies, once, and nothing that is not whole. Safety is enumerated: each storage call of the
+//! destination and of the source is a place to die at.
+#![allow(clippy::print_stdout, reason = "a matrix tells how many cases it had")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use alluvium::env::{Cancel, Env};
+use alluvium::error::{Kind, Result};
+use alluvium::format::keyslot::SlotKind;
+use alluvium::id::SnapshotId;
+use alluvium::ops::check::{Subset, check};
+use alluvium::ops::forget::Filter;
+use alluvium::ops::retention::{Count, Policy};
+use alluvium::ops::sync::{Mirror, SyncOptions, Synced, Way, sync};
+use alluvium::ops::{key, select};
+use alluvium::repo::Repository;
+use alluvium::report::{Collect, Counter, Silent};
+use alluvium::storage::fault::{Effect, Fault, Operation, at, on};
+use alluvium::storage::memory::Memory;
+use alluvium::storage::{Listed, Storage};
+use jiff::SignedDuration;
+use jiff::tz::TimeZone;
+
+use crate::support::{CHEAP, World, dump, forget_ids, init, noise, open, open_with, pruned, restored, take};
+
+const TO: &[u8] = b"another passphrase";
+const WAYS: [Way; 3] = [Way::Packs, Way::Chunks, Way::Streams];
+
+/// A source with a few days of two databases, and a place for copies.
+struct Scene {
+    world: Arc<World>,
+    source: Memory,
+    dest: Memory,
+}
+
+impl Scene {
+    fn new(seed: u64, way: Way) -> Self {
+        Self::of(seed, way, 4, 1500)
+    }
+
+    fn of(seed: u64, way: Way, days: usize, rows: usize) -> Self {
+        let (world, source, dest) = (World::new(seed), Memory::new(), Memory::new());
+        let repo = init(source.clone(), &world);
+        for day in 0..days {
+            world.pass(SignedDuration::from_hours(24));
+            let name = if day % 2 == 0 { "shop" } else { "wiki" };
+            take(&repo, name, &dump(rows, day)).expect("take");
+        }
+        world.pass(SignedDuration::from_hours(24));
+        partner(&repo, &dest, &world, way);
+        Self { world, source, dest }
+    }
+
+    fn open_source(&self) -> Repository {
+        open(self.source.clone(), &self.world).expect("open")
+    }
+
+    fn open_dest(&self) -> Repository {
+        open_with(self.dest.clone(), &self.world, TO).expect("open")
+    }
+}
+
+/// Makes the repository that copies go to.
+fn partner(repo: &Repository, storage: &Memory, world: &Arc<World>, way: Way) {
+    match way {
+        Way::Packs => repo.init_twin(storage, TO, "twin", CHEAP).map(drop),
+        Way::Chunks => repo.init_like(storage, TO, "like", None, CHEAP).map(drop),
+        Way::Streams => Repository::init(storage, world.as_ref(), TO, "foreign", crate::support::small()).map(drop),
+    }
+    .expect("init");
+}
+
+fn options() -> SyncOptions {
+    SyncOptions { host: "host".into(), ..SyncOptions::default() }
+}
+
+fn run(source: &Repository, dest: &Repository) -> Result<Synced> {
+    run_with(source, dest, &options())
+}
+
+fn run_with(source: &Repository, dest: &Repository, options: &SyncOptions) -> Result<Synced> {
+    sync(source, dest, options, &Silent, &Cancel::new())
+}
+
+fn check_clean(repo: &Repository, context: &str) {
+    let found =
+        check(repo, Some(Subset::ALL), &Silent, &Cancel::new()).unwrap_or_else(|e| panic!("{context}: check: {e}"));
+    assert!(found.problems.is_empty(), "{context}: {:?}", found.problems);
+}
+
+/// What a repository gives back, by source and time.
+fn contents(repo: &Repository, context: &str) -> BTreeMap<(String, String), Vec<u8>> {
+    let (snapshots, unreadable) = repo.snapshots().expect("snapshots");
+    assert!(unreadable.is_empty(), "{context}: {unreadable:?}");
+    let count = snapshots.len();
+    let contents: BTreeMap<_, _> = snapshots
+        .iter()
+        .map(|s| {
+            let data = restored(repo, s).unwrap_or_else(|e| panic!("{context}: restore of {}: {e}", s.id));
+            ((s.manifest.source.clone(), s.manifest.time.to_string()), data)
+        })
+        .collect();
+    assert_eq!(contents.len(), count, "{context}: a snapshot is there twice");
+    contents
+}
+
+fn expect_equal(source: &Repository, dest: &Repository, context: &str) {
+    assert_eq!(contents(source, context), contents(dest, context), "{context}: both give the same");
+    check_clean(source, context);
+    check_clean(dest, context);
+}
+
+fn ids(repo: &Repository) -> Vec<SnapshotId> {
+    repo.snapshots().expect("snapshots").0.iter().map(|s| s.id).collect()
+}
+
+#[test]
+fn every_way_copies_everything_once() {
+    for way in WAYS {
+        let scene = Scene::new(1, way);
+        let (source, dest) = (scene.open_source(), scene.open_dest());
+        let context = format!("{way:?}");
+        let synced = run(&source, &dest).expect("sync");
+        assert_eq!((synced.way, synced.copied.len(), synced.already), (way, 4, 0), "{context}: {synced:?}");
+        assert!(synced.failed.is_empty() && synced.written_bytes > 0 && synced.read_bytes > 0, "{context}: {synced:?}");
+        match way {
+            Way::Packs => assert!(synced.packs_copied > 0, "{context}: {synced:?}"),
+            Way::Chunks => assert!(synced.chunks_resealed > 0 && synced.packs_copied == 0, "{context}: {synced:?}"),
+            Way::Streams => assert_eq!(synced.packs_copied + synced.chunks_resealed, 0, "{context}: {synced:?}"),
+        }
+        expect_equal(&source, &dest, &context);
+        // What was stored once in the source is stored once here: a day costs what changed.
+        let (here, there) = (source.cache.totals().expect("totals"), dest.cache.totals().expect("totals"));
+        assert!(there.raw_bytes <= here.raw_bytes * 11 / 10, "{context}: {there:?} of {here:?}");
+        for copy in dest.snapshots().expect("snapshots").0 {
+            let original = copy.manifest.original.expect("a copy names its original");
+            assert_eq!(original.repository, source.id);
+            let first = source.snapshot(original.snapshot).expect("the original").manifest;
+            assert_ne!(copy.id, original.snapshot, "{context}: a copy has an id of its own");
+            let parts = |m: &alluvium::format::manifest::Manifest| m.parts.iter().map(|p| p.digest).collect::<Vec<_>>();
+            assert_eq!((parts(&copy.manifest), copy.manifest.time), (parts(&first), first.time));
+            // It is found by its original's name, too.
+            let found = dest.snapshots().expect("snapshots").0;
+            let named = select::snapshot(&found, &original.snapshot.to_string()[..12], &TimeZone::UTC).expect("found");
+            assert_eq!(named.id, copy.id);
+        }
+        // The series go on: each copy but the first names the one before.
+        let (copies, _) = dest.snapshots().expect("snapshots");
+        assert_eq!(copies.iter().filter(|c| c.manifest.previous.is_none()).count(), 2, "{context}");
+        let again = run(&source, &dest).expect("sync again");
+        assert_eq!((again.copied.len(), again.already, again.read_bytes), (0, 4, 0), "{context}: {again:?}");
+    }
+}
+
+#[test]
+fn in_sync_means_listings_and_nothing_else() {
+    for way in WAYS {
+        let scene = Scene::new(2, way);
+        let (here, there) = (Fault::new(scene.source.clone()), Fault::new(scene.dest.clone()));
+        let source = open(here.clone(), &scene.world).expect("open");
+        let dest = open_with(there.clone(), &scene.world, TO).expect("open");
+        run(&source, &dest).expect("sync");
+        let before = (here.operations(), there.operations());
+        let again = run(&source, &dest).expect("sync again");
+        assert_eq!(again.already, 4);
+        for (fault, before) in [(&here, before.0), (&there, before.1)] {
+            let calls = fault.calls().split_off(before);
+            let others: Vec<_> = calls.iter().filter(|c| c.operation != Operation::List).collect();
+            assert!(others.is_empty() && calls.len() <= 2, "{way:?}: {others:?}");
+        }
+    }
+}
+
+#[test]
+fn a_day_later_only_the_day_moves() {
+    for way in WAYS {
+        let scene = Scene::new(3, way);
+        let (source, dest) = (scene.open_source(), scene.open_dest());
+        let first = run(&source, &dest).expect("sync");
+        take(&source, "shop", &dump(1500, 5)).expect("take");
+        let day = run(&source, &dest).expect("sync");
+        assert_eq!((day.copied.len(), day.already), (1, 4), "{way:?}");
+        assert!(day.written_bytes * 2 < first.written_bytes, "{way:?}: {day:?} after {first:?}");
+        if way != Way::Streams {
+            assert!(day.read_bytes * 2 < first.read_bytes, "{way:?}: {day:?} after {first:?}");
+        }
+        expect_equal(&source, &dest, &format!("{way:?}"));
+    }
+}
+
+/// A writer at the destination and the copies share chunks, where both name them alike.
+#[test]
+fn copies_and_snapshots_of_the_destination_deduplicate() {
+    for way in [Way::Packs, Way::Chunks] {
+        let scene = Scene::new(4, way);
+        let (source, dest) = (scene.open_source(), scene.open_dest());
+        for day in [0, 2] {
+            take(&dest, "the same", &dump(1500, day)).expect("take");
+        }
+        let synced = run(&source, &dest).expect("sync");
+        let (wrote, chunks) = (synced.written_bytes, dest.cache.totals().expect("totals").raw_bytes);
+        assert!(chunks < source.cache.totals().expect("totals").raw_bytes * 13 / 10, "{way:?}: {synced:?}");
+        // And the other way round.
+        let report = Collect::default();
+        crate::support::take_with(&dest, "again", &dump(1500, 3), &report).expect("take");
+        assert_eq!(report.get(Counter::NewChunks), 0, "{way:?}: {wrote}");
+        check_clean(&dest, &format!("{way:?}"));
+    }
+}
+
+#[test]
+fn copies_of_copies_keep_the_first_original_and_never_come_back() {
+    for (first, second) in [(Way::Chunks, Way::Streams), (Way::Streams, Way::Chunks), (Way::Packs, Way::Packs)] {
+        let scene = Scene::new(5, first);
+        let (a, b) = (scene.open_source(), scene.open_dest());
+        run(&a, &b).expect("sync");
+        let third = Memory::new();
+        partner(&b, &third, &scene.world, second);
+        let c = open_with(third, &scene.world, TO).expect("open");
+        let synced = run(&b, &c).expect("sync");
+        assert_eq!(synced.copied.len(), 4);
+        for copy in c.snapshots().expect("snapshots").0 {
+            assert_eq!(copy.manifest.original.expect("a copy").repository, a.id);
+        }
+        expect_equal(&a, &c, "the copy of the copy");
+        for (from, to) in [(&b, &a), (&c, &a), (&c, &b), (&a, &c)] {
+            let back = run(from, to).expect("sync back");
+            assert_eq!((back.copied.len(), back.already), (0, 4), "nothing comes back");
+        }
+        // What the second took itself goes on in both directions.
+        scene.world.pass(SignedDuration::from_hours(24));
+        take(&b, "only here", &dump(400, 9)).expect("take");
+        assert_eq!(run(&b, &a).expect("sync back").copied.len(), 1);
+        assert_eq!(run(&a, &b).expect("sync").copied.len(), 0);
+        expect_equal(&a, &b, "both ways");
+    }
+}
+
+/// Rule R7 of the field: a source that can't give a chunk costs the snapshots that need it, and no others.
+#[test]
+fn a_damaged_pack_costs_only_the_snapshots_that_need_it() {
+    for way in WAYS {
+        let (world, storage, dest) = (World::new(6), Memory::new(), Memory::new());
+        let repo = init(storage.clone(), &world);
+        let good = take(&repo, "good", &noise(150_000, 1)).expect("take").id;
+        let before: BTreeSet<String> = storage.names().into_iter().collect();
+        let bad = take(&repo, "bad", &noise(150_000, 2)).expect("take").id;
+        let new = storage.names().into_iter().find(|n| n.starts_with("packs/") && !before.contains(n)).expect("a pack");
+        let last = take(&repo, "last", &noise(150_000, 3)).expect("take").id;
+        storage.tamper(&new, |bytes| bytes[5000] ^= 1).expect("tamper");
+        partner(&repo, &dest, &world, way);
+        let dest = open_with(dest, &world, TO).expect("open");
+        let report = Collect::default();
+        let synced = sync(&repo, &dest, &options(), &report, &Cancel::new()).expect("the others go on");
+        let copied: BTreeSet<SnapshotId> = synced.copied.iter().map(|c| c.original.snapshot).collect();
+        assert_eq!(copied, BTreeSet::from([good, last]), "{way:?}");
+        assert_eq!(synced.failed.len(), 1, "{way:?}: {synced:?}");
+        assert_eq!(synced.failed[0].snapshot, bad);
+        let problem = &synced.failed[0].problems[0];
+        assert_eq!((&problem.object, &problem.snapshots), (&new, &vec![bad.to_string()]), "{way:?}: {problem:?}");
+        assert!(report.problems().contains(problem), "{way:?}");
+        check_clean(&dest, &format!("{way:?}"));
+        assert_eq!(ids(&dest).len(), 2);
+        // Mended, it follows.
+        storage.tamper(&new, |bytes| bytes[5000] ^= 1).expect("tamper");
+        assert_eq!(run(&repo, &dest).expect("sync").copied.len(), 1, "{way:?}");
+        expect_equal(&repo, &dest, &format!("{way:?}"));
+    }
+}
+
+#[test]
+fn unreadable_manifests_and_lost_packs_are_named() {
+    for way in WAYS {
+        let scene = Scene::new(7, way);
+        let (source, dest) = (scene.open_source(), scene.open_dest());
+        let lost = ids(&source)[0];
+        let name = format!("snapshots/{lost}");
+        scene.source.tamper(&name, |bytes| bytes[200] ^= 1).expect("tamper");
+        // Not from the cache of whoever took it.
+        let source_again = scene.open_source();
+        let synced = run(&source_again, &dest).expect("sync");
+        assert_eq!((synced.copied.len(), synced.failed.len()), (3, 1), "{way:?}");
+        assert_eq!((synced.failed[0].snapshot, &synced.failed[0].problems[0].object), (lost, &name));
+        for pack in scene.source.names().iter().filter(|n| n.starts_with("packs/")) {
+            scene.source.delete(pack).expect("delete");
+        }
+        let nothing = Memory::new();
+        partner(&source, &nothing, &scene.world, way);
+        let nothing = open_with(nothing, &scene.world, TO).expect("open");
+        let synced = run(&source_again, &nothing).expect("sync");
+        assert_eq!((synced.copied.len(), synced.failed.len()), (0, 4), "{way:?}");
+        assert!(ids(&nothing).is_empty());
+    }
+}
+
+/// A copy whose manifest tells other data than its original's is told, each time.
+#[test]
+fn a_copy_that_differs_is_told() {
+    let scene = Scene::new(8, Way::Chunks);
+    let (source, dest) = (scene.open_source(), scene.open_dest());
+    run(&source, &dest).expect("sync");
+    let (copies, _) = dest.snapshots().expect("snapshots");
+    let mut manifest = copies[0].manifest.clone();
+    manifest.parts[0].digest.blake3[0] ^= 1;
+    let who = alluvium::repo::session::Writing { host: "h".into(), purpose: "snapshot".into() };
+    let session = alluvium::repo::session::Session::begin(&dest, &who, &Silent).expect("begin");
+    let header = alluvium::format::manifest::Header {
+        time: manifest.time,
+        series: [0; 32],
+        bytes: manifest.bytes(),
+        good_bytes: manifest.bytes(),
+        previous: None,
+    };
+    let evil = session.publish(&header, &manifest).expect("publish");
+    let report = Collect::default();
+    let synced = sync(&source, &dest, &options(), &report, &Cancel::new()).expect("sync");
+    assert_eq!(synced.failed.len(), 1, "{synced:?}");
+    assert_eq!(synced.failed[0].problems[0].object, format!("snapshots/{evil}"));
+    assert_eq!(report.problems().len(), 1);
+}
+
+#[test]
+fn filters_and_rules_choose() {
+    let scene = Scene::new(9, Way::Chunks);
+    let (source, dest) = (scene.open_source(), scene.open_dest());
+    let only = |sources: &[&str]| Filter { sources: sources.iter().map(|&s| s.into()).collect(), ..Filter::default() };
+    let rules = Policy { keep_last: Some(Count::N(1)), ..Policy::default() };
+    let plan = SyncOptions { keep: Some(rules.clone()), dry_run: true, ..options() };
+    let planned = run_with(&source, &dest, &plan).expect("plan");
+    let estimate = planned.plan.expect("a dry run plans");
+    assert_eq!((planned.copied.len(), estimate.snapshots), (2, 2));
+    assert!(estimate.bytes > 0 && estimate.chunks > Some(0) && estimate.packs > Some(0), "{estimate:?}");
+    assert!(ids(&dest).is_empty() && planned.copied.iter().all(|c| c.id.is_none()));
+    let chosen = SyncOptions { filter: only(&["shop"]), keep: Some(rules), ..options() };
+    let synced = run_with(&source, &dest, &chosen).expect("sync");
+    assert_eq!(synced.copied.len(), 1);
+    let copy = &dest.snapshots().expect("snapshots").0[0];
+    let newest = source.snapshots().expect("snapshots").0.into_iter().find(|s| s.manifest.source == "shop");
+    assert_eq!(copy.manifest.original.expect("a copy").snapshot, newest.expect("one").id);
+    let synced = run_with(&source, &dest, &SyncOptions { filter: only(&["wiki"]), ..options() }).expect("sync");
+    assert_eq!((synced.copied.len(), synced.already), (2, 0));
+    let nobody = SyncOptions { filter: only(&["nobody"]), ..options() };
+    assert_eq!(run_with(&source, &dest, &nobody).expect("sync").copied.len(), 0);
+}
+
+#[test]
+fn the_mirror_removes_what_was_removed_within_its_guard() {
+    let mirror = SyncOptions { mirror: Mirror::Guarded, ..options() };
+    let anyway = SyncOptions { mirror: Mirror::Anyway, ..options() };
+    for way in WAYS {
+        let scene = Scene::new(10, way);
+        let fault = Fault::new(scene.source.clone());
+        let source = open(fault.clone(), &scene.world).expect("open");
+        let dest = scene.open_dest();
+        take(&dest, "its own", &dump(300, 1)).expect("take");
+        run_with(&source, &dest, &mirror).expect("sync");
+        assert_eq!(ids(&dest).len(), 5);
+        // One of a series goes.
+        let (snapshots, _) = source.snapshots().expect("snapshots");
+        let shop: Vec<_> = snapshots.iter().filter(|s| s.manifest.source == "shop").map(|s| s.id).collect();
+        forget_ids(&source, &shop[1..]).expect("forget");
+        assert_eq!(run(&source, &dest).expect("sync").removed.len(), 0, "{way:?}: only a mirror removes");
+        let plan = SyncOptions { dry_run: true, ..mirror.clone() };
+        assert_eq!(run_with(&source, &dest, &plan).expect("plan").removed.len(), 1);
+        assert_eq!(ids(&dest).len(), 5, "{way:?}: a dry run removes nothing");
+        let gone = run_with(&source, &dest, &mirror).expect("sync").removed;
+        assert_eq!((gone.len(), ids(&dest).len()), (1, 4), "{way:?}");
+        // A short listing is no forgetting.
+        fault.when(on(Operation::List, "snapshots/"), Effect::Cut(1));
+        for options in [&mirror, &anyway] {
+            let error = run_with(&source, &dest, options).expect_err("refused");
+            assert_eq!(error.kind(), Kind::Failed, "{way:?}: {error}");
+        }
+        fault.heal();
+        // All of a series.
+        forget_ids(&source, &shop[..1]).expect("forget");
+        let error = run_with(&source, &dest, &mirror).expect_err("refused");
+        assert!(error.kind() == Kind::Failed && error.to_string().contains("`shop`"), "{way:?}: {error}");
+        assert_eq!(ids(&dest).len(), 4, "{way:?}");
+        assert_eq!(run_with(&source, &dest, &anyway).expect("sync").removed.len(), 1, "{way:?}");
+        // What the destination took itself stays, even when the source is empty.
+        let left = ids(&source);
+        forget_ids(&source, &left).expect("forget");
+        assert!(run_with(&source, &dest, &mirror).is_err());
+        run_with(&source, &dest, &anyway).expect("sync");
+        assert_eq!(ids(&dest).len(), 1, "{way:?}");
+        // The data goes with the next prune.
+        pruned(&dest).expect("prune");
+        check_clean(&dest, &format!("{way:?}"));
+    }
+}
+
+#[test]
+fn the_mirror_refuses_many_and_the_unreadable() {
+    let mirror = SyncOptions { mirror: Mirror::Guarded, ..options() };
+    let (world, storage, to) = (World::new(11), Memory::new(), Memory::new());
+    let source = init(storage.clone(), &world);
+    for day in 0..8 {
+        world.pass(SignedDuration::from_hours(24));
+        take(&source, "shop", &dump(100, day)).expect("take");
+    }
+    partner(&source, &to, &world, Way::Chunks);
+    let dest = open_with(to, &world, TO).expect("open");
+    run(&source, &dest).expect("sync");
+    let all = ids(&source);
+    storage.tamper(&format!("snapshots/{}", all[0]), |bytes| bytes[200] ^= 1).expect("tamper");
+    let afresh = open(storage.clone(), &world).expect("open");
+    let error = run_with(&afresh, &dest, &mirror).expect_err("refused");
+    assert!(error.to_string().contains("can't be read"), "{error}");
+    storage.tamper(&format!("snapshots/{}", all[0]), |bytes| bytes[200] ^= 1).expect("tamper");
+    forget_ids(&source, &all[3..]).expect("forget");
+    let error = run_with(&source, &dest, &mirror).expect_err("refused");
+    assert!(error.to_string().contains("5 of 8"), "{error}");
+    assert_eq!(ids(&dest).len(), 8);
+}
+
+#[test]
+fn a_write_only_key_is_refused_on_either_side() {
+    let scene = Scene::new(12, Way::Chunks);
+    let (source, dest) = (scene.open_source(), scene.open_dest());
+    key::add(&source, SlotKind::WriteOnly, "", b"write", CHEAP).expect("key add");
+    key::add(&dest, SlotKind::WriteOnly, "", b"write", CHEAP).expect("key add");
+    let poor_source = open_with(scene.source.clone(), &scene.world, b"write").expect("open");
+    let poor_dest = open_with(scene.dest.clone(), &scene.world, b"write").expect("open");
+    for (from, to) in [(&poor_source, &dest), (&source, &poor_dest)] {
+        let error = run(from, to).expect_err("refused");
+        assert!(error.kind() == Kind::WrongKey && error.to_string().contains("write-only"), "{error}");
+    }
+    let refused = poor_source.init_like(&Memory::new(), TO, "", None, CHEAP).expect_err("refused");
+    assert_eq!(refused.kind(), Kind::WrongKey);
+    assert_eq!(poor_source.init_twin(&Memory::new(), TO, "", CHEAP).expect_err("refused").kind(), Kind::WrongKey);
+}
+
+/// A store that does something once, when a pack is put.
+struct Interrupting<'a> {
+    inner: Memory,
+    pending: AtomicBool,
+    work: Box<dyn Fn() + Send + Sync + 'a>,
+}
+
+impl Storage for Interrupting<'_> {
+    fn put_new(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.inner.put_new(name, bytes)?;
+        if name.starts_with("packs/") && self.pending.swap(false, Ordering::SeqCst) {
+            (self.work)();
+        }
+        Ok(())
+    }
+    fn put_replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.inner.put_replace(name, bytes)
+    }
+    fn get(&self, name: &str) -> Result<Vec<u8>> {
+        self.inner.get(name)
+    }
+    fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
+        self.inner.get_range(name, offset, len)
+    }
+    fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
+        self.inner.list(prefix)
+    }
+    fn stat(&self, name: &str) -> Result<Option<u64>> {
+        self.inner.stat(name)
+    }
+    fn delete(&self, name: &str) -> Result<()> {
+        self.inner.delete(name)
+    }
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+}
+
+/// Rule I4: a prune of the destination that condemns what a running sync relies on loses nothing, and neither does
+/// one of the source that moves what is being read.
+#[test]
+fn prunes_on_both_sides_during_a_sync_lose_nothing() {
+    for way in WAYS {
+        let (world, from, to) = (World::new(13), Memory::new(), Memory::new());
+        let source = init(from.clone(), &world);
+        let data = noise(400_000, 1);
+        let more = [data.clone(), noise(200_000, 2)].concat();
+        let old = take(&source, "old", &noise(300_000, 7)).expect("take").id;
+        world.pass(SignedDuration::from_hours(1));
+        take(&source, "shop", &more).expect("take");
+        partner(&source, &to, &world, way);
+        // The destination holds most of it already, in a snapshot that is about to be forgotten.
+        let pruner = open_with(to.clone(), &world, TO).expect("open");
+        let own = take(&pruner, "own", &data).expect("take").id;
+        world.pass(SignedDuration::from_hours(1));
+        take(&pruner, "other", &dump(100, 0)).expect("take");
+        let source_pruner = open(from, &world).expect("open");
+        let work = move || {
+            forget_ids(&pruner, &[own]).expect("forget");
+            let plan = pruned(&pruner).expect("prune");
+            assert!(plan.waiting_packs > 0 && plan.waiting_for.len() == 1, "prune waits for the sync: {plan:?}");
+            assert_eq!(plan.waiting_for[0].purpose, "sync");
+            forget_ids(&source_pruner, &[old]).expect("forget");
+            pruned(&source_pruner).expect("prune of the source");
+        };
+        let storage = Arc::new(Interrupting { inner: to, pending: AtomicBool::new(false), work: Box::new(work) });
+        let dest =
+            Repository::open(Arc::clone(&storage) as _, Arc::clone(&world) as Arc<dyn Env>, TO, None).expect("open");
+        let shop = SyncOptions {
+            filter: Filter { sources: BTreeSet::from(["shop".to_owned()]), ..Filter::default() },
+            ..options()
+        };
+        storage.pending.store(true, Ordering::SeqCst);
+        let synced = run_with(&source, &dest, &shop).expect("sync");
+        assert_eq!(synced.copied.len(), 1, "{way:?}: {synced:?}");
+        assert!(!storage.pending.load(Ordering::SeqCst));
+        for round in 0..3 {
+            let copy = dest.snapshots().expect("snapshots").0.into_iter().find(|s| s.manifest.source == "shop");
+            let copy = copy.expect("the copy");
+            assert!(restored(&dest, &copy).expect("restore") == more, "{way:?}: round {round}");
+            pruned(&dest).expect("prune");
+        }
+        check_clean(&dest, &format!("{way:?}"));
+    }
+}
+
+/// The destination dies at each of its storage calls. What is there is whole; the next sync completes.
+#[test]
+fn the_destination_survives_every_crash() {
+    for way in WAYS {
+        let scene = Scene::of(14, way, 2, 700);
+        let mut crashes = 0;
+        for before in [true, false] {
+            for k in 0.. {
+                let storage = scene.dest.fork();
+                let fault = Fault::new(storage.clone());
+                let dest = open_with(fault.clone(), &scene.world, TO).expect("open");
+                let first = fault.operations();
+                fault.when(at(first + k), if before { Effect::Die } else { Effect::DieAfter });
+                let result = run(&scene.open_source(), &dest);
+                if !fault.is_off() {
+                    result.expect("without a crash the sync succeeds");
+                    break;
+                }
+                let last = fault.calls().last().map(|c| format!("{:?} {}", c.operation, c.name)).unwrap_or_default();
+                judge(&scene, &storage, &format!("{way:?}: call {k} ({last}), before it: {before}"));
+                crashes += 1;
+            }
+        }
+        println!("crash matrix: sync into a destination, {way:?}: {crashes} crashes survived");
+        assert!(crashes > 10);
+    }
+}
+
+fn judge(scene: &Scene, storage: &Memory, context: &str) {
+    let (source, dest) = (scene.open_source(), open_with(storage.clone(), &scene.world, TO).expect("open"));
+    check_clean(&dest, context);
+    let (all, there) = (contents(&source, context), contents(&dest, context));
+    for (name, data) in &there {
+        assert_eq!(all.get(name), Some(data), "{context}: {name:?} is not what it was");
+    }
+    let synced = run(&source, &dest).unwrap_or_else(|e| panic!("{context}: sync again: {e}"));
+    assert_eq!((synced.copied.len(), synced.already as usize), (all.len() - there.len(), there.len()), "{context}");
+    scene.world.pass(SignedDuration::from_hours(2));
+    pruned(&dest).unwrap_or_else(|e| panic!("{context}: prune: {e}"));
+    check_clean(&dest, context);
+    assert_eq!(all, contents(&dest, context), "{context}");
+    assert!(storage.list("sessions/").expect("list").is_empty(), "{context}: sessions are left");
+}
+
+/// The source dies at each of its storage calls: nothing incomplete is published, and the next sync completes.
+#[test]
+fn the_source_may_die_at_every_call() {
+    for way in WAYS {
+        let scene = Scene::of(15, way, 2, 700);
+        let mut deaths = 0;
+        for k in 0.. {
+            let storage = scene.dest.fork();
+            let dest = open_with(storage.clone(), &scene.world, TO).expect("open");
+            let fault = Fault::new(scene.source.clone());
+            let source = open(fault.clone(), &scene.world).expect("open");
+            fault.when(at(fault.operations() + k), Effect::Die);
+            let result = run(&source, &dest);
+            if !fault.is_off() {
+                assert!(result.expect("without a death the sync succeeds").failed.is_empty());
+                break;
+            }
+            // Either it has failed, or it names what could not be copied.
+            assert!(result.map_or(true, |s| !s.failed.is_empty()), "{way:?}: call {k}");
+            judge(&scene, &storage, &format!("{way:?}: the source died at call {k}"));
+            deaths += 1;
+        }
+        println!("crash matrix: sync from a source, {way:?}: {deaths} deaths survived");
+        assert!(deaths > 5);
+    }
+}
+
+#[test]
+fn shards_are_disjoint_and_complete_in_any_order() {
+    for way in WAYS {
+        for order in [[1, 2, 3], [3, 1, 2]] {
+            let scene = Scene::new(16, way);
+            let fault = Fault::new(scene.source.clone());
+            let source = open(fault.clone(), &scene.world).expect("open");
+            let mut moved = (0, 0);
+            for part in order {
+                // Each on a machine of its own.
+                let dest = scene.open_dest();
+                let options = SyncOptions { shard: Some(Subset { part, of: 3 }), ..options() };
+                let synced = run_with(&source, &dest, &options).expect("sync");
+                assert!(synced.failed.is_empty());
+                assert_eq!(synced.copied.len() + (synced.already + synced.waiting) as usize, 4, "{way:?}: {synced:?}");
+                moved = (moved.0 + synced.packs_copied, moved.1 + synced.chunks_resealed);
+                check_clean(&dest, &format!("{way:?}: after part {part}"));
+            }
+            let dest = scene.open_dest();
+            let before = dest.index(&Silent).expect("index").repo.cache.totals().expect("totals");
+            let last = run(&source, &dest).expect("sync");
+            assert_eq!((last.packs_copied, last.chunks_resealed, last.written_bytes), (0, 0, 0), "{way:?}: {last:?}");
+            assert_eq!(before, dest.cache.totals().expect("totals"));
+            // No pack was fetched whole twice.
+            let mut fetched = BTreeSet::new();
+            for call in fault.calls().iter().filter(|c| c.operation == Operation::Get && c.name.starts_with("packs/")) {
+                assert!(fetched.insert(call.name.clone()), "{way:?}: {} was read twice", call.name);
+            }
+            assert!(moved.0 + moved.1 > 0 || way == Way::Streams);
+            expect_equal(&source, &dest, &format!("{way:?}: order {order:?}"));
+        }
+    }
+}
+
+/// The other way round: what a check of the first repository gave up comes back from the copy.
+#[test]
+fn a_damaged_repository_is_healed_from_its_copy() {
+    for way in WAYS {
+        let scene = Scene::new(17, way);
+        let (source, dest) = (scene.open_source(), scene.open_dest());
+        run(&source, &dest).expect("sync");
+        let before = contents(&source, "before");
+        for pack in scene.source.names().iter().filter(|n| n.starts_with("packs/")) {
+            scene.source.tamper(pack, |bytes| bytes[2000] ^= 1).expect("tamper");
+        }
+        let found = check(&source, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
+        let harmed: BTreeSet<SnapshotId> =
+            found.problems.iter().flat_map(|p| &p.snapshots).map(|id| id.parse().expect("an id")).collect();
+        assert!(!harmed.is_empty());
+        forget_ids(&source, &harmed.iter().copied().collect::<Vec<_>>()).expect("forget");
+        let back = run(&dest, &source).expect("sync back");
+        assert_eq!(back.copied.len(), harmed.len(), "{way:?}: {back:?}");
+        assert_eq!(contents(&source, "after"), before, "{way:?}");
+        pruned(&source).expect("prune");
+        check_clean(&source, &format!("{way:?}"));
+        let mirror = SyncOptions { mirror: Mirror::Guarded, ..options() };
+        let again = run_with(&source, &dest, &mirror).expect("sync");
+        assert_eq!((again.copied.len(), again.removed.len()), (0, 0), "{way:?}: nobody takes it for something else");
+    }
+}
