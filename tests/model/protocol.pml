@@ -244,6 +244,7 @@ inline publish_new() {
     :: keep && !new_index[1] && !has(held, 6) -> new_index[1] = keep
     :: keep && !new_index[2] && !has(held, 7) -> new_index[2] = keep
     :: keep && !new_index[3] && !has(held, 8) -> new_index[3] = keep
+    :: else -> assert(false)                          /* the model is too small */
     fi;
     keep = 0
 }
