@@ -3,7 +3,7 @@
 //! Each needed chunk is resolved to one copy, the best there is; other copies count as unused. Marks are
 //! kept per pack as offsets, 4 bytes a needed chunk, and recipe chunks that snapshots share are walked once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
@@ -13,6 +13,7 @@ use crate::id::{BlobId, PackId, SnapshotId};
 use crate::repo::Indexed;
 use crate::repo::index::Location;
 use crate::repo::reader::Reader;
+use crate::repo::rules::Rule;
 use crate::repo::snapshots::Snapshot;
 use crate::report::{Problem, Report, Unit};
 
@@ -21,6 +22,8 @@ use crate::report::{Problem, Report, Unit};
 pub struct Marks {
     /// Offsets of the needed blobs, by pack.
     pub used: HashMap<PackId, HashSet<u32>>,
+    /// Packs that hold any copy of what is needed, those that are not marked included.
+    pub holders: BTreeSet<PackId>,
     /// What is needed and can't be had, with the snapshots that need it.
     pub missing: Vec<Problem>,
 }
@@ -37,7 +40,8 @@ pub struct Lost {
     pub what: String,
 }
 
-/// Walks `snapshots` and marks what they need, each chunk at the best copy in which `flaw` finds nothing.
+/// Walks `snapshots` and marks what they need, each chunk at the best copy in which `flaw` finds nothing. Where all
+/// copies are condemned, each of them is marked: which one another prune is about to delete, nobody here knows.
 ///
 /// # Errors
 /// `Storage`, `Interrupted`. Missing and damaged data are not errors but [`Marks::missing`].
@@ -101,8 +105,9 @@ impl Walk<'_> {
                 lost.extend(self.recipe_chunk(&entry.id, depth)?);
                 continue;
             }
-            match self.find(&entry.id)? {
-                Ok(location) => self.mark(&location),
+            let copies = self.indexed.copies(&entry.id)?;
+            match self.find(&entry.id, &copies) {
+                Ok(location) => self.mark(&entry.id, &location, &copies),
                 Err(Lost { object, what }) => lost.push((object, what)),
             }
         }
@@ -111,23 +116,33 @@ impl Walk<'_> {
         Ok(lost)
     }
 
-    fn mark(&mut self, location: &Location) {
-        self.marks.used.entry(location.pack).or_default().insert(location.offset);
+    /// Marks the copy that was found, the best of `copies`.
+    fn mark(&mut self, id: &BlobId, found: &Location, copies: &[Location]) {
+        let all = self.indexed.repo.rules.keep(Rule::SpareCopies);
+        let mut mark = |copy: &Location| {
+            self.marks.used.entry(copy.pack).or_default().insert(copy.offset);
+        };
+        mark(found);
+        if all && self.indexed.is_condemned(found.pack) {
+            copies.iter().filter(|copy| (self.flaw)(id, copy).is_none()).for_each(mark);
+        }
+        self.marks.holders.extend(copies.iter().filter(|_| all).map(|copy| copy.pack));
+        self.marks.holders.insert(found.pack);
     }
 
     /// The best copy in which `flaw` finds nothing.
-    fn find(&self, id: &BlobId) -> Result<std::result::Result<Location, Lost>> {
+    fn find(&self, id: &BlobId, copies: &[Location]) -> std::result::Result<Location, Lost> {
         let mut lost = None;
-        for copy in self.indexed.copies(id)? {
-            match (self.flaw)(id, &copy) {
-                None => return Ok(Ok(copy)),
+        for copy in copies {
+            match (self.flaw)(id, copy) {
+                None => return Ok(*copy),
                 Some(what) => lost.get_or_insert(Lost { object: object_name(copy.pack), what }),
             };
         }
-        Ok(Err(lost.unwrap_or_else(|| Lost {
+        Err(lost.unwrap_or_else(|| Lost {
             object: format!("chunk {id}"),
             what: "is in no pack that the index lists".to_owned(),
-        })))
+        }))
     }
 
     /// Marks a chunk of a recipe, at the copy that can really be read, and what it lists.
@@ -136,7 +151,8 @@ impl Walk<'_> {
             return Ok(lost.clone());
         }
         let mut problem = None;
-        for copy in self.indexed.copies(id)? {
+        let copies = self.indexed.copies(id)?;
+        for &copy in &copies {
             let read = match (self.flaw)(id, &copy) {
                 Some(what) => Err(Lost { object: object_name(copy.pack), what }),
                 None => match self.reader.copy(id, &copy).and_then(|raw| decoded(id, &raw)) {
@@ -149,7 +165,7 @@ impl Walk<'_> {
             };
             match read {
                 Ok(entries) => {
-                    self.mark(&copy);
+                    self.mark(id, &copy, &copies);
                     let lost = self.entries(&entries, depth - 1)?;
                     self.recipes.insert((*id, depth), lost.clone());
                     return Ok(lost);

@@ -229,7 +229,7 @@ impl<'r> Survey<'r> {
         }
         let (number, generation) = repo.probe_generation()?;
         // An unreadable generation: what it condemned was unused, so all that is unused is condemned anew.
-        let indexed = repo.index_at(number, generation.unwrap_or_default(), report)?;
+        let indexed = repo.index_proven(number, generation.unwrap_or_default(), report)?;
         if let Some(problem) = indexed.problems.first() {
             return Err(refused(&problem.object, &problem.what));
         }
@@ -459,11 +459,14 @@ impl Work<'_, '_> {
         let mut state = state.unwrap_or_default();
         let sizes: HashMap<PackId, u64> = self.survey.packs.iter().map(|p| (p.id, p.size)).collect();
         let is_gone = |pack: PackId| -> Result<bool> { Ok(self.repo.storage.stat(&object_name(pack))?.is_none()) };
+        // Another prune may list again what is gone: it must go on being known as condemned.
+        self.repo.index_at(number, state.clone(), self.report)?;
+        let listed: HashSet<PackId> = self.repo.cache.packs()?.into_iter().map(|p| p.id).collect();
         // A pack that was condemned once stays condemned until it is gone: another prune may be about to
         // delete it, so nobody may ever rely on it again. What turns out to be needed is repacked.
         let mut condemned = Vec::new();
         for before in state.condemned.drain(..).filter(|_| self.repo.rules.keep(Rule::StayCondemned)) {
-            if !is_gone(before.pack)? || self.survey.ghosts.contains(&before.pack) {
+            if !is_gone(before.pack)? || listed.contains(&before.pack) || self.survey.ghosts.contains(&before.pack) {
                 condemned.push(before);
             }
         }
@@ -505,12 +508,17 @@ impl Work<'_, '_> {
             snapshots.into_iter().filter(|s| again && !self.survey.snapshots.contains(&s.id)).collect();
         let mut rescued = HashSet::new();
         if !new.is_empty() {
-            let indexed = self.repo.index(self.report)?;
+            let (number, state) = self.repo.newest_generation()?;
+            let indexed = self.repo.index_proven(number, state, self.report)?;
+            if let Some(problem) = indexed.problems.first() {
+                return Err(refused(&problem.object, &problem.what));
+            }
             let marks = mark(&indexed, &new, &|_, _| None, self.report, self.cancel)?;
             if let Some(missing) = marks.missing.first() {
                 return Err(refused(&missing.object, &missing.what));
             }
-            rescued.extend(marks.used.into_keys());
+            // Every copy is spared: which of two a sleeping prune is about to delete can't be known here.
+            rescued.extend(marks.holders);
         }
         let doomed: BTreeMap<PackId, u64> =
             ready.into_iter().filter(|c| !rescued.contains(&c.pack)).map(|c| (c.pack, c.size)).collect();

@@ -8,13 +8,15 @@
 //! |---|---|
 //! | `sessions/` | the heartbeat of a session that does not exist |
 //! | `snapshots/` | the fence of a session that does not exist |
+//! | `index/` | an index object that lists nothing |
 
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{Beat, SESSION_PREFIX, beat_name};
+use crate::format::index::{self, IndexObject};
 use crate::format::{ObjectKind, manifest};
-use crate::id::SnapshotId;
+use crate::id::{IndexId, SnapshotId};
 use crate::storage::Listed;
 
 use super::Repository;
@@ -22,7 +24,7 @@ use super::fence::fence_bytes;
 use super::rules::Rule;
 
 /// How often a listing is asked for before prune gives up.
-const LOOKS: u32 = 4;
+pub(super) const LOOKS: u32 = 4;
 /// What a canary's id begins with. No random id does: one in 2^64.
 const CANARY: [u8; 8] = [0xff; 8];
 
@@ -50,6 +52,20 @@ impl Repository {
     pub fn list_snapshots_proven(&self) -> Result<BTreeSet<SnapshotId>> {
         let listed = self.prove(manifest::PREFIX, manifest::object_name, |name| fence_bytes(self, name))?;
         Ok(super::snapshots::ids(&listed))
+    }
+
+    /// The index objects, as they are now or later.
+    ///
+    /// # Errors
+    /// `Storage`; `Damaged` when the listing stays behind.
+    pub fn list_index_proven(&self) -> Result<BTreeSet<IndexId>> {
+        let nothing = IndexObject { keys: Vec::new(), packs: Vec::new() }.encode();
+        let listed = self.prove(
+            "index/",
+            |id| index::object_name(IndexId(id.0)),
+            |name| self.seal_object(ObjectKind::Index, name, &nothing),
+        )?;
+        Ok(super::index_ids(&listed))
     }
 
     fn prove(

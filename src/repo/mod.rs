@@ -45,6 +45,7 @@ use crate::transform::hash::stream_digest;
 
 use index::{Index, Location};
 use keys::{KdfCost, Keys, NewSlot};
+use listing::LOOKS;
 use parallel::{at_once, each};
 use rules::{Rule, Rules};
 use seen::Seen;
@@ -64,6 +65,13 @@ pub struct InitOptions {
 pub const CHUNK_BYTES: u32 = 256 << 10;
 /// The default pack size.
 pub const PACK_BYTES: u64 = 16 << 20;
+/// Every generation whose number is a multiple of this stays for ever.
+const MILESTONE: u64 = 64;
+
+fn next_milestone(number: u64) -> u64 {
+    (number / MILESTONE + 1) * MILESTONE
+}
+
 /// Index objects that are held while the local cache is filled.
 const OBJECTS_AT_ONCE: usize = 256;
 /// Average chunk of a recipe: small, since a recipe changes where its stream does.
@@ -271,7 +279,7 @@ impl Repository {
     /// # Errors
     /// `Storage`.
     pub fn list_index(&self) -> Result<BTreeSet<IndexId>> {
-        Ok(self.storage.list("index/")?.iter().filter_map(|o| o.name.strip_prefix("index/")?.parse().ok()).collect())
+        Ok(index_ids(&self.storage.list("index/")?))
     }
 
     /// The packs that the storage lists.
@@ -316,7 +324,11 @@ impl Repository {
     pub fn probe_generation(&self) -> Result<(u64, Result<Generation>)> {
         let mut number =
             self.storage.list(GENERATION_PREFIX)?.iter().filter_map(|o| generation_of(&o.name)).max().unwrap_or(0);
-        while self.storage.stat(&generation_name(number + 1))?.is_some() {
+        let exists = |number| -> Result<bool> { Ok(self.storage.stat(&generation_name(number))?.is_some()) };
+        while exists(next_milestone(number))? {
+            number = next_milestone(number);
+        }
+        while exists(number + 1)? {
             number += 1;
         }
         if number == 0 {
@@ -349,13 +361,16 @@ impl Repository {
         Ok(())
     }
 
-    /// Only the newest counts; the one before stays, for a listing that is a moment old. The oldest go first and the
-    /// first that stays ends it, so that those which exist have no gap: whoever knows one finds the newest by
-    /// asking for the next. What can't be deleted only takes room.
+    /// Only the newest counts. The others stay as a path to it: whoever knows any of them, or none, finds the newest by
+    /// name, however old the listing is that he was shown. So every milestone stays for ever, and after the last one
+    /// all. What can't be deleted only takes room.
     fn forget_generations(&self, newest: u64) {
         let Ok(listed) = self.storage.list(GENERATION_PREFIX) else { return };
-        let old: BTreeSet<u64> =
-            listed.iter().filter_map(|o| generation_of(&o.name)).filter(|n| n + 1 < newest).collect();
+        let old: BTreeSet<u64> = listed
+            .iter()
+            .filter_map(|o| generation_of(&o.name))
+            .filter(|n| n % MILESTONE != 0 && n + 2 * MILESTONE < newest)
+            .collect();
         for number in old {
             if self.storage.delete(&generation_name(number)).is_err() {
                 return;
@@ -395,14 +410,53 @@ impl Repository {
     /// # Errors
     /// `Storage`.
     pub fn index_at(&self, number: u64, state: Generation, report: &dyn Report) -> Result<Indexed<'_>> {
-        let problems = self.refresh(report)?;
+        self.index_listed(number, state, report, &|| self.list_index())
+    }
+
+    /// As [`index_at`](Self::index_at), by a listing that is not older than this call: for prune, which takes a pack
+    /// that no index lists for garbage.
+    ///
+    /// # Errors
+    /// `Storage`; `Damaged` when the listing stays behind.
+    pub fn index_proven(&self, number: u64, state: Generation, report: &dyn Report) -> Result<Indexed<'_>> {
+        self.index_listed(number, state, report, &|| self.list_index_proven())
+    }
+
+    fn index_listed(
+        &self,
+        number: u64,
+        state: Generation,
+        report: &dyn Report,
+        list: &dyn Fn() -> Result<BTreeSet<IndexId>>,
+    ) -> Result<Indexed<'_>> {
+        let problems = self.refresh(list, report)?;
         Ok(Indexed { repo: self, generation: number, trust: Trust::new(&state, self.rules), state, problems })
     }
 
     /// Loads new index objects and drops those that are gone. New ones first: between the two, a pack
     /// that was listed stays listed.
-    fn refresh(&self, report: &dyn Report) -> Result<Vec<Problem>> {
-        let listed = self.list_index()?;
+    ///
+    /// An object that is listed and gone was replaced meanwhile. What replaced it was durable before, and may be newer
+    /// than the listing: so it is listed again.
+    fn refresh(&self, list: &dyn Fn() -> Result<BTreeSet<IndexId>>, report: &dyn Report) -> Result<Vec<Problem>> {
+        for _ in 1..LOOKS {
+            let (problems, vanished) = self.refresh_once(&list()?, report)?;
+            if vanished.is_none() {
+                return Ok(problems);
+            }
+        }
+        let (mut problems, vanished) = self.refresh_once(&list()?, report)?;
+        problems.extend(vanished.map(|id| {
+            Problem::new(
+                crate::format::index::object_name(id),
+                "is listed again and again, and gone: the listing is behind",
+            )
+        }));
+        Ok(problems)
+    }
+
+    fn refresh_once(&self, listed: &BTreeSet<IndexId>, report: &dyn Report) -> Result<(Vec<Problem>, Option<IndexId>)> {
+        let mut vanished = None;
         let loaded = self.cache.loaded()?;
         let missing: Vec<_> = listed.iter().filter(|id| !loaded.contains(*id)).copied().collect();
         if missing.len() > 8 {
@@ -416,9 +470,7 @@ impl Repository {
             for (&id, read) in group.iter().zip(read) {
                 match read {
                     Ok(object) => objects.push((id, object)),
-                    // Replaced since it was listed; what replaced it was durable before, so it is in this listing
-                    // or the next.
-                    Err(e) if e.kind() == Kind::NotFound => {}
+                    Err(e) if e.kind() == Kind::NotFound => vanished = Some(id),
                     // One bad block of a disk is no reason to do without all that the others list.
                     Err(e) => problems.push(Problem::new(crate::format::index::object_name(id), &e)),
                 }
@@ -444,8 +496,13 @@ impl Repository {
         if !gone.is_empty() {
             self.cache.remove(&gone)?;
         }
-        Ok(problems)
+        Ok((problems, vanished))
     }
+}
+
+/// The ids of the objects of `index/`.
+fn index_ids(listed: &[Listed]) -> BTreeSet<IndexId> {
+    listed.iter().filter_map(|o| o.name.strip_prefix("index/")?.parse().ok()).collect()
 }
 
 /// Deletes the local cache of the repository in `storage`: the cure for a damaged one.

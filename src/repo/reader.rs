@@ -55,8 +55,8 @@ pub type Take<'t> = &'t mut dyn FnMut(BlobId, Result<Vec<u8>>) -> Result<()>;
 /// Reads blobs, recipes and streams.
 pub struct Reader<'r> {
     indexed: &'r Indexed<'r>,
-    /// An index read afresh, once something was not where the first one said.
-    fresh: Mutex<Option<Indexed<'r>>>,
+    /// Held while the index is read again, since something was not where it was said to be.
+    reading_again: Mutex<()>,
 }
 
 impl<'r> Reader<'r> {
@@ -66,7 +66,7 @@ impl<'r> Reader<'r> {
     /// `WrongKey` from a write-only slot.
     pub fn new(indexed: &'r Indexed<'r>) -> Result<Self> {
         indexed.repo.keys.require_full("reading stored data")?;
-        Ok(Self { indexed, fresh: Mutex::new(None) })
+        Ok(Self { indexed, reading_again: Mutex::new(()) })
     }
 
     /// One blob, from any copy that is whole.
@@ -81,25 +81,32 @@ impl<'r> Reader<'r> {
         }
     }
 
-    /// Reads the index again and tries the copies that were not tried.
+    /// Reads the index again, as long as it shows a copy that was not tried: one prune may move a chunk twice.
     fn blob_elsewhere(&self, id: &BlobId, tried: &[Location], problem: Option<Error>) -> Result<Vec<u8>> {
-        let mut fresh = lock(&self.fresh);
-        let fresh = match &mut *fresh {
-            Some(fresh) => fresh,
-            none => none.insert(self.indexed.repo.index_to_read(&Silent)?),
-        };
-        let mut copies = fresh.copies(id)?;
-        copies.retain(|copy| !tried.iter().any(|t| t.pack == copy.pack));
-        self.first_whole(id, &copies)?.map_err(|later| {
-            // A bad block under the only copy is damage, too.
-            later.or(problem).map_or_else(
-                || {
-                    Error::damaged(format!("chunk {id}"), "is in no pack that the index lists")
-                        .hint("`alluvium repair index` reads the packs themselves")
-                },
-                |e| e.as_kind(Kind::Damaged),
-            )
-        })
+        let (mut tried, mut problem) = (tried.to_vec(), problem);
+        loop {
+            let fresh = {
+                let _one_at_a_time = lock(&self.reading_again);
+                self.indexed.repo.index_to_read(&Silent)?
+            };
+            let mut copies = fresh.copies(id)?;
+            copies.retain(|copy| !tried.iter().any(|t| t.pack == copy.pack));
+            if copies.is_empty() {
+                // A bad block under the only copy is damage, too.
+                return Err(problem.map_or_else(
+                    || {
+                        Error::damaged(format!("chunk {id}"), "is in no pack that the index lists")
+                            .hint("`alluvium repair index` reads the packs themselves")
+                    },
+                    |e| e.as_kind(Kind::Damaged),
+                ));
+            }
+            match self.first_whole(id, &copies)? {
+                Ok(raw) => return Ok(raw),
+                Err(later) => problem = later.or(problem),
+            }
+            tried.extend(copies);
+        }
     }
 
     /// The first copy that opens. The inner error is what is wrong with the first that does not.

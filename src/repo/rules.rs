@@ -22,6 +22,8 @@ pub enum Rule {
     Fence,
     /// I4: snapshots published since the survey are marked before anything is deleted.
     MarkAgain,
+    /// I4: where several copies of a needed chunk may be about to go, all of them are spared.
+    SpareCopies,
     /// I4: a publication whose outcome is not known is settled before the session ends.
     Settle,
     /// I4: the listings that a deletion rests on are not older than the condemnation.
@@ -38,7 +40,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::IndexBeforeManifest,
         Self::Register,
         Self::AvoidCondemned,
@@ -47,6 +49,7 @@ impl Rule {
         Self::Wait,
         Self::Fence,
         Self::MarkAgain,
+        Self::SpareCopies,
         Self::Settle,
         Self::ProveListing,
         Self::PacksThere,

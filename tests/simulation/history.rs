@@ -121,7 +121,7 @@ pub fn play(seed: u64, without: Option<Rule>, write_down: bool) -> Played {
     let pool = Pool::get();
     let mut random = Random(seed.wrapping_mul(0xA076_1D64_78BD_642F) ^ 0x5EED);
     let climate = climate(&mut random);
-    let machines = 2 + random.below(3) as usize;
+    let machines = 2 + random.below(4) as usize;
     let truth = pool.storage.fork();
     let stage = Stage::new(truth.clone(), climate, random.next(), machines, write_down);
     let ledger = Mutex::new(Ledger::default());
@@ -132,7 +132,7 @@ pub fn play(seed: u64, without: Option<Rule>, write_down: bool) -> Played {
             let role = match machine {
                 0 => Role::Keeper,
                 1 => Role::Writer,
-                _ => [Role::Writer, Role::Keeper, Role::WriteOnly][random.below(3) as usize],
+                _ => [Role::Writer, Role::Keeper, Role::Keeper, Role::WriteOnly][random.below(4) as usize],
             };
             let skew = if random.chance(400) { random.below(20_000) as i64 - 10_000 } else { 0 };
             let power = Power::new(skew, start);
