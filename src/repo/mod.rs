@@ -291,21 +291,32 @@ impl Repository {
     /// # Errors
     /// `Storage`.
     pub fn probe_generation(&self) -> Result<(u64, Result<Generation>)> {
-        let mut number =
-            self.storage.list(GENERATION_PREFIX)?.iter().filter_map(|o| generation_of(&o.name)).max().unwrap_or(0);
-        while self.storage.stat(&generation_name(number + 1))?.is_some() {
-            number += 1;
+        let mut before = 0;
+        loop {
+            let mut number = self.listed_generation()?;
+            while self.storage.stat(&generation_name(number + 1))?.is_some() {
+                number += 1;
+            }
+            if number == 0 {
+                return Ok((0, Ok(Generation::default())));
+            }
+            let name = generation_name(number);
+            let state = self
+                .storage
+                .get(&name)
+                .and_then(|bytes| self.open_object(ObjectKind::Generation, &name, &bytes))
+                .and_then(|plain| Generation::decode(&plain).map_err(|e| e.in_object(&name)));
+            match &state {
+                // Others have published two more since the listing, and deleted this one.
+                Err(e) if e.kind() == Kind::NotFound && number > before => before = number,
+                _ => return Ok((number, state)),
+            }
         }
-        if number == 0 {
-            return Ok((0, Ok(Generation::default())));
-        }
-        let name = generation_name(number);
-        let state = self
-            .storage
-            .get(&name)
-            .and_then(|bytes| self.open_object(ObjectKind::Generation, &name, &bytes))
-            .and_then(|plain| Generation::decode(&plain).map_err(|e| e.in_object(&name)));
-        Ok((number, state))
+    }
+
+    /// The highest number that a listing shows.
+    fn listed_generation(&self) -> Result<u64> {
+        Ok(self.storage.list(GENERATION_PREFIX)?.iter().filter_map(|o| generation_of(&o.name)).max().unwrap_or(0))
     }
 
     /// Publishes generation `number`, exclusively: of two prunes, one succeeds.
@@ -315,13 +326,19 @@ impl Repository {
     pub fn publish_generation(&self, number: u64, state: &Generation) -> Result<()> {
         let name = generation_name(number);
         let object = self.seal_object(ObjectKind::Generation, &name, &state.encode());
+        let late = || {
+            Error::new(Kind::Busy, format!("another prune or check published {name} first; nothing was deleted"))
+                .hint("let it finish, then try again")
+        };
         self.storage.put_new(&name, &object).map_err(|error| match error.kind() {
-            Kind::AlreadyExists => {
-                Error::new(Kind::Busy, format!("another prune or check published {name} first; nothing was deleted"))
-                    .hint("let it finish, then try again")
-            }
+            Kind::AlreadyExists => late(),
             _ => error,
         })?;
+        // Whoever was asleep may get a name that others have used, and deleted two generations later. Then a newer
+        // one is there, and this one counts for nothing.
+        if self.listed_generation()? > number {
+            return Err(late());
+        }
         // Only the newest counts; the one before stays for the curious.
         if number > 2 { self.storage.delete(&generation_name(number - 2)) } else { Ok(()) }
     }
