@@ -583,3 +583,18 @@ fn init_refuses_a_repository_and_wrong_passphrases_open_nothing() {
     let nowhere = open(Memory::new(), &world).err().expect("nothing there");
     assert_eq!(nowhere.kind(), Kind::NoRepository);
 }
+
+/// A prune that slept while others published three generations finds its number free again: two generations later the
+/// old name was deleted. What it publishes then counts for nothing, and it must know.
+#[test]
+fn a_generation_that_comes_too_late_is_refused() {
+    let (storage, world) = (Memory::new(), World::new(30));
+    let repo = init(storage, &world);
+    let empty = alluvium::format::coordination::Generation::default();
+    for number in 1..=3 {
+        repo.publish_generation(number, &empty).expect("published");
+    }
+    let error = repo.publish_generation(1, &empty).expect_err("too late");
+    assert_eq!(error.kind(), Kind::Busy, "{error}");
+    assert_eq!(repo.newest_generation().expect("the newest").0, 3);
+}

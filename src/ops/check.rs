@@ -485,7 +485,7 @@ fn set_aside(
         return Ok(());
     }
     let (mut number, mut state) = (indexed.generation, indexed.state.clone());
-    let mut attempts = shard.map_or(1, |shard| shard.of.saturating_add(1));
+    let mut attempts = shard.map_or(1, |shard| shard.of.saturating_mul(2));
     loop {
         let mut before = state.distrusted.clone();
         before.sort_by_key(|d| d.pack);

@@ -111,7 +111,7 @@ pub struct Copied {
     pub time: Timestamp,
     /// Plain bytes.
     pub bytes: u64,
-    /// Bytes of the packs that it took.
+    /// Bytes of the packs that were written with it; what small snapshots after it lack may have come along.
     pub stored_bytes: u64,
 }
 
@@ -211,10 +211,10 @@ pub fn sync(
         report.task("Copying", Unit::Bytes, Some(bytes));
     }
     let mut settled = 0;
-    for (snapshot, original) in &plan.to_copy {
+    for (number, (snapshot, original)) in plan.to_copy.iter().enumerate() {
         cancel.check()?;
         tally.at(settled);
-        match run.copy(snapshot, *original)? {
+        match run.copy(snapshot, *original, &plan.to_copy[number + 1..])? {
             Outcome::Copied { id, stored_bytes } => {
                 synced.copied.push(copied(snapshot, *original, Some(id), stored_bytes));
             }
@@ -392,7 +392,7 @@ struct Run<'r> {
 }
 
 impl Run<'_> {
-    fn copy(&mut self, snapshot: &Snapshot, original: Original) -> Result<Outcome> {
+    fn copy(&mut self, snapshot: &Snapshot, original: Original, next: &[(Snapshot, Original)]) -> Result<Outcome> {
         let Self { source, dest, options, tally, cancel, .. } = *self;
         if self.way == Way::Streams && options.shard.is_some_and(|shard| !shard.admits(original.snapshot.as_bytes())) {
             return Ok(Outcome::Waiting);
@@ -414,7 +414,7 @@ impl Run<'_> {
         let mut copying = Copying::new(&session, &reader, &here, options, transfers, tally, cancel);
         let moved = match self.way {
             Way::Streams => copying.streams(snapshot, previous.as_ref().map(|(id, _)| *id))?,
-            way => copying.chunks(snapshot, way)?,
+            way => copying.chunks(snapshot, way, next)?,
         };
         let (parts, mut stored) = match moved {
             Moved::Whole { parts, stored } => (parts, stored),

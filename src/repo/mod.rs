@@ -322,8 +322,7 @@ impl Repository {
     /// # Errors
     /// `Storage`.
     pub fn probe_generation(&self) -> Result<(u64, Result<Generation>)> {
-        let mut number =
-            self.storage.list(GENERATION_PREFIX)?.iter().filter_map(|o| generation_of(&o.name)).max().unwrap_or(0);
+        let mut number = self.listed_generation()?;
         let exists = |number| -> Result<bool> { Ok(self.storage.stat(&generation_name(number))?.is_some()) };
         while exists(next_milestone(number))? {
             number = next_milestone(number);
@@ -343,6 +342,11 @@ impl Repository {
         Ok((number, state))
     }
 
+    /// The highest number that a listing shows.
+    fn listed_generation(&self) -> Result<u64> {
+        Ok(self.storage.list(GENERATION_PREFIX)?.iter().filter_map(|o| generation_of(&o.name)).max().unwrap_or(0))
+    }
+
     /// Publishes generation `number`, exclusively: of two prunes, one succeeds.
     ///
     /// # Errors
@@ -350,13 +354,19 @@ impl Repository {
     pub fn publish_generation(&self, number: u64, state: &Generation) -> Result<()> {
         let name = generation_name(number);
         let object = self.seal_object(ObjectKind::Generation, &name, &state.encode());
+        let late = || {
+            Error::new(Kind::Busy, format!("another prune or check published {name} first; nothing was deleted"))
+                .hint("let it finish, then try again")
+        };
         self.storage.put_new(&name, &object).map_err(|error| match error.kind() {
-            Kind::AlreadyExists => {
-                Error::new(Kind::Busy, format!("another prune or check published {name} first; nothing was deleted"))
-                    .hint("let it finish, then try again")
-            }
+            Kind::AlreadyExists => late(),
             _ => error,
         })?;
+        // Whoever was asleep may get a name that others have used and given up since. Then a newer one is there, and this
+        // one counts for nothing.
+        if self.listed_generation()? > number {
+            return Err(late());
+        }
         self.forget_generations(number);
         Ok(())
     }
@@ -366,6 +376,7 @@ impl Repository {
     /// all. What can't be deleted only takes room.
     fn forget_generations(&self, newest: u64) {
         let Ok(listed) = self.storage.list(GENERATION_PREFIX) else { return };
+        // The oldest first, and the first that stays ends it: so that they have no gap.
         let old: BTreeSet<u64> = listed
             .iter()
             .filter_map(|o| generation_of(&o.name))

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 use crate::env::{Cancel, lock};
 use crate::error::{Error, Kind, Result};
-use crate::format::manifest::{Part, Stored};
+use crate::format::manifest::{Original, Part, Stored};
 use crate::format::pack::object_name;
 use crate::format::recipe::Recipe;
 use crate::id::{BlobId, PackId, SnapshotId};
@@ -27,6 +27,8 @@ use super::{SyncOptions, Tally, Way};
 
 /// Missing chunks that are gathered before they move: some 10 MB of memory, 32 GiB of a stream.
 const WINDOW: usize = 1 << 17;
+/// Packs for each transfer that are looked for in the snapshots that follow.
+const PACKS_AHEAD: usize = 4;
 /// Pieces of a stream between the thread that reads and the one that cuts.
 const PIECES_WAITING: usize = 2;
 
@@ -76,8 +78,8 @@ impl<'c> Copying<'c> {
         Self { session, reader, here, options, transfers, tally, cancel, packs: None, stored, left: 0, lost }
     }
 
-    /// Moves the chunks that the destination lacks, by name.
-    pub(super) fn chunks(&mut self, snapshot: &Snapshot, way: Way) -> Result<Moved> {
+    /// Moves the chunks that the destination lacks, by name; whole packs that the snapshots after it lack come along.
+    pub(super) fn chunks(&mut self, snapshot: &Snapshot, way: Way, next: &[(Snapshot, Original)]) -> Result<Moved> {
         let mut missing: HashMap<BlobId, u32> = HashMap::new();
         for part in &snapshot.manifest.parts {
             // What the walk says is the source's; what its visitor says is not, and ends the work.
@@ -91,7 +93,7 @@ impl<'c> Copying<'c> {
                     } else {
                         missing.insert(entry.id, entry.len);
                     }
-                    if missing.len() >= WINDOW { self.settle(std::mem::take(&mut missing), way) } else { Ok(()) }
+                    if missing.len() >= WINDOW { self.settle(&std::mem::take(&mut missing), way, &[]) } else { Ok(()) }
                 };
                 visit().map_err(|e| {
                     let stop = Error::new(Kind::Interrupted, "the destination has failed");
@@ -108,7 +110,7 @@ impl<'c> Copying<'c> {
                 (None, Ok(())) => {}
             }
         }
-        self.settle(missing, way)?;
+        self.settle(&missing, way, next)?;
         Ok(self.moved(snapshot.id, || snapshot.manifest.parts.clone()))
     }
 
@@ -128,10 +130,10 @@ impl<'c> Copying<'c> {
     }
 
     /// Moves these chunks: as whole packs where most of a pack is missing, one by one elsewhere.
-    fn settle(&mut self, missing: HashMap<BlobId, u32>, way: Way) -> Result<()> {
+    fn settle(&mut self, missing: &HashMap<BlobId, u32>, way: Way, next: &[(Snapshot, Original)]) -> Result<()> {
         let mut by_pack: HashMap<PackId, Vec<(BlobId, u32)>> = HashMap::new();
         let mut singly: Vec<BlobId> = Vec::new();
-        for id in missing.into_keys() {
+        for &id in missing.keys() {
             match self.place(&id)? {
                 Some(place) if self.options.shard.is_some_and(|shard| !shard.admits(place.pack.as_bytes())) => {
                     self.left += 1;
@@ -150,7 +152,11 @@ impl<'c> Copying<'c> {
                 _ => singly.extend(blobs.into_iter().map(|(id, _)| id)),
             }
         }
-        let not_taken = self.take_packs(&whole.iter().map(|(pack, _)| *pack).collect::<Vec<_>>())?;
+        let mut packs: Vec<PackId> = whole.iter().map(|(pack, _)| *pack).collect();
+        if !packs.is_empty() {
+            self.look_ahead(next, missing, &mut packs)?;
+        }
+        let not_taken = self.take_packs(&packs)?;
         for (pack, blobs) in whole {
             // What a damaged pack still holds whole is read blob by blob.
             if not_taken.contains(&pack) {
@@ -158,6 +164,47 @@ impl<'c> Copying<'c> {
             }
         }
         self.reseal(singly)
+    }
+
+    /// Adds packs that the snapshots after this one lack, until all transfers are busy: small snapshots, one by one, would
+    /// leave most of them idle. Each finds what came along in the index. What can't be had is told in its own time.
+    fn look_ahead(
+        &mut self,
+        next: &[(Snapshot, Original)],
+        moving: &HashMap<BlobId, u32>,
+        packs: &mut Vec<PackId>,
+    ) -> Result<()> {
+        let enough = self.transfers * PACKS_AHEAD;
+        for (snapshot, _) in next {
+            if packs.len() >= enough {
+                break;
+            }
+            let (mut seen, mut needed) = (HashSet::new(), HashMap::<PackId, u64>::new());
+            for part in &snapshot.manifest.parts {
+                let walked =
+                    self.reader.walk(&part.recipe, self.transfers, self.tally, self.cancel, &mut |entry, _| {
+                        if !moving.contains_key(&entry.id)
+                            && self.session.indexed.usable(&entry.id)?.is_none()
+                            && seen.len() < WINDOW
+                            && seen.insert(entry.id)
+                            && let Some(place) = self.place(&entry.id)?
+                            && self.options.shard.is_none_or(|shard| shard.admits(place.pack.as_bytes()))
+                        {
+                            *needed.entry(place.pack).or_default() += u64::from(place.stored_len);
+                        }
+                        Ok(())
+                    });
+                if walked.is_err() {
+                    return self.cancel.check();
+                }
+            }
+            for (pack, bytes) in needed {
+                if self.known(&pack)?.is_some_and(|known| bytes * 2 >= known.stored_bytes) && !packs.contains(&pack) {
+                    packs.push(pack);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Where the source has a chunk: the same place each time where shards must agree on it.
