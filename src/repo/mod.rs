@@ -549,14 +549,14 @@ fn refuse_remains(storage: &dyn Storage, kind: Kind) -> Result<()> {
 /// # Errors
 /// `NoRepository`, `Damaged`, `Storage`.
 pub fn read_config(storage: &dyn Storage) -> Result<Config> {
-    if storage.stat(config::OBJECT_NAME)?.is_none() {
-        refuse_remains(storage, Kind::Damaged)?;
-    }
-    let bytes = storage.get(config::OBJECT_NAME).map_err(|error| match error.kind() {
-        Kind::NotFound => Error::new(Kind::NoRepository, format!("there is no repository at {}", storage.location()))
-            .hint("check the address (-r or ALLUVIUM_REPOSITORY), or make one with `alluvium init`"),
-        _ => error,
-    })?;
+    let bytes = match storage.get(config::OBJECT_NAME) {
+        Err(error) if error.kind() == Kind::NotFound => {
+            refuse_remains(storage, Kind::Damaged)?;
+            return Err(Error::new(Kind::NoRepository, format!("there is no repository at {}", storage.location()))
+                .hint("check the address (-r or ALLUVIUM_REPOSITORY), or make one with `alluvium init`"));
+        }
+        read => read?,
+    };
     Config::decode(&bytes).map_err(|e| e.in_object(config::OBJECT_NAME))
 }
 

@@ -26,12 +26,14 @@ use crate::storage::address::RemoteAddress;
 const BYTES_PER_SECOND_MIN: u64 = 128 << 10;
 /// Repetitions before the store was ever reached.
 const RETRIES_AT_FIRST: u32 = 3;
+/// What ending may take.
+const GOODBYE: Duration = Duration::from_secs(2);
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// The line to one store.
 pub struct Line {
-    /// Taken at the end, so that a request that hangs keeps nobody waiting.
+    /// Taken at the end, so that a request that hangs keeps nobody waiting for long.
     runtime: Option<Runtime>,
     permits: Semaphore,
     timeout: Duration,
@@ -148,7 +150,8 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // Connections of SFTP are programs of their own, which are told to end now.
+            runtime.shutdown_timeout(GOODBYE);
         }
     }
 }

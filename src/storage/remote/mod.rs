@@ -52,8 +52,9 @@ const NEVER_LOCKED: [&str; 4] = ["sessions/", "prune/", "reserve", TEMPORARY];
 
 /// A repository on the network.
 pub struct Remote {
-    line: Line,
+    /// In front of the line that they use: dropped first.
     operators: Operators,
+    line: Line,
     address: RemoteAddress,
     exclusion: AtomicU8,
     /// Held while exclusion is being proven.
