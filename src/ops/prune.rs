@@ -245,8 +245,7 @@ impl<'r> Survey<'r> {
         };
         let marks = mark(&indexed, &snapshots, &flaw, report, cancel)?;
         if let Some(missing) = marks.missing.first() {
-            let harmed: Vec<_> = missing.snapshots.iter().map(|s| &s[..8]).collect();
-            return Err(refused(&missing.object, &format!("{} (needed by {})", missing.what, harmed.join(", "))));
+            return Err(missed(repo, missing)?);
         }
         let mut packs = Vec::new();
         for (&id, &size) in &listed {
@@ -347,6 +346,21 @@ fn refused(object: &str, what: &str) -> Error {
     let what = what.strip_prefix(&format!("{object}: ")).unwrap_or(what);
     Error::new(Kind::Damaged, format!("refused to go on; nothing that is needed was deleted: {object}: {what}"))
         .hint("`alluvium check` tells the extent; `alluvium repair index` mends the index; a snapshot that is lost can be forgotten by its id")
+}
+
+/// The refusal when something is missing that snapshots need. If they were all forgotten since they were listed, then
+/// another prune was rightly at work.
+fn missed(repo: &Repository, missing: &Problem) -> Result<Error> {
+    let mut there = false;
+    for id in &missing.snapshots {
+        there |= repo.storage.stat(&format!("{}{id}", manifest::PREFIX))?.is_some();
+    }
+    if there || missing.snapshots.is_empty() {
+        let harmed: Vec<_> = missing.snapshots.iter().map(|s| &s[..8]).collect();
+        return Ok(refused(&missing.object, &format!("{} (needed by {})", missing.what, harmed.join(", "))));
+    }
+    Ok(Error::new(Kind::Busy, "another forget and prune were at work; nothing more was deleted")
+        .hint("let them finish, then run prune again"))
 }
 
 /// Every snapshot, or a refusal: of an unreadable manifest, and of a listing that lacks manifests which exist.
@@ -515,7 +529,7 @@ impl Work<'_, '_> {
             }
             let marks = mark(&indexed, &new, &|_, _| None, self.report, self.cancel)?;
             if let Some(missing) = marks.missing.first() {
-                return Err(refused(&missing.object, &missing.what));
+                return Err(missed(self.repo, missing)?);
             }
             // Every copy is spared: which of two a sleeping prune is about to delete can't be known here.
             rescued.extend(marks.holders);

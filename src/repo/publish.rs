@@ -37,7 +37,9 @@ pub fn publish(
             break;
         }
         for pack in condemned {
-            store_again(&session, pack, options, report, cancel)?;
+            // Only of a session that was taken for dead does prune delete what it relies on.
+            store_again(&session, pack, options, report, cancel)
+                .map_err(|e| session.check_alive().err().unwrap_or(e))?;
             session.relies_no_longer(pack);
         }
     }
