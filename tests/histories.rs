@@ -8,7 +8,7 @@ use alluvium::repo::rules::Rule;
 use crate::simulation::history::{Played, play};
 
 /// Histories of each run; the seeds are always the same.
-const HISTORIES: u64 = 600;
+const HISTORIES: u64 = 400;
 
 /// Plays the seeds on two threads, until `found` says that it has seen enough.
 fn play_all(seeds: std::ops::Range<u64>, without: Option<Rule>, found: &(dyn Fn(u64, &Played) -> bool + Sync)) {
@@ -58,7 +58,8 @@ fn one_seed_is_one_history() {
     assert_ne!(play(1, None, false).digest, play(2, None, false).digest);
 }
 
-/// A rule that is switched off loses data within ten thousand histories. So the simulation would find its violation.
+/// A rule that is switched off loses data within ten thousand histories: so the simulation would find its violation.
+/// (`StayCondemned`, `SpareCopies` and `DoubtListing` it has not found yet; the model has, `docs/protocol.md`.)
 #[test]
 fn every_rule_is_needed() {
     for (rule, seeds) in NEEDED {
@@ -73,5 +74,19 @@ fn every_rule_is_needed() {
     }
 }
 
-/// Rules, and seeds among which one loses something without them.
-const NEEDED: [(Rule, std::ops::Range<u64>); 0] = [];
+/// Rules, and seeds among which one loses something without them: the first of them did when the seeds were counted
+/// from 1.
+const NEEDED: [(Rule, std::ops::Range<u64>); 12] = [
+    (Rule::IndexBeforeManifest, 1..100),
+    (Rule::Register, 139..400),
+    (Rule::AvoidCondemned, 127..400),
+    (Rule::CondemnFirst, 177..500),
+    (Rule::Wait, 845..1900),
+    (Rule::Fence, 575..1500),
+    (Rule::MarkAgain, 21..100),
+    (Rule::Settle, 1370..3000),
+    (Rule::ProveListing, 1110..2500),
+    (Rule::PacksThere, 2175..4000),
+    (Rule::IndexCovers, 97..300),
+    (Rule::RepackFirst, 2..100),
+];
