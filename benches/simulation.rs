@@ -40,7 +40,9 @@ fn main() {
         .map(|name| *Rule::ALL.iter().find(|rule| format!("{rule:?}") == *name).expect("the name of a rule"));
     if value("--seed").is_some() {
         let Played { script, loss, surprise, digest, .. } = play(number("--seed", 0), without, true);
-        script.iter().for_each(|line| println!("{line}"));
+        for line in &script {
+            println!("{line}");
+        }
         println!("digest {digest}\nloss: {loss:?}\nsurprise: {surprise:?}");
         return;
     }

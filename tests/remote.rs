@@ -248,7 +248,7 @@ fn what_people_get_wrong_is_told_within_bounds() {
         let begun = Instant::now();
         let ran = scene.at(address, environment).run("cache", &["snapshots"], &[]);
         assert!(!ran.status.success() && ran.ended_clearly(), "{address}: {ran}");
-        assert!(begun.elapsed() < Duration::from_secs(60), "{address} took {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_mins(1), "{address} took {:?}", begun.elapsed());
         let error: serde_json::Value = serde_json::from_str(&ran.err).unwrap_or_else(|e| panic!("{e}: {ran}"));
         assert!(error["error"]["hint"].is_string(), "{address}: no advice: {ran}");
         assert!(!ran.err.contains("a-secret-of-the-tests"), "{address}: {ran}");

@@ -149,7 +149,9 @@ impl<'c> Context<'c> {
     /// Tells what this machine had seen and is gone. That is damage, whatever else the command came to.
     pub fn older_than_seen(&self, problems: Vec<Problem>) -> Outcome {
         let outcome = if problems.is_empty() { Outcome::Done } else { Outcome::Damage };
-        problems.into_iter().for_each(|problem| self.report.problem(problem));
+        for problem in problems {
+            self.report.problem(problem);
+        }
         outcome
     }
 

@@ -30,6 +30,7 @@ use crate::repo::keys::list_slots;
 use crate::repo::packs::ReadPack;
 use crate::repo::{Indexed, Repository};
 use crate::report::{Counter, Problem, Report, Unit};
+use crate::storage::probe::PROBE_SUFFIX;
 
 use super::mark::{Marks, damaged, mark};
 
@@ -246,7 +247,7 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
                 Ok(())
             }
             // What `init` tried the storage with, and might not delete.
-            Some(("sessions", probe)) if probe.ends_with(".probe") => Ok(()),
+            Some(("sessions", probe)) if probe.strip_suffix(PROBE_SUFFIX).is_some() => Ok(()),
             _ if session_of(name).is_some() && name.starts_with(SESSION_PREFIX) => sealed(ObjectKind::Session)
                 .and_then(|plain| {
                     let ok = if is_beat(name) {

@@ -493,11 +493,10 @@ impl Work<'_, '_> {
                 distrusted.push(entry);
             }
         }
-        if !readable || condemned.len() > known.len() {
-            if self.repo.rules.keep(Rule::CondemnFirst) {
-                self.repo.publish_generation(number + 1, &Generation { condemned: condemned.clone(), distrusted })?;
-                self.generation = number + 1;
-            }
+        let news = !readable || condemned.len() > known.len();
+        if news && self.repo.rules.keep(Rule::CondemnFirst) {
+            self.repo.publish_generation(number + 1, &Generation { condemned: condemned.clone(), distrusted })?;
+            self.generation = number + 1;
         }
         let candidates: HashSet<PackId> = packs.into_iter().collect();
         condemned.retain(|c| candidates.contains(&c.pack));

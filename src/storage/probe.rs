@@ -18,6 +18,8 @@ pub struct Probed {
 
 /// Where the probes lie; `random` keeps two of them apart.
 const FOLDER: &str = "sessions/";
+/// What the name of a probe ends in.
+pub const PROBE_SUFFIX: &str = ".probe";
 /// Bytes of a probe: below the size that a store on the network proves itself with.
 const PROBE_BYTES: u8 = 64;
 
@@ -42,7 +44,7 @@ impl Probed {
 /// # Errors
 /// Those of the store: it can't be written to or read.
 pub fn probe(storage: &dyn Storage, random: u128) -> Result<Probed> {
-    let name = format!("{FOLDER}{random:032x}.probe");
+    let name = format!("{FOLDER}{random:032x}{PROBE_SUFFIX}");
     let bytes: Vec<u8> = (0..PROBE_BYTES).collect();
     let found = try_all(storage, &name, &bytes);
     let removed = storage.delete(&name);

@@ -185,12 +185,11 @@ impl Open {
         let write_only = role == Role::WriteOnly;
         let pool = &OVER[usize::from(write_only)];
         let over = if really { None } else { pool.lock().unwrap_or_else(PoisonError::into_inner).pop() };
-        let (mut repo, served) = match over {
-            Some(over) => over,
-            None => {
-                let passphrase = if write_only { WRITE_ONLY } else { PASSPHRASE };
-                (Repository::open(Arc::clone(&storage), Arc::clone(&env), passphrase, None)?, 0)
-            }
+        let (mut repo, served) = if let Some(over) = over {
+            over
+        } else {
+            let passphrase = if write_only { WRITE_ONLY } else { PASSPHRASE };
+            (Repository::open(Arc::clone(&storage), Arc::clone(&env), passphrase, None)?, 0)
         };
         repo.cache.invalidate()?;
         repo.cache.retain_manifests(&BTreeSet::new())?;
@@ -263,12 +262,11 @@ impl Player<'_> {
             Role::Writer if choice < 75 => ("snapshot".into(), self.snapshot()),
             Role::Writer if choice < 85 => ("restore".into(), self.restore()),
             Role::Writer => ("forget".into(), self.forget()),
-            Role::WriteOnly => ("snapshot".into(), self.snapshot()),
             Role::Keeper if choice < 55 => ("prune".into(), self.prune()),
             Role::Keeper if choice < 88 => ("forget".into(), self.forget()),
             Role::Keeper if choice < 91 => ("key".into(), self.key()),
             Role::Keeper if choice < 95 => ("check".into(), self.check()),
-            Role::Keeper => ("snapshot".into(), self.snapshot()),
+            Role::WriteOnly | Role::Keeper => ("snapshot".into(), self.snapshot()),
         }
     }
 
@@ -286,7 +284,7 @@ impl Player<'_> {
             // Long enough that its recipe is stored as chunks.
             (0..70 + self.random.below(40)).map(|_| self.random.below(CHUNKS as u64) as usize).collect()
         } else {
-            (0..1 + self.random.below(6)).map(|_| self.random.below(CHUNKS as u64) as usize).collect()
+            (0..=self.random.below(6)).map(|_| self.random.below(CHUNKS as u64) as usize).collect()
         };
         let mut data = pool.data(&picks);
         if self.random.chance(60) {
@@ -321,7 +319,7 @@ impl Player<'_> {
         let mut ids: Vec<SnapshotId> = snapshots.iter().map(|s| s.id).collect();
         ids.sort();
         let mut remove = Vec::new();
-        for _ in 0..1 + self.random.below(2) {
+        for _ in 0..=self.random.below(2) {
             if ids.len() > 1 {
                 remove.push(ids.swap_remove(self.random.below(ids.len() as u64) as usize));
             }

@@ -11,6 +11,7 @@
 //!
 //! The engine is the real one, threads included. Its machines run at the same time, but every storage call waits
 //! for its turn on the [`stage`], so the order of calls is the seed's and nobody else's. [`history`] plays and judges.
+#![allow(clippy::cast_possible_wrap, reason = "small random numbers become signed times")]
 
 pub mod history;
 pub mod pool;

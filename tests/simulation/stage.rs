@@ -310,9 +310,8 @@ impl Seat {
         if left < 0 {
             self.power.calls_left.store(-1, Ordering::SeqCst);
         }
-        let result = if goes_off && !self.power.after.load(Ordering::SeqCst) {
-            Err(lost(name))
-        } else if state.random.chance(self.stage.climate.fail) {
+        let never = goes_off && !self.power.after.load(Ordering::SeqCst);
+        let result = if never || state.random.chance(self.stage.climate.fail) {
             Err(lost(name))
         } else {
             run(&self.stage, &mut state)
