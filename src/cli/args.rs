@@ -344,7 +344,7 @@ pub struct Forget {
     #[arg(long)]
     pub prune: bool,
     /// With --prune: how much unused data may stay rather than be moved
-    #[arg(long, value_name = "5%|500M|unlimited", default_value = "5%", value_parser = parse_max_unused)]
+    #[arg(long, value_name = "2%|500M|unlimited", default_value = "2%", value_parser = parse_max_unused)]
     pub max_unused: MaxUnused,
     /// Only show what would be done
     #[arg(short = 'n', long)]
@@ -406,7 +406,7 @@ Prune may run while others take snapshots: what they might rely on waits, and go
 refuses, and deletes nothing, when anything looks odd.")]
 pub struct Prune {
     /// How much unused data may stay in partly used packs rather than be moved
-    #[arg(long, value_name = "5%|500M|unlimited", default_value = "5%", value_parser = parse_max_unused)]
+    #[arg(long, value_name = "2%|500M|unlimited", default_value = "2%", value_parser = parse_max_unused)]
     pub max_unused: MaxUnused,
     /// A repository without any snapshot may be emptied
     #[arg(long)]
