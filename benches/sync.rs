@@ -1,6 +1,6 @@
 //! A first sync, each way, against copying the same files eight at a time.
 //!
-//! `cargo bench --bench sync [-- FOLDER]`: the repository is made of the files in FOLDER, for example nightly dumps in
+//! `cargo bench --bench sync [-- FOLDER [twin|like|foreign ...]]`: the repository is made of the files in FOLDER, for example nightly dumps in
 //! the order of their names, or of four made-up days of 128 MiB. Prints the median of several runs in seconds and MB/s of
 //! what lies in the source's packs, and each way's share of the plain copy's speed. All on one local disk, everything
 //! durable.
@@ -30,7 +30,9 @@ const DAYS: u64 = 4;
 const DAY_BYTES: usize = 128 << 20;
 
 fn main() {
-    let folder = std::env::args().skip(1).find(|a| !a.starts_with('-')).map(PathBuf::from);
+    let mut arguments = std::env::args().skip(1).filter(|a| !a.starts_with('-'));
+    let folder = arguments.next().map(PathBuf::from);
+    let only: Vec<String> = arguments.collect();
     let place = tempfile::tempdir().expect("a temporary folder");
     let source = Local::create(place.path().join("source")).expect("storage");
     Repository::init(&source, &SystemEnv, b"bench", "", cheap()).expect("init");
@@ -45,6 +47,9 @@ fn main() {
     for run in 0..RUNS {
         times[0].1.push(timed(|| copy(&source, &place.path().join(format!("copy{run}")))));
         for (n, way) in [(1, Way::Packs), (2, Way::Chunks), (3, Way::Streams)] {
+            if !only.is_empty() && !only.iter().any(|name| name == times[n].0) {
+                continue;
+            }
             let name = format!("dest{run}-{n}");
             let dest = Local::create(place.path().join(&name)).expect("storage");
             match way {
@@ -66,7 +71,7 @@ fn main() {
     }
     let wall = |times: &[(f64, f64)]| median(times.iter().map(|t| t.0).collect());
     let plain_copy = wall(&times[0].1);
-    for (name, times) in &times {
+    for (name, times) in times.iter().filter(|(_, times)| !times.is_empty()) {
         let (seconds, cpu) = (wall(times), median(times.iter().map(|t| t.1).collect()));
         println!(
             "{name:18} {seconds:7.3} s ({cpu:6.2} s of processor) {:8.0} MB/s {:6.0} % of the copy's speed",

@@ -367,7 +367,7 @@ fn difference(snapshot: &Snapshot, copy: &Snapshot) -> Option<Problem> {
 
 /// How many requests at once pay between the two, and fit the memory.
 fn transfers(source: &Repository, dest: &Repository, options: &SyncOptions) -> usize {
-    let wished = source.storage.transfers().max(dest.storage.transfers()).clamp(4, 32);
+    let wished = source.storage.transfers().max(dest.storage.transfers()).clamp(8, 32);
     let fit = options.write.memory_bytes as u64 / 2 / source.parameters.pack_bytes.max(1);
     wished.min((fit as usize).max(1))
 }
