@@ -92,7 +92,8 @@ pub fn write<T>(
     let failure = Failure { state: Mutex::new(State::Running), cancel };
     let tally = Tally::default();
     let shelf = Shelf::new(session, report);
-    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let threads = if repo.storage.in_order() { 1 } else { cores };
     let blobs_waiting_max = (options.memory_bytes / 16 / repo.parameters.chunks.max as usize).clamp(2, BLOBS_WAITING);
     if repo.parameters.pack_bytes.saturating_mul(5) > options.memory_bytes as u64 {
         let packs = repo.parameters.pack_bytes >> 20;

@@ -104,6 +104,12 @@ pub trait Storage: Send + Sync {
         2
     }
 
+    /// True where the same work must make the same calls in the same order, as in a simulation: blobs are then made by
+    /// one thread.
+    fn in_order(&self) -> bool {
+        false
+    }
+
     /// True where room is limited, as on a disk: prune then keeps a reserve to be able to work when it is full.
     fn fills_up(&self) -> bool {
         false

@@ -189,7 +189,9 @@ impl Open {
             over
         } else {
             let passphrase = if write_only { WRITE_ONLY } else { PASSPHRASE };
-            (Repository::open(Arc::clone(&storage), Arc::clone(&env), passphrase, None)?, 0)
+            // Without a call of the machine's own, so that a history does not depend on what others left.
+            let shown = if really { Arc::clone(&storage) } else { Arc::new(Pool::get().storage.clone()) };
+            (Repository::open(shown, Arc::clone(&env), passphrase, None)?, 0)
         };
         repo.cache.invalidate()?;
         repo.cache.retain_manifests(&BTreeSet::new())?;

@@ -392,6 +392,10 @@ impl Storage for Seat {
         "simulated".to_owned()
     }
 
+    fn in_order(&self) -> bool {
+        true
+    }
+
     /// One at a time: calls of one machine keep their order.
     fn transfers(&self) -> usize {
         1
