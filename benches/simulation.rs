@@ -4,6 +4,7 @@
 //! cargo bench --bench simulation -- --histories 200000 --first 1    # until one loses something
 //! cargo bench --bench simulation -- --seed 4711                      # replays one, call by call
 //! cargo bench --bench simulation -- --without Fence                  # switches a rule off; must find a loss
+//! cargo bench --bench simulation -- --histories 500 --twice          # the same seed is the same history
 //! ```
 #![allow(missing_docs, clippy::print_stdout, clippy::exit)]
 #![allow(dead_code, reason = "the tests use more of what they share")]
@@ -49,6 +50,7 @@ fn main() {
     let (first, histories) = (number("--first", 1), number("--histories", 2000));
     let threads = number("--threads", std::thread::available_parallelism().map_or(2, |n| n.get() as u64));
     let all = words.iter().any(|w| w == "--all");
+    let twice = words.iter().any(|w| w == "--twice");
     let begun = Instant::now();
     let (next, found) = (AtomicU64::new(first), AtomicBool::new(false));
     let sums: [AtomicU64; 5] = Default::default();
@@ -60,7 +62,11 @@ fn main() {
                     if seed >= first + histories || (!all && found.load(Ordering::SeqCst)) {
                         break;
                     }
-                    let played = play(seed, without, false);
+                    let played = play(seed, without, twice);
+                    if twice && let Some((first, again)) = played.differs(&play(seed, without, true)) {
+                        println!("seed {seed}: two histories: {first:?}, then {again:?}");
+                        found.store(true, Ordering::SeqCst);
+                    }
                     for (sum, n) in
                         sums.iter().zip([1, played.calls, played.taken, played.pruned, played.deleted_packs])
                     {
@@ -82,7 +88,7 @@ fn main() {
     println!(
         "{played} histories in {seconds:.1} s: {:.0} a second; {calls} storage calls, {taken} snapshots, {pruned} prunes, {deleted} packs deleted; {}",
         played as f64 / seconds,
-        if found.load(Ordering::SeqCst) { "LOSS FOUND" } else { "nothing lost" }
+        if found.load(Ordering::SeqCst) { "LOSS OR DIFFERENCE FOUND" } else { "nothing lost" }
     );
     if found.load(Ordering::SeqCst) {
         std::process::exit(1);

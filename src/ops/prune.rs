@@ -122,39 +122,57 @@ pub fn prune(
     cancel: &Cancel,
 ) -> Result<Plan> {
     repo.keys.require_full("pruning")?;
-    if dry_run {
-        let survey = Survey::take(repo, None, options, report, cancel)?;
-        return Ok(survey.plan(options).0);
-    }
-    let plan = match prune_once(repo, options, report, cancel) {
+    let mut generation = None;
+    let mut once = || match dry_run {
+        true => Survey::take(repo, None, &mut generation, options, report, cancel).map(|s| s.plan(options).0),
+        false => prune_once(repo, &mut generation, options, report, cancel),
+    };
+    let result = match once() {
         Err(e) if e.kind() == Kind::Storage && !cancel.is_cancelled() && repo.storage.stat(RESERVE)?.is_some() => {
             report.warn(&format!("{e}: giving up the reserve to make room"));
             repo.storage.delete(RESERVE)?;
-            prune_once(repo, options, report, cancel)
+            once()
         }
-        Err(e) if e.kind() == Kind::NotFound => Err(e
-            .during("another prune works on the same packs; nothing that is needed was deleted")
-            .as_kind(Kind::Busy)
-            .hint("let it finish, then run prune again")),
         other => other,
-    }?;
-    put_reserve(repo.storage.as_ref(), repo.env.as_ref())?;
-    Ok(plan)
+    };
+    match result {
+        Ok(plan) if dry_run => Ok(plan),
+        Ok(plan) => put_reserve(repo.storage.as_ref(), repo.env.as_ref()).map(|()| plan),
+        // What is not there may be what another prune has taken away, rightly, since this one looked.
+        Err(e) if e.kind() == Kind::NotFound => Err(other_at_work(&e)),
+        Err(e) if e.kind() == Kind::Damaged && generation.is_some() => match repo.probe_generation()?.0 {
+            newest if generation == Some(newest) => Err(e),
+            _ => Err(other_at_work(&e)),
+        },
+        Err(e) => Err(e),
+    }
 }
 
-fn prune_once(repo: &Repository, options: &PruneOptions, report: &dyn Report, cancel: &Cancel) -> Result<Plan> {
+fn other_at_work(seen: &Error) -> Error {
+    Error::new(Kind::Busy, format!("another prune or check is at work; nothing that is needed was deleted ({seen})"))
+        .hint("let it finish, then run prune again")
+}
+
+/// `generation` is kept at the newest one that this prune knows of.
+fn prune_once(
+    repo: &Repository,
+    generation: &mut Option<u64>,
+    options: &PruneOptions,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Plan> {
     let who = Writing { host: options.host.clone(), purpose: "prune".to_owned() };
     let session = Session::begin(repo, &who, report)?;
     // What dead sessions left is garbage of this prune already.
     end_dead_sessions(repo, session.id)?;
-    let survey = Survey::take(repo, Some(session.id), options, report, cancel)?;
+    let survey = Survey::take(repo, Some(session.id), generation, options, report, cancel)?;
     let (mut plan, unused, repack) = survey.plan(options);
     let mut work = Work {
         repo,
         session: &session,
         survey: &survey,
         plan: &mut plan,
-        generation: survey.indexed.generation,
+        generation,
         repacked: HashSet::new(),
         report,
         cancel,
@@ -216,6 +234,7 @@ impl<'r> Survey<'r> {
     fn take(
         repo: &'r Repository,
         own: Option<SnapshotId>,
+        generation: &mut Option<u64>,
         options: &PruneOptions,
         report: &dyn Report,
         cancel: &Cancel,
@@ -227,9 +246,10 @@ impl<'r> Survey<'r> {
             return Err(Error::new(Kind::Failed, "the repository lists no snapshot at all; nothing was deleted")
                 .hint("if that is right, say --allow-empty; if it is not, the storage does not show what it holds"));
         }
-        let (number, generation) = repo.probe_generation()?;
+        let (number, state) = repo.probe_generation()?;
+        *generation = Some(number);
         // An unreadable generation: what it condemned was unused, so all that is unused is condemned anew.
-        let indexed = repo.index_proven(number, generation.unwrap_or_default(), report)?;
+        let indexed = repo.index_proven(number, state.unwrap_or_default(), report)?;
         if let Some(problem) = indexed.problems.first() {
             return Err(refused(&problem.object, &problem.what));
         }
@@ -442,7 +462,7 @@ struct Work<'w, 'r> {
     survey: &'w Survey<'r>,
     plan: &'w mut Plan,
     /// The generation that this prune acts on: the one it surveyed, then the ones it published.
-    generation: u64,
+    generation: &'w mut Option<u64>,
     /// Needed packs whose needed blobs this prune has stored again.
     repacked: HashSet<PackId>,
     report: &'w dyn Report,
@@ -459,15 +479,8 @@ impl Work<'_, '_> {
         let (number, state) = self.repo.probe_generation()?;
         // What this prune takes for unused it has judged by the generation that it surveyed. Another one's may
         // have condemned the copies that are counted on here.
-        if number != self.generation {
-            return Err(Error::new(
-                Kind::Busy,
-                format!(
-                    "another prune or check published {} meanwhile; nothing more was deleted",
-                    generation_name(number)
-                ),
-            )
-            .hint("let it finish, then run prune again"));
+        if *self.generation != Some(number) {
+            return Err(other_at_work(&Error::new(Kind::Busy, format!("{} is new", generation_name(number)))));
         }
         let readable = state.is_ok();
         let mut state = state.unwrap_or_default();
@@ -496,7 +509,7 @@ impl Work<'_, '_> {
         let news = !readable || condemned.len() > known.len();
         if news && self.repo.rules.keep(Rule::CondemnFirst) {
             self.repo.publish_generation(number + 1, &Generation { condemned: condemned.clone(), distrusted })?;
-            self.generation = number + 1;
+            *self.generation = Some(number + 1);
         }
         let candidates: HashSet<PackId> = packs.into_iter().collect();
         condemned.retain(|c| candidates.contains(&c.pack));

@@ -108,7 +108,10 @@ pub fn write<T>(
     let result = std::thread::scope(|scope| {
         let (jobs, jobs_waiting) = bounded::<Job>(2 * threads + 16);
         let (done, results) = unbounded();
-        let (blobs, blobs_waiting) = bounded::<SealedBlob>(blobs_waiting_max);
+        // Where calls keep one order, nothing is uploaded while the body reads.
+        let (hold, held) = bounded::<()>(0);
+        let hold = repo.storage.in_order().then_some(hold);
+        let (blobs, blobs_waiting) = if hold.is_some() { unbounded() } else { bounded(blobs_waiting_max) };
         let (packs, packs_waiting) = bounded(0);
         for _ in 0..threads {
             let worker =
@@ -129,6 +132,7 @@ pub fn write<T>(
         drop((jobs_waiting, packs_waiting, done));
         let watch = &failure;
         scope.spawn(move || {
+            let _ = held.recv();
             let mut packer = Packer::new(session);
             let mut send = |pack| {
                 let _ = packs.send(pack);
@@ -159,6 +163,7 @@ pub fn write<T>(
             blobs,
         };
         let result = body(&mut writer);
+        drop(hold);
         if let Err(error) = &result
             && error.kind() != Kind::Interrupted
         {

@@ -48,14 +48,40 @@ pub struct Played {
     pub deleted_packs: u64,
 }
 
+impl Played {
+    /// The first call that two plays of one seed do not share. What machines remark between their calls has no order.
+    pub fn differs(&self, other: &Self) -> Option<(String, String)> {
+        let calls = |played: &Self| {
+            let calls = played.script.iter().filter(|line| !line.starts_with(' ')).cloned();
+            calls.chain([format!("digest {}", played.digest)]).collect::<Vec<_>>()
+        };
+        calls(self).into_iter().zip(calls(other)).find(|(a, b)| a != b)
+    }
+}
+
 /// Entropy and clock of one machine.
 ///
 /// Draws are numbered by their length: ids of 16 bytes are drawn by one thread at a time, while nonces, which
-/// change nothing but ciphertext, are drawn by several.
+/// change nothing but ciphertext, are drawn by several. Every operation counts anew, since how far ahead of a
+/// failed call its threads had drawn is up to the threads.
 struct Machine {
     seed: u64,
     power: Arc<Power>,
+    operation: AtomicU64,
     draws: [AtomicU64; 64],
+}
+
+impl Machine {
+    fn new(seed: u64, power: Arc<Power>) -> Self {
+        Self { seed, power, operation: AtomicU64::new(0), draws: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+
+    fn next_operation(&self) {
+        self.operation.fetch_add(1, Ordering::SeqCst);
+        for draws in &self.draws {
+            draws.store(0, Ordering::SeqCst);
+        }
+    }
 }
 
 impl Env for Machine {
@@ -67,7 +93,9 @@ impl Env for Machine {
         let kind = bytes.len().min(63);
         let draw = self.draws[kind].fetch_add(1, Ordering::SeqCst);
         let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.seed.to_le_bytes()).update(&(kind as u64).to_le_bytes()).update(&draw.to_le_bytes());
+        for number in [self.seed, self.operation.load(Ordering::SeqCst), kind as u64, draw] {
+            hasher.update(&number.to_le_bytes());
+        }
         hasher.finalize_xof().fill(bytes);
     }
 }
@@ -139,11 +167,7 @@ pub fn play(seed: u64, without: Option<Rule>, write_down: bool) -> Played {
             let power = Power::new(skew, start);
             let player = Player {
                 seat: Seat { stage: Arc::clone(&stage), machine, power: Arc::clone(&power) },
-                env: Arc::new(Machine {
-                    seed: random.next(),
-                    power,
-                    draws: std::array::from_fn(|_| AtomicU64::new(0)),
-                }),
+                env: Arc::new(Machine::new(random.next(), power)),
                 random: Random(random.next()),
                 role,
                 rules,
@@ -236,6 +260,7 @@ impl Player<'_> {
             let off =
                 if self.random.chance(crash) { Some((self.random.below(45), self.random.chance(500))) } else { None };
             self.seat.power.on(off);
+            self.env.next_operation();
             if self.random.chance(300) {
                 // The cache was deleted, or this is another machine under the same name.
                 self.repo = None;
