@@ -76,15 +76,15 @@ fn every_rule_is_needed() {
 /// from 1.
 const NEEDED: [(Rule, std::ops::Range<u64>); 12] = [
     (Rule::IndexBeforeManifest, 1..100),
-    (Rule::Register, 139..400),
-    (Rule::AvoidCondemned, 127..400),
-    (Rule::CondemnFirst, 177..500),
-    (Rule::Wait, 845..1900),
-    (Rule::Fence, 575..1500),
-    (Rule::MarkAgain, 21..100),
+    (Rule::Register, 1..100),
+    (Rule::AvoidCondemned, 63..300),
+    (Rule::CondemnFirst, 89..400),
+    (Rule::Wait, 458..1500),
+    (Rule::Fence, 1152..3000),
+    (Rule::MarkAgain, 16..100),
     (Rule::Settle, 1370..3000),
-    (Rule::ProveListing, 1110..2500),
+    (Rule::ProveListing, 3704..6000),
     (Rule::PacksThere, 2175..4000),
-    (Rule::IndexCovers, 97..300),
+    (Rule::IndexCovers, 92..300),
     (Rule::RepackFirst, 2..100),
 ];

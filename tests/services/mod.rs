@@ -11,6 +11,8 @@
 mod client;
 mod places;
 mod server;
+#[cfg(test)]
+mod themselves;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

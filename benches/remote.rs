@@ -1,0 +1,123 @@
+//! S3 on loopback against a folder, and what 50 ms on every request cost: the whole program, opening included.
+//!
+//! `cargo bench --bench remote [-- DUMP] [loopback|latency]`: DUMP is a file to back up, or a made-up one of 512 MiB.
+//! Needs `SeaweedFS`, which `./test.sh` installs. Prints medians of several runs in turn.
+#![allow(missing_docs, clippy::print_stdout)]
+#![allow(dead_code, reason = "the tests use more of what they share")]
+
+#[path = "../tests/proxy.rs"]
+mod proxy;
+#[path = "../tests/services/mod.rs"]
+mod services;
+#[path = "../tests/support.rs"]
+mod support;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use proxy::{Faults, Proxy};
+use services::{Service, What};
+
+const RUNS: usize = 5;
+const MADE_UP_BYTES: usize = 512 << 20;
+const DELAY: Duration = Duration::from_millis(50);
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let named = words.iter().find(|w| Path::new(w).is_file());
+    let dump = named.map_or_else(|| made_up(place.path()), PathBuf::from);
+    let wanted = |what: &str| words.iter().all(|w| w != "loopback" && w != "latency") || words.iter().any(|w| w == what);
+    let service = Service::start(What::SeaweedFs);
+    let bench = Bench { service: &service, place: place.path(), dump: &dump };
+    println!("{:.1} MB of dump", std::fs::metadata(&dump).expect("the dump").len() as f64 / 1e6);
+    if wanted("loopback") {
+        bench.loopback();
+    }
+    if wanted("latency") {
+        bench.latency();
+    }
+}
+
+struct Bench<'b> {
+    service: &'b Service,
+    place: &'b Path,
+    dump: &'b Path,
+}
+
+/// Seconds of a first backup, of the same dump again, and of its restore.
+type Times = [f64; 3];
+
+const NAMES: [&str; 3] = ["first backup", "the same again", "restore"];
+
+impl Bench<'_> {
+    fn loopback(&self) {
+        self.compare("folder", "S3", |run| {
+            let folder = self.place.join(format!("folder{run}"));
+            let times = self.times(&folder.display().to_string());
+            std::fs::remove_dir_all(folder).expect("removed");
+            [times, self.times(&self.service.place())]
+        });
+    }
+
+    fn latency(&self) {
+        let proxy = Proxy::http(self.service.port(), 1);
+        self.compare("S3", "50 ms more", |_| {
+            [Duration::ZERO, DELAY].map(|delay| {
+                proxy.set(Faults { delay, ..Faults::default() });
+                let before = proxy.counts().all();
+                let times = self.times(&self.service.place_over(proxy.port()));
+                println!("{} ms: {} requests, {times:.2?}", delay.as_millis(), proxy.counts().all() - before);
+                times
+            })
+        });
+    }
+
+    fn compare(&self, one: &str, other: &str, run: impl Fn(usize) -> [Times; 2]) {
+        let runs: Vec<[Times; 2]> = (0..RUNS).map(run).collect();
+        for (n, name) in NAMES.iter().enumerate() {
+            let [a, b] = [0, 1].map(|side| median(runs.iter().map(|r| r[side][n]).collect()));
+            println!("{name:16} {one} {a:6.2} s, {other} {b:6.2} s: {:5.2} times", b / a);
+        }
+    }
+
+    fn times(&self, repository: &str) -> Times {
+        self.timed(repository, &["init"]);
+        let first = self.timed(repository, &["snapshot", "--name", "dump", "-"]);
+        let again = self.timed(repository, &["snapshot", "--name", "dump", "-"]);
+        [first, again, self.timed(repository, &["restore", "dump"])]
+    }
+
+    fn timed(&self, repository: &str, words: &[&str]) -> f64 {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_alluvium"));
+        command.args(["-q", "-r", repository]).args(words).envs(self.service.environment());
+        command.env("ALLUVIUM_PASSWORD", "bench").env("HOME", self.place).env("XDG_CACHE_HOME", self.place.join("cache"));
+        command.stdin(File::open(self.dump).expect("the dump")).stdout(Stdio::null());
+        let begun = Instant::now();
+        let status = command.status().expect("alluvium starts");
+        assert!(status.success(), "{command:?}");
+        begun.elapsed().as_secs_f64()
+    }
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// Rows that compress about four times, none like another.
+fn made_up(place: &Path) -> PathBuf {
+    let mut bytes = Vec::with_capacity(MADE_UP_BYTES + 128);
+    let mut i = 0u64;
+    while bytes.len() < MADE_UP_BYTES {
+        let mixed = i.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let row = format!("{i}\tuser{:05}@example.com\t2026-01-01 00:00:00\t{mixed:x}\n", mixed >> 48);
+        bytes.extend_from_slice(row.as_bytes());
+        i += 1;
+    }
+    let path = place.join("dump");
+    std::fs::write(&path, bytes).expect("written");
+    path
+}
