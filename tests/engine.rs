@@ -17,6 +17,7 @@ use alluvium::ops::{diff, key, select, stats};
 use alluvium::repo::session::{Session, Writing};
 use alluvium::repo::{InitOptions, Repository};
 use alluvium::report::{Collect, Counter, Silent};
+use alluvium::storage::Storage;
 use alluvium::storage::fault::{Effect, Fault, Operation, on};
 use alluvium::storage::memory::Memory;
 use jiff::SignedDuration;
@@ -387,6 +388,26 @@ fn prune_refuses_an_incomplete_listing() {
         };
         assert_eq!(kept(before), kept(storage.names()));
     }
+}
+
+/// A pack that is gone is damage when a snapshot needs it; when none does, the index forgets it.
+#[test]
+fn prune_tells_what_is_lost_from_what_is_over() {
+    let (storage, world) = (Memory::new(), World::new(24));
+    let repo = init(storage.clone(), &world);
+    let old = take(&repo, "shop", &noise(150_000, 1)).expect("take");
+    let packs = |storage: &Memory| storage.names().into_iter().filter(|n| n.starts_with("packs/")).collect::<Vec<_>>();
+    let unneeded = packs(&storage);
+    world.pass(SignedDuration::from_hours(24));
+    take(&repo, "shop", &noise(150_000, 2)).expect("take");
+    Storage::delete(&storage, &unneeded[0]).expect("deleted");
+    let error = pruned(&repo).expect_err("a snapshot needs it");
+    assert_eq!(error.kind(), Kind::Damaged, "{error}");
+    forget_ids(&repo, &[old.id]).expect("forget");
+    pruned(&repo).expect("nobody needs it");
+    assert!(packs(&storage).iter().all(|name| !unneeded.contains(name)));
+    let found = check(&open(storage, &world).expect("open"), Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
+    assert!(found.problems.is_empty(), "{:?}", found.problems);
 }
 
 /// A store that fails ends the work with its error; nothing hangs, and the next run works.

@@ -1,6 +1,7 @@
 //! The simulation (`tests/simulation/`) as a test: a bounded number of histories without a loss, the same seed twice, and
 //! every ordering rule switched off once. `cargo bench --bench simulation` plays any number.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use alluvium::repo::rules::Rule;
@@ -54,6 +55,17 @@ fn one_seed_is_one_history() {
         assert_eq!(play(seed, None, true).differs(&play(seed, None, true)), None, "seed {seed}");
     }
     assert_ne!(play(1, None, false).digest, play(2, None, false).digest);
+    // Nor does it matter which process plays it.
+    let here = std::env::current_exe().expect("this program");
+    let other = Command::new(here).args(["histories::the_digest_of_seed_3", "--exact", "--ignored", "--nocapture"]).output();
+    let told = String::from_utf8_lossy(&other.expect("it starts").stdout).into_owned();
+    assert!(told.contains(&format!("digest {}", play(3, None, false).digest)), "{told}");
+}
+
+#[test]
+#[ignore = "what the other process of `one_seed_is_one_history` says"]
+fn the_digest_of_seed_3() {
+    println!("digest {}", play(3, None, false).digest);
 }
 
 /// A rule that is switched off loses data within ten thousand histories: so the simulation would find its violation.

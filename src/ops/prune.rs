@@ -208,8 +208,8 @@ struct Survey<'r> {
     marks: Marks,
     /// Packs that may go or be repacked: those of running sessions are left out.
     packs: Vec<Surveyed>,
-    /// Packs that were condemned and are gone, and that an index object still lists: two prunes rewrote
-    /// the index at once, or one was interrupted.
+    /// Packs that are gone and that an index object still lists: two prunes rewrote the index at once, or one was
+    /// interrupted. That no snapshot needs them the marks say.
     ghosts: BTreeSet<PackId>,
 }
 
@@ -420,7 +420,7 @@ fn refuse_hidden(
     Ok(())
 }
 
-/// The indexed packs with their sessions and those that are rightly gone, or a refusal when one is missing or has
+/// The indexed packs with their sessions, and those that are gone; or a refusal when the storage hides one or one has
 /// another size.
 fn known_packs(
     indexed: &Indexed<'_>,
@@ -432,22 +432,18 @@ fn known_packs(
         match listed.get(&pack.id) {
             Some(&size) if size == pack.size => {}
             None if listed_now.get(&pack.id) == Some(&pack.size) => {}
-            // Deleted by a prune that was interrupted before it could say so, or never whole and set aside by a check.
-            None if indexed.is_condemned(pack.id) => {
+            Some(size) => {
+                let what = format!("has {size} bytes, the index says {}", pack.size);
+                return Err(refused(&object_name(pack.id), &what));
+            }
+            None => {
+                let name = object_name(pack.id);
+                if !indexed.is_condemned(pack.id) && indexed.repo.storage.stat(&name)?.is_some() {
+                    let what = "exists, but the storage does not list it: its listing is incomplete";
+                    return Err(refused(&name, what));
+                }
                 ghosts.insert(pack.id);
                 continue;
-            }
-            found => {
-                let name = object_name(pack.id);
-                let there = indexed.repo.storage.stat(&name)?;
-                let what = match found {
-                    None if there.is_some() => {
-                        "exists, but the storage does not list it: its listing is incomplete".to_owned()
-                    }
-                    None => "is missing".to_owned(),
-                    Some(size) => format!("has {size} bytes, the index says {}", pack.size),
-                };
-                return Err(refused(&name, &what));
             }
         }
         known.insert(pack.id, pack.session);

@@ -93,7 +93,8 @@ pub fn write<T>(
     let tally = Tally::default();
     let shelf = Shelf::new(session, report);
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    let threads = if repo.storage.in_order() { 1 } else { cores };
+    let in_order = repo.storage.in_order();
+    let threads = if in_order { 1 } else { cores };
     let blobs_waiting_max = (options.memory_bytes / 16 / repo.parameters.chunks.max as usize).clamp(2, BLOBS_WAITING);
     if repo.parameters.pack_bytes.saturating_mul(5) > options.memory_bytes as u64 {
         let packs = repo.parameters.pack_bytes >> 20;
@@ -103,14 +104,17 @@ pub fn write<T>(
         )
         .hint(format!("say --memory {}M or more", packs * 6)));
     }
-    let uploaders = uploaders(options.memory_bytes, repo.parameters.pack_bytes, repo.storage.transfers());
+    let uploaders = match in_order {
+        true => 1,
+        false => uploaders(options.memory_bytes, repo.parameters.pack_bytes, repo.storage.transfers()),
+    };
 
     let result = std::thread::scope(|scope| {
         let (jobs, jobs_waiting) = bounded::<Job>(2 * threads + 16);
         let (done, results) = unbounded();
         // Where calls keep one order, nothing is uploaded while the body reads.
         let (hold, held) = bounded::<()>(0);
-        let hold = repo.storage.in_order().then_some(hold);
+        let hold = in_order.then_some(hold);
         let (blobs, blobs_waiting) = if hold.is_some() { unbounded() } else { bounded(blobs_waiting_max) };
         let (packs, packs_waiting) = bounded(0);
         for _ in 0..threads {

@@ -27,7 +27,7 @@ use alluvium::storage::memory::Memory;
 use jiff::Timestamp;
 
 use super::pool::{CHUNKS, Pool, WRITE_ONLY};
-use super::stage::{Climate, Power, Random, Seat, Stage};
+use super::stage::{Climate, Machine, Power, Random, Seat, Stage};
 use crate::support::{CHEAP, PASSPHRASE, noise, options, restored};
 
 /// What a history came to.
@@ -56,47 +56,6 @@ impl Played {
             calls.chain([format!("digest {}", played.digest)]).collect::<Vec<_>>()
         };
         calls(self).into_iter().zip(calls(other)).find(|(a, b)| a != b)
-    }
-}
-
-/// Entropy and clock of one machine.
-///
-/// Draws are numbered by their length: ids of 16 bytes are drawn by one thread at a time, while nonces, which
-/// change nothing but ciphertext, are drawn by several. Every operation counts anew, since how far ahead of a
-/// failed call its threads had drawn is up to the threads.
-struct Machine {
-    seed: u64,
-    power: Arc<Power>,
-    operation: AtomicU64,
-    draws: [AtomicU64; 64],
-}
-
-impl Machine {
-    fn new(seed: u64, power: Arc<Power>) -> Self {
-        Self { seed, power, operation: AtomicU64::new(0), draws: std::array::from_fn(|_| AtomicU64::new(0)) }
-    }
-
-    fn next_operation(&self) {
-        self.operation.fetch_add(1, Ordering::SeqCst);
-        for draws in &self.draws {
-            draws.store(0, Ordering::SeqCst);
-        }
-    }
-}
-
-impl Env for Machine {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_second(self.power.clock()).expect("a time within the calendar")
-    }
-
-    fn fill_random(&self, bytes: &mut [u8]) {
-        let kind = bytes.len().min(63);
-        let draw = self.draws[kind].fetch_add(1, Ordering::SeqCst);
-        let mut hasher = blake3::Hasher::new();
-        for number in [self.seed, self.operation.load(Ordering::SeqCst), kind as u64, draw] {
-            hasher.update(&number.to_le_bytes());
-        }
-        hasher.finalize_xof().fill(bytes);
     }
 }
 
@@ -405,7 +364,6 @@ fn text(error: &Error) -> String {
     text
 }
 
-/// Little memory makes one uploader: the calls of a machine come in one order.
 fn write_options() -> WriteOptions {
     WriteOptions { memory_bytes: MEMORY_BYTES_MIN, ..WriteOptions::default() }
 }

@@ -3,13 +3,16 @@
 //! The chunks are cut by the repository's own chunker where their content says, so that any of them in a row are cut
 //! apart again exactly there: which chunks two streams share is known.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use alluvium::env::Env;
 use alluvium::format::keyslot::SlotKind;
 use alluvium::ops::key;
+use alluvium::repo::Repository;
 use alluvium::storage::memory::Memory;
 
-use crate::support::{CHEAP, World, init, noise, take};
+use super::stage::{Climate, Machine, Power, Seat, Stage};
+use crate::support::{CHEAP, PASSPHRASE, noise, small, take};
 
 /// The passphrase that may only write.
 pub const WRITE_ONLY: &[u8] = b"write only";
@@ -29,8 +32,14 @@ impl Pool {
     }
 
     fn make() -> Self {
-        let (storage, world) = (Memory::new(), World::new(1));
-        let repo = init(storage.clone(), &world);
+        let storage = Memory::new();
+        // In order, as everything here: the same in every process.
+        let stage = Stage::new(storage.clone(), Climate::default(), 1, 1, false);
+        let power = Power::new(0, stage.clock());
+        let env: Arc<dyn Env> = Arc::new(Machine::new(1, Arc::clone(&power)));
+        let seat = Seat { stage, machine: 0, power };
+        Repository::init(&seat, env.as_ref(), PASSPHRASE, "test", small()).expect("init");
+        let repo = Repository::open(Arc::new(seat), env, PASSPHRASE, None).expect("open");
         key::add(&repo, SlotKind::WriteOnly, "", WRITE_ONLY, CHEAP).expect("key add");
         let (chunker, source) = (repo.chunker(), noise(200_000, 77));
         let (mut chunks, mut at) = (Vec::new(), 0);

@@ -4,12 +4,14 @@
 //! turn goes on. What a machine computes between two calls runs beside the others and changes nothing.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use alluvium::env::Env;
 use alluvium::error::{Error, Kind, Result};
 use alluvium::storage::memory::Memory;
 use alluvium::storage::{Listed, Storage};
+use jiff::Timestamp;
 
 /// The generator of a history: `SplitMix64` (Steele, Lea, Flood, OOPSLA 2014).
 #[derive(Clone, Debug)]
@@ -273,6 +275,47 @@ impl Power {
     /// The time by this machine's clock, as of its last call.
     pub fn clock(&self) -> i64 {
         self.seen.load(Ordering::SeqCst)
+    }
+}
+
+/// Entropy and clock of one machine.
+///
+/// Draws are numbered by their length: ids of 16 bytes are drawn by one thread at a time, while nonces, which
+/// change nothing but ciphertext, are drawn by several. Every operation counts anew, since how far ahead of a
+/// failed call its threads had drawn is up to the threads.
+pub struct Machine {
+    seed: u64,
+    power: Arc<Power>,
+    operation: AtomicU64,
+    draws: [AtomicU64; 64],
+}
+
+impl Machine {
+    pub fn new(seed: u64, power: Arc<Power>) -> Self {
+        Self { seed, power, operation: AtomicU64::new(0), draws: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+
+    pub fn next_operation(&self) {
+        self.operation.fetch_add(1, Ordering::SeqCst);
+        for draws in &self.draws {
+            draws.store(0, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Env for Machine {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_second(self.power.clock()).expect("a time within the calendar")
+    }
+
+    fn fill_random(&self, bytes: &mut [u8]) {
+        let kind = bytes.len().min(63);
+        let draw = self.draws[kind].fetch_add(1, Ordering::SeqCst);
+        let mut hasher = blake3::Hasher::new();
+        for number in [self.seed, self.operation.load(Ordering::SeqCst), kind as u64, draw] {
+            hasher.update(&number.to_le_bytes());
+        }
+        hasher.finalize_xof().fill(bytes);
     }
 }
 
