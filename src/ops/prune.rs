@@ -626,7 +626,12 @@ impl Work<'_, '_> {
             for (done, pack) in packs.iter().enumerate() {
                 for entry in used_entries(pack)? {
                     self.cancel.check()?;
-                    writer.store_again(entry.id, reader.blob(&entry.id)?)?;
+                    let raw = match reader.blob(&entry.id) {
+                        // Its snapshots were forgotten and another prune took it away meanwhile.
+                        Err(e) if self.repo.storage.stat(&object_name(*pack))?.is_none() => Err(other_at_work(&e)),
+                        read => read,
+                    }?;
+                    writer.store_again(entry.id, raw)?;
                 }
                 self.report.progress(done as u64 + 1);
             }
