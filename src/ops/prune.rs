@@ -486,10 +486,13 @@ impl Work<'_, '_> {
         self.repo.index_at(number, state.clone(), self.report)?;
         let listed: HashSet<PackId> = self.repo.cache.packs()?.into_iter().map(|p| p.id).collect();
         // A pack that was condemned once stays condemned until it is gone: another prune may be about to
-        // delete it, so nobody may ever rely on it again. What turns out to be needed is repacked.
+        // delete it, so nobody may ever rely on it again. What turns out to be needed is repacked. Even when it is gone,
+        // as long as anybody is at work: who read the index before may be about to list it again.
+        let alone = live_sessions(self.repo, Some(self.session.id))?.is_empty();
         let mut condemned = Vec::new();
         for before in state.condemned.drain(..).filter(|_| self.repo.rules.keep(Rule::StayCondemned)) {
-            if !is_gone(before.pack)? || listed.contains(&before.pack) || self.survey.ghosts.contains(&before.pack) {
+            let over = alone && !listed.contains(&before.pack) && !self.survey.ghosts.contains(&before.pack);
+            if !over || !is_gone(before.pack)? {
                 condemned.push(before);
             }
         }

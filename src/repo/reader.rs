@@ -36,10 +36,14 @@ use super::parallel::{at_once, each};
 
 /// Plain bytes that are read, decoded and written at a time.
 const BATCH_BYTES: usize = 4 << 20;
+/// The same over a network: a batch lies in two packs mostly, and fewer, larger requests wait less.
+const BATCH_BYTES_FAR: usize = 8 << 20;
 /// Chunks of a batch: bounds the look-ups where chunks are tiny.
 const BATCH_CHUNKS: usize = 1024;
 /// Bytes between two blobs that are read over rather than around.
 const GAP_BYTES: u32 = 64 << 10;
+/// The same over a network, where a request waits for longer than these bytes take.
+const GAP_BYTES_FAR: u32 = 1 << 20;
 /// Threads that wait for a disk.
 const FETCHERS: usize = 4;
 /// Ranges of one batch that are waited for together, over a network.
@@ -334,7 +338,8 @@ impl<'r> Reader<'r> {
         let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         // A network wants some requests waiting behind those that are under way.
         let fetchers = FETCHERS.max(2 * at_once(self.indexed.repo.storage.as_ref()));
-        let batches = (memory_bytes / 3 / BATCH_BYTES).clamp(2, 2 * threads + fetchers + 2);
+        let batch_bytes = if self.is_far() { BATCH_BYTES_FAR } else { BATCH_BYTES };
+        let batches = (memory_bytes / 3 / batch_bytes).clamp(2, 2 * threads + fetchers + 2);
         let mut hasher = StreamHasher::new();
         std::thread::scope(|scope| {
             let (give, free) = unbounded();
@@ -342,7 +347,7 @@ impl<'r> Reader<'r> {
             let (fetched, to_decode) = bounded::<(Batch, Result<Vec<Range>>)>(batches);
             let (decoded, results) = unbounded();
             (0..batches).for_each(|_| give.send(Vec::new()).expect("the receiver is here"));
-            let plan = scope.spawn(move || self.plan(recipe, &free, &planned));
+            let plan = scope.spawn(move || self.plan(recipe, batch_bytes, &free, &planned));
             for _ in 0..fetchers.min(batches) {
                 let (to_fetch, fetched) = (to_fetch.clone(), fetched.clone());
                 scope.spawn(move || {
@@ -392,7 +397,13 @@ impl<'r> Reader<'r> {
     }
 
     /// Cuts the recipe into batches, each with a free buffer and the places of its chunks.
-    fn plan(&self, recipe: &Recipe, free: &Receiver<Vec<u8>>, planned: &Sender<Batch>) -> Result<()> {
+    fn plan(
+        &self,
+        recipe: &Recipe,
+        batch_bytes: usize,
+        free: &Receiver<Vec<u8>>,
+        planned: &Sender<Batch>,
+    ) -> Result<()> {
         let mut entries = self.entries(recipe).peekable();
         let mut seq = 0;
         while entries.peek().is_some() {
@@ -402,7 +413,7 @@ impl<'r> Reader<'r> {
             let mut bytes = 0;
             while let Some(Ok(entry)) = entries.peek()
                 && batch.chunks.len() < BATCH_CHUNKS
-                && (bytes == 0 || bytes + entry.len as usize <= BATCH_BYTES)
+                && (bytes == 0 || bytes + entry.len as usize <= batch_bytes)
             {
                 bytes += entry.len as usize;
                 // Nearly always answered from memory; what is not found so is looked for when it is needed.
@@ -422,25 +433,31 @@ impl<'r> Reader<'r> {
         Ok(())
     }
 
+    /// A request waits for longer than its bytes take.
+    fn is_far(&self) -> bool {
+        at_once(self.indexed.repo.storage.as_ref()) > 1
+    }
+
     /// Reads what a batch needs, neighbours of one pack together. What can't be read here is left to
     /// [`decode_batch`](Self::decode_batch), which looks elsewhere.
     fn fetch(&self, batch: &Batch, report: &dyn Report) -> Result<Vec<Range>> {
         let mut wanted: Vec<&Location> = batch.chunks.iter().filter_map(|(_, location)| location.as_ref()).collect();
         wanted.sort_unstable_by_key(|l| (l.pack, l.offset));
         wanted.dedup_by_key(|l| (l.pack, l.offset));
+        let storage = self.indexed.repo.storage.as_ref();
+        let gap = if self.is_far() { GAP_BYTES_FAR } else { GAP_BYTES };
         let mut ranges: Vec<Range> = Vec::new();
         for location in wanted {
             let end = location.offset + location.stored_len;
             match ranges.last_mut() {
                 Some(range)
-                    if range.pack == location.pack && location.offset <= range.end.saturating_add(GAP_BYTES) =>
+                    if range.pack == location.pack && location.offset <= range.end.saturating_add(gap) =>
                 {
                     range.end = range.end.max(end);
                 }
                 _ => ranges.push(Range { pack: location.pack, start: location.offset, end, bytes: Vec::new() }),
             }
         }
-        let storage = self.indexed.repo.storage.as_ref();
         let read = each(at_once(storage).min(RANGES_AT_ONCE), &ranges, |range| {
             storage.get_range(&pack::object_name(range.pack), u64::from(range.start), range.len())
         });

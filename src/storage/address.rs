@@ -215,7 +215,7 @@ impl RemoteAddress {
             known_hosts: None,
             timeout: Duration::from_mins(1),
             retries: 6,
-            connections: 8,
+            connections: 16,
             limit_upload: None,
             limit_download: None,
             single_writer: false,
