@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::env::{Cancel, lock};
@@ -82,6 +83,10 @@ pub struct CheckOptions {
 pub struct Checked {
     /// The repository.
     pub repository: RepoId,
+    /// Where it is: twins have one id.
+    pub location: String,
+    /// When the check began.
+    pub started: Timestamp,
     /// The part of the packs that was looked at; none: all.
     pub shard: Option<Subset>,
     /// The part of those whose data was read.
@@ -121,6 +126,8 @@ pub fn check_with(repo: &Repository, options: CheckOptions, report: &dyn Report,
     repo.keys.require_full("a check")?;
     let mut found = Checked {
         repository: repo.id,
+        location: repo.storage.location(),
+        started: repo.env.now(),
         shard: options.shard,
         data: options.read,
         generation: 0,

@@ -43,12 +43,30 @@ impl Filter {
             && (self.hosts.is_empty() || self.hosts.contains(&manifest.host))
             && self.tags.is_subset(&manifest.tags)
     }
+
+    /// Refuses a source or a host that none of `snapshots` is of: a slip of the pen must not look like nothing to do.
+    ///
+    /// # Errors
+    /// `NotFound`, with the names that there are.
+    pub fn check_names<'s>(&self, snapshots: impl Iterator<Item = &'s Snapshot> + Clone) -> Result<()> {
+        let kinds: [(&str, &BTreeSet<String>, fn(&Snapshot) -> &String); 2] =
+            [("source", &self.sources, |s| &s.manifest.source), ("host", &self.hosts, |s| &s.manifest.host)];
+        for (kind, wanted, name) in kinds {
+            let known: BTreeSet<&String> = snapshots.clone().map(name).collect();
+            if let Some(unknown) = wanted.iter().find(|name| !known.contains(name)) {
+                let what = format!("there is no snapshot of the {kind} `{}`", unknown.escape_debug());
+                let known: Vec<String> = known.iter().map(|name| name.escape_debug().to_string()).collect();
+                return Err(Error::new(Kind::NotFound, what).hint(format!("there are: {}", known.join(", "))));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Decides by `policy`. Refuses while a manifest is unreadable: it may be the good one that the policy counts on.
 ///
 /// # Errors
-/// `Usage` for an empty policy; `Damaged` when a manifest can't be read; `WrongKey`; `Storage`.
+/// `Usage` for an empty policy; `NotFound` for a source or host without snapshots; `Damaged` when a manifest can't be read; `WrongKey`; `Storage`.
 pub fn plan(repo: &Repository, filter: &Filter, policy: &Policy) -> Result<Plan> {
     let (snapshots, unreadable) = repo.snapshots()?;
     if let Some((_, error)) = unreadable.into_iter().next() {
@@ -56,6 +74,7 @@ pub fn plan(repo: &Repository, filter: &Filter, policy: &Policy) -> Result<Plan>
             "`alluvium check` says what is damaged; remove a hopeless snapshot by its id (`alluvium forget ID`)",
         ));
     }
+    filter.check_names(snapshots.iter())?;
     let candidates: Vec<Candidate> = snapshots.iter().filter(|s| filter.admits(s)).map(Candidate::of).collect();
     let groups = decide(&candidates, policy, repo.env.now())?;
     let remove = groups.iter().flat_map(|g| &g.decisions).filter(|d| !d.keep).map(|d| d.id).collect();

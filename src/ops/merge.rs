@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
@@ -21,6 +22,8 @@ pub struct Merged {
     pub checked: Checked,
     /// How many shards there were.
     pub shards: u32,
+    /// When the last of them began; the first is the check's own beginning.
+    pub last_started: Timestamp,
     /// What changed between the shards: not wrong, and good to know.
     pub notes: Vec<String>,
 }
@@ -28,7 +31,7 @@ pub struct Merged {
 /// Joins results, each with a name for messages.
 ///
 /// # Errors
-/// `Failed` when a shard is missing, there twice, of another repository, or has read other data than the others; when
+/// `Failed` when a shard is missing, there twice, of another repository or another place, or has read other data than the others; when
 /// the packs looked at are not all there are; `Usage` without any result.
 pub fn merge(results: &[(String, Checked)]) -> Result<Merged> {
     let (first_name, first) = results.first().ok_or_else(|| Error::new(Kind::Usage, "there is no result to merge"))?;
@@ -39,6 +42,12 @@ pub fn merge(results: &[(String, Checked)]) -> Result<Merged> {
         let differs = |what: &str| Err(refused(&format!("{name} is of another {what} than {first_name}")));
         if result.repository != first.repository {
             return differs("repository");
+        }
+        if result.location != first.location {
+            return Err(refused(&format!(
+                "{name} is of {}, {first_name} is of {}",
+                result.location, first.location
+            )));
         }
         if of != shards {
             return differs("number of shards");
@@ -70,8 +79,11 @@ pub fn merge(results: &[(String, Checked)]) -> Result<Merged> {
     } else if packs != first.packs_total {
         return Err(refused(&format!("the shards looked at {packs} packs, there are {}", first.packs_total)));
     }
+    let started = || results.iter().map(|(_, r)| r.started);
     let checked = Checked {
         repository: first.repository,
+        location: first.location.clone(),
+        started: started().min().unwrap_or(first.started),
         shard: None,
         data: first.data,
         generation: most(|r| r.generation),
@@ -83,7 +95,7 @@ pub fn merge(results: &[(String, Checked)]) -> Result<Merged> {
         set_aside: sum(|r| r.set_aside),
         problems: problems(results),
     };
-    Ok(Merged { checked, shards, notes })
+    Ok(Merged { checked, shards, last_started: started().max().unwrap_or(first.started), notes })
 }
 
 /// Every problem once, with all the snapshots that any shard says it harms.

@@ -123,9 +123,11 @@ pub fn prune(
 ) -> Result<Plan> {
     repo.keys.require_full("pruning")?;
     let mut generation = None;
-    let mut once = || match dry_run {
-        true => Survey::take(repo, None, &mut generation, options, report, cancel).map(|s| s.plan(options).0),
-        false => prune_once(repo, &mut generation, options, report, cancel),
+    let mut once = || {
+        if dry_run {
+            return Survey::take(repo, None, &mut generation, options, report, cancel).map(|s| s.plan(options).0);
+        }
+        prune_once(repo, &mut generation, options, report, cancel)
     };
     let result = match once() {
         Err(e) if e.kind() == Kind::Storage && !cancel.is_cancelled() && repo.storage.stat(RESERVE)?.is_some() => {

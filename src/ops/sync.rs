@@ -169,7 +169,7 @@ pub struct Synced {
 /// Copies what is missing in `dest`.
 ///
 /// # Errors
-/// `WrongKey` when either was opened with a write-only slot; `Failed` when the
+/// `WrongKey` when either was opened with a write-only slot; `NotFound` for a source or host without snapshots; `Failed` when the
 /// mirror's guard refuses: nothing was done then. Whatever ends the work in the destination: `Busy`, `Damaged`, `Storage`;
 /// `Interrupted`. What the source can't give is in [`Synced::failed`].
 pub fn sync(
@@ -265,6 +265,7 @@ impl Plan {
         for (id, error) in &unreadable_there {
             report.problem(Problem::new(object_name(*id), error).harming([id]));
         }
+        options.filter.check_names(here.iter().chain(&there))?;
         let remove = mirror::plan(source, dest, &here, &unreadable, &there, options)?;
         here.retain(|snapshot| options.filter.admits(snapshot));
         let kept = kept(&here, options, source.env.now())?;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use crate::env::{Env, lock};
 use crate::error::{Error, Result};
@@ -27,6 +28,8 @@ use super::session::Session;
 /// Packs whose blobs one index object lists, while a session works: bounds what a crash makes anew, and
 /// what the session remembers.
 const PACKS_PER_INDEX: usize = 64;
+/// And how long a durable pack may wait for one: what an interruption costs over a slow line.
+const INDEX_AFTER: Duration = Duration::from_mins(1);
 
 /// A pack that can be written: its bytes and its line of the index.
 pub struct ClosedPack {
@@ -195,7 +198,15 @@ impl Dice {
 pub struct Shelf<'s> {
     session: &'s Session<'s>,
     report: &'s dyn Report,
-    durable: Mutex<Vec<(IndexedPack, WrappedKey)>>,
+    durable: Mutex<Durable>,
+}
+
+/// Packs that no index object lists yet.
+#[derive(Default)]
+struct Durable {
+    packs: Vec<(IndexedPack, WrappedKey)>,
+    /// When the first of them became durable.
+    since: Option<Instant>,
 }
 
 impl<'s> Shelf<'s> {
@@ -204,7 +215,7 @@ impl<'s> Shelf<'s> {
         Self { session, report, durable: Mutex::default() }
     }
 
-    /// Makes a pack durable; every [`PACKS_PER_INDEX`] packs an index object follows.
+    /// Makes a pack durable; an index object follows after [`PACKS_PER_INDEX`] packs or [`INDEX_AFTER`].
     ///
     /// # Errors
     /// `Storage`.
@@ -217,10 +228,11 @@ impl<'s> Shelf<'s> {
         self.session.wrote(indexed.id, indexed.size);
         let full = {
             let mut durable = self.lock();
-            durable.push((indexed, key));
-            (durable.len() >= PACKS_PER_INDEX).then(|| std::mem::take(&mut *durable))
+            durable.packs.push((indexed, key));
+            let due = durable.since.get_or_insert_with(Instant::now).elapsed() >= INDEX_AFTER;
+            (due || durable.packs.len() >= PACKS_PER_INDEX).then(|| std::mem::take(&mut *durable))
         };
-        full.map_or(Ok(()), |packs| self.publish(packs))
+        full.map_or(Ok(()), |durable| self.publish(durable.packs))
     }
 
     /// Publishes the index of what is durable and not yet listed.
@@ -228,7 +240,7 @@ impl<'s> Shelf<'s> {
     /// # Errors
     /// `Storage`.
     pub fn finish(&self) -> Result<()> {
-        let packs = std::mem::take(&mut *self.lock());
+        let packs = std::mem::take(&mut *self.lock()).packs;
         let kept = self.session.repo().rules.keep(Rule::IndexBeforeManifest);
         if packs.is_empty() || !kept { Ok(()) } else { self.publish(packs) }
     }
@@ -243,7 +255,7 @@ impl<'s> Shelf<'s> {
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(IndexedPack, WrappedKey)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Durable> {
         lock(&self.durable)
     }
 }

@@ -14,7 +14,7 @@
 //! looked for again in a fresh index (rule I2: prune may have moved it), then in every other copy;
 //! then it is an error, never zeros.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Mutex;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -177,7 +177,13 @@ impl<'r> Reader<'r> {
         let mut entries: Box<dyn Iterator<Item = Result<RecipeEntry>> + Send + 'a> =
             Box::new(recipe.chunks.clone().into_iter().map(Ok));
         for _ in 0..recipe.depth {
-            entries = Box::new(Expand { reader: self, inner: entries, entries: Vec::new().into_iter(), ended: false });
+            entries = Box::new(Expand {
+                reader: self,
+                inner: entries,
+                ahead: VecDeque::new(),
+                entries: Vec::new().into_iter(),
+                ended: false,
+            });
         }
         entries
     }
@@ -595,14 +601,23 @@ impl Range {
 struct Expand<'a, 'r> {
     reader: &'a Reader<'r>,
     inner: Box<dyn Iterator<Item = Result<RecipeEntry>> + Send + 'a>,
+    /// Chunks of the recipe that were read and not yet looked into.
+    ahead: VecDeque<Result<Vec<RecipeEntry>>>,
     entries: std::vec::IntoIter<RecipeEntry>,
     ended: bool,
 }
 
 impl Expand<'_, '_> {
-    fn next_chunk(&mut self) -> Result<Option<std::vec::IntoIter<RecipeEntry>>> {
-        let Some(entry) = self.inner.next().transpose()? else { return Ok(None) };
-        self.reader.recipe_chunk(&entry.id).map(|entries| Some(entries.into_iter()))
+    /// Over a network several are asked for together.
+    fn next_chunk(&mut self) -> Result<Option<Vec<RecipeEntry>>> {
+        if self.ahead.is_empty() {
+            let at_once = at_once(self.reader.indexed.repo.storage.as_ref());
+            let next: Vec<Result<RecipeEntry>> = self.inner.by_ref().take(at_once).collect();
+            let read = |entry: &Result<RecipeEntry>| entry.as_ref().ok().map(|e| self.reader.recipe_chunk(&e.id));
+            let read = each(at_once, &next, read);
+            self.ahead = next.into_iter().zip(read).map(|(entry, read)| entry.and_then(|_| read.expect("read"))).collect();
+        }
+        self.ahead.pop_front().transpose()
     }
 }
 
@@ -615,7 +630,7 @@ impl Iterator for Expand<'_, '_> {
                 return Some(Ok(entry));
             }
             match self.next_chunk() {
-                Ok(Some(entries)) => self.entries = entries,
+                Ok(Some(entries)) => self.entries = entries.into_iter(),
                 Ok(None) => self.ended = true,
                 Err(e) => {
                     self.ended = true;

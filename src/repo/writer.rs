@@ -104,10 +104,8 @@ pub fn write<T>(
         )
         .hint(format!("say --memory {}M or more", packs * 6)));
     }
-    let uploaders = match in_order {
-        true => 1,
-        false => uploaders(options.memory_bytes, repo.parameters.pack_bytes, repo.storage.transfers()),
-    };
+    let transfers = repo.storage.transfers();
+    let uploaders = if in_order { 1 } else { uploaders(options.memory_bytes, repo.parameters.pack_bytes, transfers) };
 
     let result = std::thread::scope(|scope| {
         let (jobs, jobs_waiting) = bounded::<Job>(2 * threads + 16);
@@ -178,9 +176,11 @@ pub fn write<T>(
     if let State::Failed(first) = failure.state.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(first);
     }
+    // What is durable is listed, though the work was interrupted or its source failed: the next one need not store it.
+    let listed = shelf.finish();
     let value = result?;
     cancel.check()?;
-    shelf.finish()?;
+    listed?;
     Ok(value)
 }
 

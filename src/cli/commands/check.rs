@@ -55,9 +55,11 @@ fn merge_results(context: &mut Context<'_>, files: &[PathBuf]) -> Result<Outcome
     if context.global.json {
         context.document(to_value(&merged));
     } else {
-        let Merged { checked, shards, notes } = &merged;
+        let Merged { checked, shards, last_started, notes } = &merged;
         show(context, checked);
-        context.closing(&format!("from {}, which are all of it", counted(u64::from(*shards), "shard")));
+        let (from, to) = (context.time(checked.started), context.time(*last_started));
+        let all = if notes.is_empty() { "which are all of it" } else { "which are all of what was there throughout" };
+        context.closing(&format!("from {}, begun {from} to {to}, {all}", counted(u64::from(*shards), "shard")));
         for note in notes {
             context.closing(note);
         }

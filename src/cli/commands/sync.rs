@@ -144,11 +144,11 @@ fn show(context: &mut Context<'_>, synced: &Synced, start: Instant) {
     } else {
         let how = match synced.way {
             Way::Packs => format!(
-                "{} taken over, {} sealed again",
+                "{} copied whole, {} re-sealed",
                 counted(synced.packs_copied, "pack"),
                 counted(synced.chunks_resealed, "chunk")
             ),
-            Way::Chunks => format!("{} sealed again", counted(synced.chunks_resealed, "chunk")),
+            Way::Chunks => format!("{} re-sealed", counted(synced.chunks_resealed, "chunk")),
             Way::Streams => "read and cut anew".to_owned(),
         };
         context.closing(&format!(
@@ -166,7 +166,9 @@ fn show(context: &mut Context<'_>, synced: &Synced, start: Instant) {
     }
     if !removed.is_empty() {
         let would = if plan.is_some() { "would remove" } else { "removed" };
-        context.closing(&format!("{would} {} whose originals are gone", counted(removed.len() as u64, "snapshot")));
+        let names: Vec<String> = removed.iter().map(short).collect();
+        let copies = counted(removed.len() as u64, "snapshot");
+        context.closing(&format!("{would} {copies} whose originals are gone: {}", names.join(", ")));
     }
     if !failed.is_empty() {
         let names: Vec<String> = failed.iter().map(|f| short(&f.snapshot)).collect();

@@ -53,7 +53,8 @@ fn guard(copies: &[&Snapshot], gone: &[&Snapshot], unreadable: &[(SnapshotId, Er
         return Err(refused(&format!("{} of the source can't be read", object_name(*id))));
     }
     if gone.len() > FEW && gone.len() * 2 > copies.len() {
-        return Err(refused(&format!("{} of {} copies would go", gone.len(), copies.len())));
+        let names: Vec<String> = gone.iter().map(|s| s.id.to_string()[..8].to_owned()).collect();
+        return Err(refused(&format!("{} of {} copies would go ({})", gone.len(), copies.len(), names.join(", "))));
     }
     let (all, going) = (by_series(copies.iter().copied()), by_series(gone.iter().copied()));
     match going.iter().find(|(series, ids)| all.get(*series).is_some_and(|all| all.len() == ids.len())) {
