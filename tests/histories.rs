@@ -63,6 +63,7 @@ fn one_seed_is_one_history() {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "it is read by the other process")]
 #[ignore = "what the other process of `one_seed_is_one_history` says"]
 fn the_digest_of_seed_3() {
     println!("digest {}", play(3, None, false).digest);

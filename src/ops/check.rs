@@ -158,7 +158,7 @@ pub fn check_with(repo: &Repository, options: CheckOptions, report: &dyn Report,
     }
 
     let looked = check_packs(&indexed, &listed, &mut found, report, cancel)?;
-    let Looked { packs, elsewhere, garbage } = &looked;
+    let Looked { packs, elsewhere, garbage, .. } = &looked;
     let data = match options.read {
         Some(subset) => read_data(&indexed, packs, subset, report, cancel)?,
         None => Damage::default(),
@@ -223,6 +223,8 @@ pub fn check_with(repo: &Repository, options: CheckOptions, report: &dyn Report,
 struct Looked {
     /// The sound ones.
     packs: HashMap<PackId, ReadPack>,
+    /// All that the index listed then, whoever looks at them: what comes later was not looked at.
+    indexed: HashSet<PackId>,
     /// Those that another shard looks at; they are listed, with the size that the index says.
     elsewhere: HashSet<PackId>,
     /// Those that no index lists and no running session explains.
@@ -294,6 +296,7 @@ fn check_packs(
         listed.keys().chain(known.keys()).copied().collect::<BTreeSet<_>>().into_iter().collect();
     // A condemned pack may be gone already: prune was interrupted, or is at work.
     ids.retain(|id| listed.contains_key(id) || !indexed.is_condemned(*id));
+    looked_at.indexed = ids.iter().copied().filter(|id| known.contains_key(id)).collect();
     let live: HashSet<SnapshotId> = live_sessions(repo, None)?.into_iter().map(|s| s.id).collect();
     found.packs_total = ids.len() as u64;
     if let Some(shard) = found.shard {
@@ -527,7 +530,7 @@ fn set_aside(
 
 /// What is distrusted by `state`, and by what was found now.
 fn distrusted_now(state: &Generation, known: &HashSet<PackId>, looked: &Looked, damage: &Damage) -> Vec<Distrusted> {
-    let Looked { packs, elsewhere, .. } = looked;
+    let Looked { packs, indexed, elsewhere, .. } = looked;
     let condemned: HashSet<PackId> = state.condemned.iter().map(|c| c.pack).collect();
     let mut wanted: HashMap<PackId, BTreeSet<BlobId>> =
         state.distrusted.iter().map(|d| (d.pack, d.blobs.iter().copied().collect())).collect();
@@ -537,7 +540,7 @@ fn distrusted_now(state: &Generation, known: &HashSet<PackId>, looked: &Looked, 
     };
     wanted.retain(|pack, blobs| !well(pack, blobs));
     let lost = |pack: &PackId| !packs.contains_key(pack) && !elsewhere.contains(pack) && !condemned.contains(pack);
-    for pack in known.iter().filter(|pack| lost(pack)) {
+    for pack in known.iter().filter(|pack| indexed.contains(pack) && lost(pack)) {
         wanted.insert(*pack, BTreeSet::new());
     }
     for (pack, blobs) in &damage.blobs {

@@ -48,11 +48,10 @@ impl Filter {
     ///
     /// # Errors
     /// `NotFound`, with the names that there are.
-    pub fn check_names<'s>(&self, snapshots: impl Iterator<Item = &'s Snapshot> + Clone) -> Result<()> {
-        let kinds: [(&str, &BTreeSet<String>, fn(&Snapshot) -> &String); 2] =
-            [("source", &self.sources, |s| &s.manifest.source), ("host", &self.hosts, |s| &s.manifest.host)];
-        for (kind, wanted, name) in kinds {
-            let known: BTreeSet<&String> = snapshots.clone().map(name).collect();
+    pub fn check_names<'s>(&self, snapshots: impl Iterator<Item = &'s Snapshot>) -> Result<()> {
+        let (sources, hosts): (BTreeSet<_>, BTreeSet<_>) =
+            snapshots.map(|s| (&s.manifest.source, &s.manifest.host)).unzip();
+        for (kind, wanted, known) in [("source", &self.sources, sources), ("host", &self.hosts, hosts)] {
             if let Some(unknown) = wanted.iter().find(|name| !known.contains(name)) {
                 let what = format!("there is no snapshot of the {kind} `{}`", unknown.escape_debug());
                 let known: Vec<String> = known.iter().map(|name| name.escape_debug().to_string()).collect();

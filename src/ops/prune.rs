@@ -440,12 +440,15 @@ fn known_packs(
             }
             None => {
                 let name = object_name(pack.id);
-                if !indexed.is_condemned(pack.id) && indexed.repo.storage.stat(&name)?.is_some() {
+                if indexed.repo.storage.stat(&name)?.is_none() {
+                    ghosts.insert(pack.id);
+                    continue;
+                }
+                // A condemned one may be on its way out, and a snapshot may yet need it.
+                if !indexed.is_condemned(pack.id) {
                     let what = "exists, but the storage does not list it: its listing is incomplete";
                     return Err(refused(&name, what));
                 }
-                ghosts.insert(pack.id);
-                continue;
             }
         }
         known.insert(pack.id, pack.session);
@@ -480,7 +483,6 @@ impl Work<'_, '_> {
         if *self.generation != Some(number) {
             return Err(other_at_work(&Error::new(Kind::Busy, format!("{} is new", generation_name(number)))));
         }
-        let readable = state.is_ok();
         let mut state = state.unwrap_or_default();
         let sizes: HashMap<PackId, u64> = self.survey.packs.iter().map(|p| (p.id, p.size)).collect();
         let is_gone = |pack: PackId| -> Result<bool> { Ok(self.repo.storage.stat(&object_name(pack))?.is_none()) };
@@ -507,8 +509,8 @@ impl Work<'_, '_> {
                 distrusted.push(entry);
             }
         }
-        let news = !readable || condemned.len() > known.len();
-        if news && self.repo.rules.keep(Rule::CondemnFirst) {
+        // Even when all of them are condemned already: of two prunes that judged by one generation, one may delete.
+        if self.repo.rules.keep(Rule::CondemnFirst) {
             self.repo.publish_generation(number + 1, &Generation { condemned: condemned.clone(), distrusted })?;
             *self.generation = Some(number + 1);
         }

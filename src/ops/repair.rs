@@ -164,13 +164,14 @@ fn replace_generation(
     repo.cache.invalidate()?;
     // What was set aside, as the generation before remembers it: a copy that is bad must not be taken for the good one.
     let state = readable_generation(repo, number)?;
-    let indexed =
-        repo.index_at(number, Generation { condemned: Vec::new(), distrusted: state.distrusted.clone() }, report)?;
+    let indexed = repo.index_at(number, state.clone(), report)?;
     let (snapshots, _) = repo.snapshots()?;
     let flaw = |id: &BlobId, l: &Location| indexed.is_distrusted(id, l.pack).then(|| damaged(id));
     let marks = mark(&indexed, &snapshots, &flaw, report, cancel)?;
-    let unneeded = listed.iter().filter(|(id, _)| !marks.used.contains_key(id));
-    let mut condemned: Vec<_> = unneeded.map(|(&pack, &size)| Condemned { pack, size, since: number }).collect();
+    // What was condemned stays so: somebody may be about to delete it.
+    let before: HashSet<PackId> = state.condemned.iter().map(|c| c.pack).collect();
+    let going = listed.iter().filter(|(id, _)| before.contains(id) || !marks.used.contains_key(id));
+    let mut condemned: Vec<_> = going.map(|(&pack, &size)| Condemned { pack, size, since: number }).collect();
     condemned.sort_by_key(|c| c.pack);
     repo.publish_generation(number, &Generation { condemned, distrusted: state.distrusted })
 }

@@ -364,7 +364,7 @@ impl Repository {
         })?;
         // Whoever was asleep may get a name that others have used and given up since. Then a newer one is there, and this
         // one counts for nothing.
-        if self.listed_generation()? > number {
+        if self.probe_generation()?.0 > number {
             return Err(late());
         }
         self.forget_generations(number);

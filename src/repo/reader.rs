@@ -44,6 +44,8 @@ const BATCH_CHUNKS: usize = 1024;
 const GAP_BYTES: u32 = 64 << 10;
 /// The same over a network, where a request waits for longer than these bytes take.
 const GAP_BYTES_FAR: u32 = 1 << 20;
+/// Such bytes of one batch, at most: they take memory like the others.
+const READ_OVER_BYTES: u32 = 2 << 20;
 /// Threads that wait for a disk.
 const FETCHERS: usize = 4;
 /// Ranges of one batch that are waited for together, over a network.
@@ -453,12 +455,17 @@ impl<'r> Reader<'r> {
         let storage = self.indexed.repo.storage.as_ref();
         let gap = if self.is_far() { GAP_BYTES_FAR } else { GAP_BYTES };
         let mut ranges: Vec<Range> = Vec::new();
+        let mut read_over = 0;
         for location in wanted {
             let end = location.offset + location.stored_len;
+            let between = |range: &Range| location.offset.saturating_sub(range.end);
             match ranges.last_mut() {
                 Some(range)
-                    if range.pack == location.pack && location.offset <= range.end.saturating_add(gap) =>
+                    if range.pack == location.pack
+                        && between(range) <= gap
+                        && read_over + between(range) <= READ_OVER_BYTES =>
                 {
+                    read_over += between(range);
                     range.end = range.end.max(end);
                 }
                 _ => ranges.push(Range { pack: location.pack, start: location.offset, end, bytes: Vec::new() }),

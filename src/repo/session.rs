@@ -285,15 +285,19 @@ impl Session<'_> {
         let repo = self.repo();
         match error.kind() {
             Kind::AlreadyExists => return Settled::Unpublished(fenced(self.id)),
-            // Refused: it was not carried out.
-            Kind::Denied => return Settled::Unpublished(error),
             _ if !repo.rules.keep(Rule::Settle) => return Settled::Unpublished(error),
             _ => {}
         }
-        let standing = match fence(repo, self.id) {
-            Ok(true) => return Settled::Unpublished(error),
-            Ok(false) => repo.storage.get(&manifest::object_name(self.id)),
-            Err(e) => Err(e),
+        let published = || repo.storage.get(&manifest::object_name(self.id));
+        let standing = if repo.storage.exclusive() {
+            match fence(repo, self.id) {
+                Ok(true) => return Settled::Unpublished(error),
+                Ok(false) => published(),
+                Err(e) => Err(e),
+            }
+        } else {
+            // A fence would not hold off a request that comes late. What is not there yet may still come.
+            published()
         };
         match standing {
             Ok(bytes) if bytes == object => Settled::Published,

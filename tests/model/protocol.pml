@@ -349,11 +349,7 @@ begin:
         :: old = old & bit(0)
         fi;
 #endif
-        ghosts = old & ~packs & before;
-        if
-        :: old & ~packs & ~before -> goto end         /* I6: the index lists what is missing */
-        :: !(old & ~packs & ~before) -> skip
-        fi;
+        ghosts = old & ~packs;
         old = old & packs;
         if
         :: !surveyed -> marked = 0
@@ -393,13 +389,13 @@ condemn:
        }
     fi;
 #ifndef NO_CONDEMN_FIRST
+    /* Even when all are condemned already: of two prunes that judged by one generation, one may delete. */
     if
-    :: atomic { !(going & ~before) -> skip }          /* all are condemned already */
 #ifdef NO_EXCLUSIVE_GENERATION
-    :: d_step { (going & ~before) -> 
+    :: d_step { true ->
 #else
-    :: atomic { (going & ~before) && gen != at -> goto end }
-    :: d_step { (going & ~before) && gen == at ->
+    :: atomic { gen != at -> goto end }
+    :: d_step { gen == at ->
 #endif
         at++;
         gen = at;

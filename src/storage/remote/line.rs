@@ -22,6 +22,8 @@ use super::failure;
 use crate::env::lock;
 use crate::storage::address::RemoteAddress;
 
+/// Uploads up to this size are not slowed down.
+const SMALL_BYTES: usize = 16 << 10;
 /// A body that comes or goes more slowly than this is given up.
 const BYTES_PER_SECOND_MIN: u64 = 128 << 10;
 /// Repetitions before the store was ever reached.
@@ -69,13 +71,15 @@ impl Line {
         self.wait(self.persist(self.time_for(bytes), attempt))
     }
 
-    /// As [`call`](Self::call), for an upload.
+    /// As [`call`](Self::call), for an upload. Small ones do not wait in line: signs of life are among them.
     ///
     /// # Errors
     /// As [`call`](Self::call).
     pub fn upload<T, F: Future<Output = Result<T>>>(&self, bytes: usize, attempt: impl Fn() -> F) -> Result<T> {
         self.wait(async {
-            self.upload.pass(bytes).await;
+            if bytes > SMALL_BYTES {
+                self.upload.pass(bytes).await;
+            }
             self.persist(self.time_for(bytes), attempt).await
         })
     }

@@ -246,6 +246,12 @@ impl Remote {
 
     fn replace_object(&self, name: &str, body: &Buffer) -> Result<Creation> {
         if self.has_folders() {
+            let placed = self.place(&self.operators.plain, name, body)?;
+            if placed == Creation::Created {
+                return Ok(placed);
+            }
+            // A server that does not move over what is there: that goes first. Who reads looks more than once.
+            self.delete(name)?;
             return self.place(&self.operators.plain, name, body);
         }
         let operator = self.operator_to_write(name);
@@ -374,7 +380,10 @@ impl Storage for Remote {
 
     fn put_replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
         check_name(name)?;
-        self.replace_object(name, &Buffer::from(bytes.to_vec())).map(drop)
+        match self.replace_object(name, &Buffer::from(bytes.to_vec()))? {
+            Creation::Created => Ok(()),
+            Creation::Taken => Err(Error::new(Kind::Storage, format!("{} does not replace {name}", self.location()))),
+        }
     }
 
     fn get(&self, name: &str) -> Result<Vec<u8>> {
