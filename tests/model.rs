@@ -17,13 +17,14 @@ const THREADS: usize = 2;
 const MEMORY_MIB: u32 = 4000;
 
 /// A scenario with all rules, and the states that it has at least: a model that got stuck early has fewer.
-const SCENARIOS: [(&str, u64); 6] = [
+const SCENARIOS: [(&str, u64); 7] = [
     ("1", 2_000_000),  // two writers, of both kinds, answers that get lost, prune, forget
     ("2", 10_000_000), // two prunes, one after a forget, a writer, a session that died
     ("3", 5_000_000),  // a prune that sleeps, another that runs twice, a writer
     ("4", 100_000),    // a restore, a prune that repacks, a writer, forget
     ("5", 200_000),    // two prunes that repack and rewrite one index object, forget
     ("6", 300_000),    // a prune that runs twice, an index object that appears late, a writer, forget
+    ("7", 20_000),     // two prunes, a needed pack that is condemned, an index object that appears late
 ];
 
 /// A rule, the flags that take it away, the scenario that shows the loss.
@@ -38,6 +39,7 @@ const RULES: &[(&str, &[&str], &str)] = &[
     ("I4: nobody relies on a condemned pack", &["NO_AVOID_CONDEMNED"], "1"),
     ("I4: prune condemns before it deletes", &["NO_CONDEMN_FIRST"], "1"),
     ("I4: a generation is created exclusively", &["NO_EXCLUSIVE_GENERATION"], "5"),
+    ("I4: of two prunes that judged by one generation, one deletes", &["NO_ONE_OF_TWO"], "7"),
     ("I4: a generation carries over what is condemned", &["NO_CARRY_OVER"], "2"),
     ("I4: condemned stays condemned, there is no pardon", &["NO_STAY_CONDEMNED"], "5"),
     ("I4: prune waits for the sessions that began before", &["NO_WAIT"], "1"),

@@ -391,6 +391,9 @@ condemn:
 #ifndef NO_CONDEMN_FIRST
     /* Even when all are condemned already: of two prunes that judged by one generation, one may delete. */
     if
+#ifdef NO_ONE_OF_TWO
+    :: atomic { !(going & ~before) -> skip }
+#endif
 #ifdef NO_EXCLUSIVE_GENERATION
     :: d_step { true ->
 #else
@@ -584,6 +587,16 @@ init {
         run Prune(2, 2, false);
         run LateIndex();
         run Forget()
+#elif SCENARIO == 7
+        /* The pack that a snapshot needs is condemned already. A dead session stored its chunk again; the index
+         * object of that pack appears late, between two prunes. */
+        packs = bit(0) | bit(1);
+        condemned = bit(0);
+        since[0] = 1;
+        gen = 1;
+        run Prune(2, 1, false);
+        run Prune(3, 1, false);
+        run LateIndex()
 #endif
     }
 }
