@@ -342,7 +342,8 @@ fn filters_and_rules_choose() {
     let synced = run_with(&source, &dest, &SyncOptions { filter: only(&["wiki"]), ..options() }).expect("sync");
     assert_eq!((synced.copied.len(), synced.already), (2, 0));
     let nobody = SyncOptions { filter: only(&["nobody"]), ..options() };
-    assert_eq!(run_with(&source, &dest, &nobody).expect("sync").copied.len(), 0);
+    let error = run_with(&source, &dest, &nobody).expect_err("a slip of the pen");
+    assert!(error.kind() == Kind::NotFound && format!("{error:?}").contains("shop, wiki"), "{error:?}");
 }
 
 #[test]

@@ -250,8 +250,7 @@ impl<'r> Survey<'r> {
         }
         let (number, state) = repo.probe_generation()?;
         *generation = Some(number);
-        // An unreadable generation: what it condemned was unused, so all that is unused is condemned anew.
-        let indexed = repo.index_proven(number, state.unwrap_or_default(), report)?;
+        let indexed = repo.index_proven(number, readable(number, state)?, report)?;
         if let Some(problem) = indexed.problems.first() {
             return Err(refused(&problem.object, &problem.what));
         }
@@ -361,6 +360,14 @@ impl<'r> Survey<'r> {
         repack.extend(partly.iter().filter(|p| p.condemned || set_aside.contains(&p.id)).map(|p| p.id));
         repack
     }
+}
+
+/// The generation, or a refusal: without it, a copy that another prune is about to delete might be counted on.
+fn readable(number: u64, state: Result<Generation>) -> Result<Generation> {
+    state.map_err(|e| match e.kind() {
+        Kind::Damaged => refused(&generation_name(number), &e.to_string()),
+        _ => e,
+    })
 }
 
 fn refused(object: &str, what: &str) -> Error {
@@ -483,7 +490,7 @@ impl Work<'_, '_> {
         if *self.generation != Some(number) {
             return Err(other_at_work(&Error::new(Kind::Busy, format!("{} is new", generation_name(number)))));
         }
-        let mut state = state.unwrap_or_default();
+        let mut state = readable(number, state)?;
         let sizes: HashMap<PackId, u64> = self.survey.packs.iter().map(|p| (p.id, p.size)).collect();
         let is_gone = |pack: PackId| -> Result<bool> { Ok(self.repo.storage.stat(&object_name(pack))?.is_none()) };
         // Another prune may list again what is gone: it must go on being known as condemned.

@@ -56,7 +56,11 @@ pub fn repair_index(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> 
             Err(e) => repaired.problems.push(Problem::new(index_name(id), &e)),
         }
     }
-    let (number, state) = repo.probe_generation()?;
+    let (number, state) = match repo.probe_generation()? {
+        // Not read this time is not unreadable: what it condemns is not to be forgotten for that.
+        (_, Err(e)) if e.kind() != Kind::Damaged => return Err(e),
+        found => found,
+    };
     // What is condemned may go at any time, and rightly be missing.
     let condemned: HashSet<PackId> = state.iter().flat_map(|s| &s.condemned).map(|c| c.pack).collect();
     let listed = repo.list_packs()?;
@@ -168,9 +172,9 @@ fn replace_generation(
     let (snapshots, _) = repo.snapshots()?;
     let flaw = |id: &BlobId, l: &Location| indexed.is_distrusted(id, l.pack).then(|| damaged(id));
     let marks = mark(&indexed, &snapshots, &flaw, report, cancel)?;
-    // What was condemned stays so: somebody may be about to delete it.
+    // What was condemned stays so: somebody may be about to delete it. Of a chunk that is needed every copy stays.
     let before: HashSet<PackId> = state.condemned.iter().map(|c| c.pack).collect();
-    let going = listed.iter().filter(|(id, _)| before.contains(id) || !marks.used.contains_key(id));
+    let going = listed.iter().filter(|(id, _)| before.contains(id) || !marks.holders.contains(id));
     let mut condemned: Vec<_> = going.map(|(&pack, &size)| Condemned { pack, size, since: number }).collect();
     condemned.sort_by_key(|c| c.pack);
     repo.publish_generation(number, &Generation { condemned, distrusted: state.distrusted })
