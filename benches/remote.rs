@@ -33,7 +33,8 @@ fn main() {
     let place = tempfile::tempdir().expect("a temporary folder");
     let named = words.iter().find(|w| Path::new(w).is_file());
     let dump = named.map_or_else(|| made_up(place.path()), PathBuf::from);
-    let wanted = |what: &str| words.iter().all(|w| w != "loopback" && w != "latency") || words.iter().any(|w| w == what);
+    let wanted =
+        |what: &str| words.iter().all(|w| w != "loopback" && w != "latency") || words.iter().any(|w| w == what);
     let service = Service::start(What::SeaweedFs);
     let runs = words.iter().find_map(|w| w.parse().ok()).unwrap_or(5);
     let bench = Bench { service: &service, place: place.path(), dump: &dump, runs };
@@ -99,7 +100,10 @@ impl Bench<'_> {
     fn timed(&self, repository: &str, words: &[&str]) -> f64 {
         let mut command = Command::new(env!("CARGO_BIN_EXE_alluvium"));
         command.args(["-q", "-r", repository]).args(words).envs(self.service.environment());
-        command.env("ALLUVIUM_PASSWORD", "bench").env("HOME", self.place).env("XDG_CACHE_HOME", self.place.join("cache"));
+        command
+            .env("ALLUVIUM_PASSWORD", "bench")
+            .env("HOME", self.place)
+            .env("XDG_CACHE_HOME", self.place.join("cache"));
         command.stdin(File::open(self.dump).expect("the dump")).stdout(Stdio::null());
         let begun = Instant::now();
         let status = command.status().expect("alluvium starts");

@@ -406,7 +406,8 @@ fn prune_tells_what_is_lost_from_what_is_over() {
     forget_ids(&repo, &[old.id]).expect("forget");
     pruned(&repo).expect("nobody needs it");
     assert!(packs(&storage).iter().all(|name| !unneeded.contains(name)));
-    let found = check(&open(storage, &world).expect("open"), Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
+    let found =
+        check(&open(storage, &world).expect("open"), Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
     assert!(found.problems.is_empty(), "{:?}", found.problems);
 }
 

@@ -44,10 +44,7 @@ pub fn merge(results: &[(String, Checked)]) -> Result<Merged> {
             return differs("repository");
         }
         if result.location != first.location {
-            return Err(refused(&format!(
-                "{name} is of {}, {first_name} is of {}",
-                result.location, first.location
-            )));
+            return Err(refused(&format!("{name} is of {}, {first_name} is of {}", result.location, first.location)));
         }
         if of != shards {
             return differs("number of shards");

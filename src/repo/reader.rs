@@ -622,7 +622,8 @@ impl Expand<'_, '_> {
             let next: Vec<Result<RecipeEntry>> = self.inner.by_ref().take(at_once).collect();
             let read = |entry: &Result<RecipeEntry>| entry.as_ref().ok().map(|e| self.reader.recipe_chunk(&e.id));
             let read = each(at_once, &next, read);
-            self.ahead = next.into_iter().zip(read).map(|(entry, read)| entry.and_then(|_| read.expect("read"))).collect();
+            self.ahead =
+                next.into_iter().zip(read).map(|(entry, read)| entry.and_then(|_| read.expect("read"))).collect();
         }
         self.ahead.pop_front().transpose()
     }
