@@ -21,7 +21,7 @@ fn seaweedfs_heeds_conditions_rights_and_locks() {
     assert!(service.s3(Who::Owner).get("/alluvium?list-type=2").text().contains("<Key>condition</Key>"));
     expect(&Curl::new(service.port()).get("/alluvium/condition"), 403);
 
-    let bucket = service.bucket_that_keeps("keeps");
+    let bucket = service.bucket_that_keeps("keeps-what-it-has");
     let object = format!("/{bucket}/object");
     expect(&service.s3(Who::Writer).put(&object, b"kept"), 200);
     expect(&service.s3(Who::Writer).delete(&object), 403);
@@ -29,7 +29,7 @@ fn seaweedfs_heeds_conditions_rights_and_locks() {
     assert!(service.s3(Who::Writer).get(&format!("/{bucket}?list-type=2")).text().contains("<Key>object</Key>"));
     expect(&service.s3(Who::Owner).delete(&object), 204);
 
-    let bucket = service.bucket_with_lock("locked");
+    let bucket = service.bucket_with_lock("has-a-lock");
     assert!(service.s3(Who::Owner).get(&format!("/{bucket}?object-lock=")).text().contains("Enabled"));
 }
 
