@@ -146,7 +146,8 @@ impl State {
         headers: &[(SnapshotId, Header)],
     ) -> Result<Vec<Problem>> {
         let mut problems = Vec::new();
-        if generation < self.generation {
+        // Another process of this machine may have seen, since `generation` was read, one that is newer: it is there.
+        if generation < self.generation && storage.stat(&generation_name(self.generation))?.is_none() {
             problems.push(Problem::new(
                 generation_name(self.generation),
                 format!("was seen here, and the newest generation is now {generation}: {OLDER}"),
