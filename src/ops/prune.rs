@@ -25,7 +25,7 @@ use crate::format::manifest;
 use crate::format::pack::{BlobEntry, WrappedKey, object_name, with_offsets};
 use crate::id::{BlobId, DataKeyId, IndexId, PackId, SnapshotId};
 use crate::repo::fence::{LiveSession, end_dead_sessions, live_sessions};
-use crate::repo::index::Location;
+use crate::repo::index::{KnownPack, Location};
 use crate::repo::reader::Reader;
 use crate::repo::rules::Rule;
 use crate::repo::session::{Session, Writing};
@@ -254,9 +254,11 @@ impl<'r> Survey<'r> {
         if let Some(problem) = indexed.problems.first() {
             return Err(refused(&problem.object, &problem.what));
         }
-        // What is in the index and not in the listing was written since, or the listing is incomplete.
+        // What is in the index and not in the listing was written since, or the listing is incomplete. The cache is read
+        // before the second listing: other processes of this machine add to it all the time.
+        let packs = repo.cache.packs()?;
         let listed_now = repo.list_packs()?;
-        let (known, ghosts) = known_packs(&indexed, &listed, &listed_now)?;
+        let (known, ghosts) = known_packs(&indexed, packs, &listed, &listed_now)?;
         let flaw = |id: &BlobId, l: &Location| {
             if listed_now.contains_key(&l.pack) {
                 indexed.is_distrusted(id, l.pack).then(|| damaged(id))
@@ -433,11 +435,12 @@ fn refuse_hidden(
 /// another size.
 fn known_packs(
     indexed: &Indexed<'_>,
+    packs: Vec<KnownPack>,
     listed: &BTreeMap<PackId, u64>,
     listed_now: &BTreeMap<PackId, u64>,
 ) -> Result<(HashMap<PackId, SnapshotId>, BTreeSet<PackId>)> {
     let (mut known, mut ghosts) = (HashMap::new(), BTreeSet::new());
-    for pack in indexed.repo.cache.packs()? {
+    for pack in packs {
         match listed.get(&pack.id) {
             Some(&size) if size == pack.size => {}
             None if listed_now.get(&pack.id) == Some(&pack.size) => {}
