@@ -65,7 +65,8 @@ impl Filter {
 /// Decides by `policy`. Refuses while a manifest is unreadable: it may be the good one that the policy counts on.
 ///
 /// # Errors
-/// `Usage` for an empty policy; `NotFound` for a source or host without snapshots; `Damaged` when a manifest can't be read; `WrongKey`; `Storage`.
+/// `Usage` for an empty policy; `NotFound` for a source or host without snapshots; `Damaged` when a manifest can't be
+/// read; `WrongKey`; `Storage`.
 pub fn plan(repo: &Repository, filter: &Filter, policy: &Policy) -> Result<Plan> {
     let (snapshots, unreadable) = repo.snapshots()?;
     if let Some((_, error)) = unreadable.into_iter().next() {

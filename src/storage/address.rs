@@ -5,7 +5,7 @@
 //! s3://bucket/prefix?endpoint=https://minio.example:9000        S3 and what speaks it
 //! azblob://container/prefix?account=name                        Azure Blob Storage
 //! gcs://bucket/prefix                                           Google Cloud Storage
-//! sftp://user@host:22/path?key-file=/etc/alluvium/ssh-key           a host with sshd
+//! sftp://user@host:22/path?key-file=/etc/alluvium/ssh-key       a host with sshd
 //! webdavs://user@host/path                                      WebDAV over TLS (webdav:// without)
 //! ```
 //!
