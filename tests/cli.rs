@@ -554,8 +554,15 @@ fn places_that_cannot_be_written_are_named() {
     assert!(refused.err.contains("file"), "{}", refused.err);
     let inside = place.run(&["-r", "file/inside", "init"]).expect(1);
     assert!(inside.err.contains("file"), "{}", inside.err);
+    fs::create_dir_all(place.path("pictures/holiday")).expect("made");
+    let taken = place.run(&["-r", "pictures", "init"]).expect(1);
+    assert!(taken.err.contains("there is holiday") && taken.err.contains("empty folder"), "{}", taken.err);
     place.run(&["init"]).expect(0);
+    let nested = place.run(&["-r", "repository/packs/more", "init"]).expect(1);
+    assert!(nested.err.contains("inside the repository"), "{}", nested.err);
     place.feed(&["snapshot", "--name", "shop", "-"], b"SELECT 1;").expect(0);
+    let missing = place.run(&["restore", "shop", "-o", "no/such/folder"]).expect(1);
+    assert!(missing.err.contains("make it"), "{}", missing.err);
     let nowhere = place.run(&["restore", "shop", "-o", "file/inside"]).expect(1);
     assert!(nowhere.err.contains("file/inside") || nowhere.err.contains("file/"), "{}", nowhere.err);
     assert_eq!(fs::read(place.path("file")).expect("read"), b"x");

@@ -10,6 +10,7 @@ pub mod key;
 pub mod mark;
 pub mod merge;
 pub mod prune;
+mod reindex;
 pub mod repair;
 pub mod restore;
 pub mod retention;

@@ -21,7 +21,7 @@ use crate::repo::index::Location;
 use crate::report::{Counter, Problem, Report, Unit};
 
 use super::mark::{damaged, mark};
-use super::prune::{publish_proven, replace};
+use super::reindex::{publish_proven, replace};
 
 /// What a repair did.
 #[derive(Debug, Default, Serialize)]

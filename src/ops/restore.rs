@@ -5,7 +5,7 @@
 //! trusted: they never lead outside the target, neither by `..` nor through a link.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
@@ -274,11 +274,13 @@ fn refuse_existing(path: &Path, overwrite: bool) -> Result<()> {
 }
 
 fn failed(path: &Path, e: std::io::Error) -> Error {
-    let full = e.kind() == std::io::ErrorKind::StorageFull;
+    let kind = e.kind();
     let error = Error::storage(format!("{} can't be written", path.display()), e);
-    if full {
-        error.hint("the disk is full: make room, or restore elsewhere; nothing incomplete was left")
-    } else {
-        error
+    match kind {
+        ErrorKind::StorageFull => {
+            error.hint("the disk is full: make room, or restore elsewhere; nothing incomplete was left")
+        }
+        ErrorKind::NotFound => error.hint("its folder does not exist: make it, or check the path"),
+        _ => error,
     }
 }

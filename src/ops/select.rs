@@ -67,6 +67,8 @@ pub fn snapshot_and_part<'s>(
     for (colon, _) in text.rmatch_indices(':') {
         let (name, part) = (&text[..colon], &text[colon + 1..]);
         if let Ok(found) = snapshot(snapshots, name, zone) {
+            // Files are named without the slash that their paths began with.
+            let part = part.strip_prefix('/').unwrap_or(part);
             let part = found.manifest.parts.iter().find(|p| p.name == part).ok_or_else(|| {
                 Error::new(Kind::NotFound, format!("snapshot {} has no part `{part}`", short(found)))
                     .hint("`alluvium ls SNAP` lists its parts")

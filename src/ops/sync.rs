@@ -98,7 +98,7 @@ pub struct SyncOptions {
     pub write: WriteOptions,
 }
 
-/// A snapshot that was copied.
+/// A snapshot that was copied, or a copy that goes.
 #[derive(Clone, Debug, Serialize)]
 pub struct Copied {
     /// What it is a copy of.
@@ -111,7 +111,8 @@ pub struct Copied {
     pub time: Timestamp,
     /// Plain bytes.
     pub bytes: u64,
-    /// Bytes of the packs that were written with it; what small snapshots after it lack may have come along.
+    /// Bytes of the packs that were written with it; what small snapshots after it lack may have come along. 0 of a copy that
+    /// goes.
     pub stored_bytes: u64,
 }
 
@@ -155,7 +156,7 @@ pub struct Synced {
     /// What could not be copied, and what is not what it should be.
     pub failed: Vec<Failed>,
     /// Copies that went because their originals are gone; in a dry run, those that would go.
-    pub removed: Vec<SnapshotId>,
+    pub removed: Vec<Copied>,
     /// Packs taken over whole.
     pub packs_copied: u64,
     /// Chunks read and sealed again.
@@ -228,7 +229,8 @@ pub fn sync(
         }
         settled += snapshot.manifest.bytes();
     }
-    forget::execute(dest, &plan.remove, report, cancel)?;
+    let remove: Vec<SnapshotId> = plan.remove.iter().filter_map(|copy| copy.id).collect();
+    forget::execute(dest, &remove, report, cancel)?;
     synced.removed = plan.remove;
     synced.packs_copied = tally.packs.load(Ordering::Relaxed);
     synced.chunks_resealed = tally.resealed.load(Ordering::Relaxed);
@@ -254,7 +256,7 @@ struct Plan {
     /// Oldest first, so that each finds the one before there.
     to_copy: Vec<(Snapshot, Original)>,
     already: u64,
-    remove: Vec<SnapshotId>,
+    remove: Vec<Copied>,
     failed: Vec<Failed>,
 }
 

@@ -26,12 +26,14 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::{Listed, Storage, check_name, check_prefix, too_short};
+use super::{Listed, OWN, Storage, check_name, check_prefix, too_short};
 use crate::env::lock;
 use crate::error::{Error, Kind, Result};
 
 /// Where objects are while they are written; not part of the repository's names.
 const TEMPORARY: &str = "tmp";
+/// What an empty disk holds.
+const OF_THE_DISK: [&str; 1] = ["lost+found"];
 const MODE_FOLDER: Mode = Mode::RWXU;
 const MODE_IMMUTABLE: Mode = Mode::RUSR;
 const MODE_REPLACEABLE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -77,6 +79,31 @@ impl Local {
             _ => with_advice(format!("can't create the folder {}", path.display()), error),
         })?;
         Self::open(path)
+    }
+
+    /// Like [`create`](Self::create), for a new repository: the folder has to be free for one.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when other things are in the folder, or the folder is inside a repository; those of `create`.
+    pub fn create_new(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        let taken = |what: String| Error::new(Kind::AlreadyExists, format!("{what}; nothing was changed"));
+        if let Ok(absolute) = std::path::absolute(&path) {
+            let is_repository = |folder: &&Path| ["config", "keys", "packs"].iter().all(|n| folder.join(n).exists());
+            if let Some(outer) = absolute.ancestors().skip(1).find(is_repository) {
+                let what = format!("{} is inside the repository {}", path.display(), outer.display());
+                return Err(taken(what).hint("choose a folder outside of it"));
+            }
+        }
+        let names = std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+        let is_own = |name: &String| OWN.contains(&name.as_str());
+        let other = names.iter().find(|name| !is_own(name) && !OF_THE_DISK.contains(&name.as_str()));
+        if let Some(other) = other.filter(|_| !names.iter().any(is_own)) {
+            let what = format!("{} is not empty: there is {}", path.display(), other.escape_debug());
+            return Err(taken(what).hint("choose an empty folder, for example one more name after this one"));
+        }
+        Self::create(path)
     }
 
     /// Places objects by hard links even where the file system knows an exclusive rename: what a

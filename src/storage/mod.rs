@@ -22,6 +22,9 @@ use crate::error::{Error, Kind, Result};
 use address::{Address, RemoteAddress};
 use local::Local;
 
+/// What a repository's objects and folders are called at the top.
+const OWN: [&str; 9] = ["config", "keys", "packs", "index", "snapshots", "sessions", "prune", "reserve", "tmp"];
+
 /// An object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listed {
@@ -158,7 +161,7 @@ pub fn open(address: &Address, secrets: &Secrets) -> Result<Arc<dyn Storage>> {
 /// `AlreadyExists`; those of [`open`].
 pub fn create(address: &Address, secrets: &Secrets) -> Result<Arc<dyn Storage>> {
     match address {
-        Address::Folder(path) => Ok(Arc::new(Local::create(path)?)),
+        Address::Folder(path) => Ok(Arc::new(Local::create_new(path)?)),
         Address::Remote(address) => open_remote(address, secrets, true),
     }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::error::{Error, Kind, Result};
 use crate::ops;
 use crate::ops::forget::Filter;
-use crate::ops::sync::{Mirror, SyncOptions, Synced, Way};
+use crate::ops::sync::{Copied, Mirror, SyncOptions, Synced, Way};
 use crate::repo::{Repository, read_config};
 use crate::storage::Storage;
 use crate::storage::throttle::{Pace, Throttle};
@@ -119,13 +119,16 @@ fn open_dest(
 
 fn show(context: &mut Context<'_>, synced: &Synced, start: Instant) {
     context.report.end_task();
-    if !synced.copied.is_empty() {
+    if !synced.copied.is_empty() || !synced.removed.is_empty() {
         let mut table = Table::new(&["original", "copy", &context.time_head(), "source", ">bytes", ">added"]);
-        for copy in &synced.copied {
+        let mut row = |copy: &Copied, added: String| {
             let id = copy.id.as_ref().map_or_else(String::new, short);
             let (original, time) = (short(&copy.original.snapshot), context.time(copy.time));
-            let added = if copy.id.is_some() { size(copy.stored_bytes) } else { String::new() };
             table.row([original, id, time, copy.source.clone(), size(copy.bytes), added]);
+        };
+        synced.removed.iter().for_each(|copy| row(copy, "removed".to_owned()));
+        for copy in &synced.copied {
+            row(copy, if copy.id.is_some() { size(copy.stored_bytes) } else { String::new() });
         }
         context.out.table(&table);
     }
@@ -166,9 +169,8 @@ fn show(context: &mut Context<'_>, synced: &Synced, start: Instant) {
     }
     if !removed.is_empty() {
         let would = if plan.is_some() { "would remove" } else { "removed" };
-        let names: Vec<String> = removed.iter().map(short).collect();
         let copies = counted(removed.len() as u64, "snapshot");
-        context.closing(&format!("{would} {copies} whose originals are gone: {}", names.join(", ")));
+        context.closing(&format!("{would} {copies} whose originals are gone"));
     }
     if !failed.is_empty() {
         let names: Vec<String> = failed.iter().map(|f| short(&f.snapshot)).collect();

@@ -9,7 +9,7 @@ use crate::id::SnapshotId;
 use crate::repo::Repository;
 use crate::repo::snapshots::Snapshot;
 
-use super::{Mirror, SyncOptions, by_series, original};
+use super::{Copied, Mirror, SyncOptions, by_series, copied, original};
 
 /// So few copies may go whatever share they are.
 const FEW: usize = 2;
@@ -26,7 +26,7 @@ pub(super) fn plan(
     unreadable: &[(SnapshotId, Error)],
     there: &[Snapshot],
     options: &SyncOptions,
-) -> Result<Vec<SnapshotId>> {
+) -> Result<Vec<Copied>> {
     if options.mirror == Mirror::Off {
         return Ok(Vec::new());
     }
@@ -45,7 +45,7 @@ pub(super) fn plan(
     if options.mirror == Mirror::Guarded {
         guard(&copies, &gone, unreadable)?;
     }
-    Ok(gone.iter().map(|s| s.id).collect())
+    Ok(gone.iter().map(|s| copied(s, original(dest, s), Some(s.id), 0)).collect())
 }
 
 fn guard(copies: &[&Snapshot], gone: &[&Snapshot], unreadable: &[(SnapshotId, Error)]) -> Result<()> {

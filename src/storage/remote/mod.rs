@@ -26,7 +26,7 @@ use opendal::{Buffer, ErrorKind, Operator};
 use tokio::time::timeout;
 
 use super::address::RemoteAddress;
-use super::{Listed, Secrets, Storage, check_name, check_prefix, too_short};
+use super::{Listed, OWN, Secrets, Storage, check_name, check_prefix, too_short};
 use crate::env::lock;
 use crate::error::{Error, Kind, Result};
 
@@ -45,8 +45,6 @@ const LOOKS: u32 = 5;
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// Entries that a first look at a place takes.
 const LOOK_ENTRIES: usize = 100;
-/// What a repository's objects and folders are called at the top.
-const OWN: [&str; 9] = ["config", "keys", "packs", "index", "snapshots", "sessions", "prune", "reserve", "tmp"];
 /// What object lock leaves alone: it is replaced or deleted all the time.
 const NEVER_LOCKED: [&str; 4] = ["sessions/", "prune/", "reserve", TEMPORARY];
 

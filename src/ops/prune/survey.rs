@@ -1,0 +1,301 @@
+//! What prune sees before it decides: the repository as it is, with every doubt settled, or a refusal (rule I6).
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use crate::env::Cancel;
+use crate::error::{Error, Kind, Result};
+use crate::format::coordination::{Generation, generation_name};
+use crate::format::manifest;
+use crate::format::pack::object_name;
+use crate::id::{BlobId, PackId, SnapshotId};
+use crate::repo::fence::live_sessions;
+use crate::repo::index::{KnownPack, Location};
+use crate::repo::rules::Rule;
+use crate::repo::snapshots::Snapshot;
+use crate::repo::{Indexed, Repository};
+use crate::report::{Problem, Report};
+
+use super::super::mark::{Marks, damaged, mark};
+use super::{MaxUnused, Plan, PruneOptions};
+
+/// Packs below this share of the pack size are small.
+const SMALL_SHARE: u64 = 4;
+/// So many small packs are worth repacking into large ones.
+const SMALL_PACKS_MAX: usize = 16;
+
+/// The repository as it is, with every doubt settled.
+pub(super) struct Survey<'r> {
+    pub(super) indexed: Indexed<'r>,
+    pub(super) snapshots: BTreeSet<SnapshotId>,
+    pub(super) marks: Marks,
+    /// Packs that may go or be repacked: those of running sessions are left out.
+    pub(super) packs: Vec<Surveyed>,
+    /// Packs that are gone and that an index object still lists: two prunes rewrote the index at once, or one was
+    /// interrupted. That no snapshot needs them the marks say.
+    pub(super) ghosts: BTreeSet<PackId>,
+}
+
+pub(super) struct Surveyed {
+    pub(super) id: PackId,
+    pub(super) size: u64,
+    /// Who wrote it.
+    session: SnapshotId,
+    /// A snapshot needs some of it. By the marks alone: byte counts come from the local cache, which another
+    /// process may empty at any time.
+    needed: bool,
+    /// Bytes of its blobs, and of those that are needed.
+    blob_bytes: u64,
+    used_bytes: u64,
+    condemned: bool,
+}
+
+impl<'r> Survey<'r> {
+    /// Looks at everything, in the order that makes what is new safe: a pack in the first listing belongs to a
+    /// session that was registered before; if that session is no longer listed, its manifest is, and with the
+    /// manifest its index.
+    pub(super) fn take(
+        repo: &'r Repository,
+        own: Option<SnapshotId>,
+        generation: &mut Option<u64>,
+        options: &PruneOptions,
+        report: &dyn Report,
+        cancel: &Cancel,
+    ) -> Result<Self> {
+        let listed = repo.list_packs()?;
+        let live: HashSet<SnapshotId> = live_sessions(repo, own)?.into_iter().map(|s| s.id).collect();
+        let (snapshots, ids) = all_snapshots(repo)?;
+        if snapshots.is_empty() && !listed.is_empty() && !options.allow_empty {
+            return Err(Error::new(Kind::Failed, "the repository lists no snapshot at all; nothing was deleted")
+                .hint("if that is right, say --allow-empty; if it is not, the storage does not show what it holds"));
+        }
+        let (number, state) = repo.probe_generation()?;
+        *generation = Some(number);
+        let indexed = repo.index_proven(number, readable(number, state)?, report)?;
+        if let Some(problem) = indexed.problems.first() {
+            return Err(refused(&problem.object, &problem.what));
+        }
+        // What is in the index and not in the listing was written since, or the listing is incomplete. The cache is read
+        // before the second listing: other processes of this machine add to it all the time.
+        let packs = repo.cache.packs()?;
+        let listed_now = repo.list_packs()?;
+        let (known, ghosts) = known_packs(&indexed, packs, &listed, &listed_now)?;
+        // What is in neither was written since, and is asked for by name; what was listed and no longer is went away.
+        let asked: RefCell<HashMap<PackId, Option<String>>> = RefCell::default();
+        let ask = |pack: PackId| match repo.storage.stat(&object_name(pack)) {
+            Ok(Some(_)) => None,
+            Ok(None) => Some("the pack is missing".to_owned()),
+            Err(e) => Some(e.to_string()),
+        };
+        let missing = |pack: PackId| {
+            if listed_now.contains_key(&pack) {
+                None
+            } else if known.contains_key(&pack) || ghosts.contains(&pack) {
+                Some("the pack is missing".to_owned())
+            } else {
+                asked.borrow_mut().entry(pack).or_insert_with(|| ask(pack)).clone()
+            }
+        };
+        let flaw = |id: &BlobId, l: &Location| match missing(l.pack) {
+            Some(what) => Some(what),
+            None => indexed.is_distrusted(id, l.pack).then(|| damaged(id)),
+        };
+        let marks = mark(&indexed, &snapshots, &flaw, report, cancel)?;
+        if let Some(missing) = marks.missing.first() {
+            return Err(missed(repo, missing)?);
+        }
+        let mut packs = Vec::new();
+        for (&id, &size) in &listed {
+            let (session, entries) = match known.get(&id) {
+                Some(session) => (*session, repo.cache.entries(&id)?),
+                None => match repo.read_pack_header(id) {
+                    Ok((_, header)) => (header.session, Vec::new()),
+                    Err(e) if e.kind() == Kind::NotFound => continue,
+                    Err(e) => return Err(refused(&object_name(id), &e.to_string())),
+                },
+            };
+            if live.contains(&session) || Some(session) == own {
+                continue;
+            }
+            let used = marks.used.get(&id);
+            let needed: Vec<_> = entries.iter().filter(|(at, _)| used.is_some_and(|u| u.contains(at))).collect();
+            if needed.len() != used.map_or(0, HashSet::len) {
+                return Err(Error::new(Kind::Busy, "the local cache was emptied meanwhile; nothing was deleted")
+                    .hint("let the other check or repair finish, then run prune again"));
+            }
+            packs.push(Surveyed {
+                id,
+                size,
+                session,
+                needed: used.is_some(),
+                blob_bytes: entries.iter().map(|(_, e)| u64::from(e.stored_len)).sum(),
+                used_bytes: needed.iter().map(|(_, e)| u64::from(e.stored_len)).sum(),
+                condemned: indexed.is_condemned(id),
+            });
+        }
+        // A snapshot that wrote a pack which nobody seems to need was forgotten, or is hidden.
+        let writers = packs.iter().filter(|p| !p.needed).map(|p| p.session);
+        refuse_hidden(repo, writers, &ids)?;
+        Ok(Self { indexed, snapshots: ids, marks, packs, ghosts })
+    }
+
+    /// What to do: the plan in figures, the packs to delete, the packs to repack.
+    pub(super) fn plan(&self, options: &PruneOptions) -> (Plan, Vec<PackId>, Vec<PackId>) {
+        let mut plan = Plan { packs: self.packs.len() as u64, ..Plan::default() };
+        let (mut unused, mut partly) = (Vec::new(), Vec::new());
+        for pack in &self.packs {
+            plan.bytes += pack.size;
+            plan.used_bytes += pack.used_bytes;
+            if pack.needed {
+                partly.push(pack);
+            } else {
+                plan.unused_packs += 1;
+                plan.unused_bytes += pack.size;
+                unused.push(pack.id);
+            }
+        }
+        let repack = self.choose_repack(&mut partly, plan.used_bytes, options.max_unused);
+        plan.kept_unused_bytes =
+            partly.iter().filter(|p| !repack.contains(&p.id)).map(|p| p.blob_bytes - p.used_bytes).sum();
+        plan.repack_packs = repack.len() as u64;
+        plan.repack_bytes = partly.iter().filter(|p| repack.contains(&p.id)).map(|p| p.size).sum();
+        (plan, unused, repack.into_iter().collect())
+    }
+
+    /// The wasteful first, until what is left is within bounds; and small packs, once there are many.
+    fn choose_repack(&self, partly: &mut [&Surveyed], used_bytes: u64, max_unused: MaxUnused) -> BTreeSet<PackId> {
+        let allowed = match max_unused {
+            MaxUnused::Percent(percent) => (used_bytes as f64 * percent / 100.0) as u64,
+            MaxUnused::Bytes(bytes) => bytes,
+            MaxUnused::Unlimited => u64::MAX,
+        };
+        let waste = |p: &Surveyed| p.blob_bytes - p.used_bytes;
+        // By share of waste, without floating point: a/b > c/d.
+        partly.sort_by(|a, b| {
+            (u128::from(waste(b)) * u128::from(a.size))
+                .cmp(&(u128::from(waste(a)) * u128::from(b.size)))
+                .then(a.id.cmp(&b.id))
+        });
+        let mut left: u64 = partly.iter().map(|p| waste(p)).sum();
+        let mut repack = BTreeSet::new();
+        for pack in partly.iter() {
+            if left <= allowed {
+                break;
+            }
+            left -= waste(pack);
+            repack.insert(pack.id);
+        }
+        let small: Vec<_> =
+            partly.iter().filter(|p| p.size < self.indexed.repo.parameters.pack_bytes / SMALL_SHARE).collect();
+        if max_unused != MaxUnused::Unlimited && small.len() >= SMALL_PACKS_MAX {
+            repack.extend(small.iter().map(|p| p.id));
+        }
+        // A pack that was condemned and is needed again is not worth special care: it is copied like the others.
+        // So is the rest of a pack of which a check has set something aside.
+        let set_aside: HashSet<PackId> = self.indexed.state.distrusted.iter().map(|d| d.pack).collect();
+        repack.extend(partly.iter().filter(|p| p.condemned || set_aside.contains(&p.id)).map(|p| p.id));
+        repack
+    }
+}
+
+/// The generation, or a refusal: without it, a copy that another prune is about to delete might be counted on.
+pub(super) fn readable(number: u64, state: Result<Generation>) -> Result<Generation> {
+    state.map_err(|e| match e.kind() {
+        Kind::Damaged => refused(&generation_name(number), &e.to_string()),
+        _ => e,
+    })
+}
+
+pub(super) fn refused(object: &str, what: &str) -> Error {
+    // An error's own text names the object already.
+    let what = what.strip_prefix(&format!("{object}: ")).unwrap_or(what);
+    Error::new(Kind::Damaged, format!("refused to go on; nothing that is needed was deleted: {object}: {what}"))
+        .hint("`alluvium check` tells the extent; `alluvium repair index` mends the index; a snapshot that is lost can be forgotten by its id")
+}
+
+/// The refusal when something is missing that snapshots need. If they were all forgotten since they were listed, then
+/// another prune was rightly at work.
+pub(super) fn missed(repo: &Repository, missing: &Problem) -> Result<Error> {
+    let mut there = false;
+    for id in &missing.snapshots {
+        there |= repo.storage.stat(&format!("{}{id}", manifest::PREFIX))?.is_some();
+    }
+    if there || missing.snapshots.is_empty() {
+        let harmed: Vec<_> = missing.snapshots.iter().map(|s| &s[..8]).collect();
+        return Ok(refused(&missing.object, &format!("{} (needed by {})", missing.what, harmed.join(", "))));
+    }
+    Ok(Error::new(Kind::Busy, "another forget and prune were at work; nothing more was deleted")
+        .hint("let them finish, then run prune again"))
+}
+
+/// Every snapshot, or a refusal: of an unreadable manifest, and of a listing that lacks manifests which exist.
+pub(super) fn all_snapshots(repo: &Repository) -> Result<(Vec<Snapshot>, BTreeSet<SnapshotId>)> {
+    let remembered = repo.cache.manifests()?;
+    let listed = repo.list_snapshots_proven()?;
+    refuse_hidden(repo, remembered, &listed)?;
+    let (snapshots, unreadable) = repo.snapshots_among(&listed)?;
+    if let Some((id, error)) = unreadable.first() {
+        return Err(refused(&manifest::object_name(*id), &error.to_string()));
+    }
+    let ids: BTreeSet<SnapshotId> = snapshots.iter().map(|s| s.id).collect();
+    // A predecessor that is not listed was forgotten, or is hidden.
+    refuse_hidden(repo, snapshots.iter().filter_map(|s| s.manifest.previous), &listed)?;
+    // Two listings, at two times, of something that only this or another forget may shorten.
+    refuse_hidden(repo, listed, &repo.list_snapshots()?)?;
+    Ok((snapshots, ids))
+}
+
+/// Refuses when one of `known` is not listed and exists all the same. Objects are asked for by name: what a storage
+/// says of a name is never behind.
+fn refuse_hidden(
+    repo: &Repository,
+    known: impl IntoIterator<Item = SnapshotId>,
+    listed: &BTreeSet<SnapshotId>,
+) -> Result<()> {
+    if !repo.rules.keep(Rule::DoubtListing) {
+        return Ok(());
+    }
+    let unlisted: BTreeSet<SnapshotId> = known.into_iter().filter(|id| !listed.contains(id)).collect();
+    for id in unlisted {
+        let name = manifest::object_name(id);
+        if repo.storage.stat(&name)?.is_some_and(|size| size != manifest::FENCE_LEN) {
+            return Err(refused(&name, "exists, but the storage does not list it: its listing is incomplete"));
+        }
+    }
+    Ok(())
+}
+
+/// The indexed packs with their sessions, and those that are gone; or a refusal when the storage hides one or one has
+/// another size.
+fn known_packs(
+    indexed: &Indexed<'_>,
+    packs: Vec<KnownPack>,
+    listed: &BTreeMap<PackId, u64>,
+    listed_now: &BTreeMap<PackId, u64>,
+) -> Result<(HashMap<PackId, SnapshotId>, BTreeSet<PackId>)> {
+    let (mut known, mut ghosts) = (HashMap::new(), BTreeSet::new());
+    for pack in packs {
+        match listed.get(&pack.id) {
+            Some(&size) if size == pack.size => {}
+            None if listed_now.get(&pack.id) == Some(&pack.size) => {}
+            Some(size) => {
+                let what = format!("has {size} bytes, the index says {}", pack.size);
+                return Err(refused(&object_name(pack.id), &what));
+            }
+            None => {
+                let name = object_name(pack.id);
+                if indexed.repo.storage.stat(&name)?.is_none() {
+                    ghosts.insert(pack.id);
+                    continue;
+                }
+                // A condemned one may be on its way out, and a snapshot may yet need it.
+                if !indexed.is_condemned(pack.id) {
+                    let what = "exists, but the storage does not list it: its listing is incomplete";
+                    return Err(refused(&name, what));
+                }
+            }
+        }
+        known.insert(pack.id, pack.session);
+    }
+    Ok((known, ghosts))
+}
