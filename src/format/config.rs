@@ -12,9 +12,11 @@ pub const OBJECT_NAME: &str = "config";
 /// Says that a JSON document is a config.
 const MAGIC: &str = "alluvium repository";
 /// Features that this program knows. A repository that requires another one is refused.
-pub const KNOWN_FEATURES: [&str; 1] = [SINGLE_WRITER];
+pub const KNOWN_FEATURES: [&str; 2] = [SINGLE_WRITER, COLUMNAR];
 /// The storage can't create exclusively: there must be one writer at a time, and writers look before they write.
 pub const SINGLE_WRITER: &str = "single-writer";
+/// Chunks end where rows end, and may be stored by columns.
+pub const COLUMNAR: &str = "columnar";
 
 /// The plain part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +102,11 @@ pub struct Parameters {
 }
 
 impl Parameters {
+    /// Whether `feature` is required.
+    pub fn requires(&self, feature: &str) -> bool {
+        self.required_features.iter().any(|required| required == feature)
+    }
+
     /// The plain bytes, to be sealed.
     pub fn encode(&self) -> Vec<u8> {
         to_json(self)

@@ -134,6 +134,8 @@ pub enum Codec {
     Raw = 0,
     /// One zstd frame (RFC 8878) without content size or checksum.
     Zstd = 1,
+    /// Rows by columns (`docs/format.md`, columnar).
+    Columnar = 2,
 }
 
 impl Codec {
@@ -145,6 +147,7 @@ impl Codec {
         match n {
             0 => Ok(Self::Raw),
             1 => Ok(Self::Zstd),
+            2 => Ok(Self::Columnar),
             other => Err(Malformed::new(format!("blob with unknown codec {other}"))),
         }
     }

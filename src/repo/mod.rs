@@ -118,7 +118,7 @@ impl Repository {
     ) -> Result<RepoId> {
         let parameters = Parameters {
             version: FORMAT_VERSION,
-            required_features: Vec::new(),
+            required_features: vec![config::COLUMNAR.to_owned()],
             chunks: ChunkSizes::around(options.chunk_bytes),
             recipes: ChunkSizes::around(RECIPE_CHUNK_BYTES),
             pack_bytes: options.pack_bytes,
@@ -181,8 +181,11 @@ impl Repository {
         }
         refuse_remains(storage, Kind::AlreadyExists)?;
         // What the storage turned out to be is part of what every later program must know.
-        let required_features = if storage.exclusive() { Vec::new() } else { vec![config::SINGLE_WRITER.to_owned()] };
-        let parameters = Parameters { required_features, ..parameters.clone() };
+        let mut parameters = parameters.clone();
+        parameters.required_features.retain(|feature| feature != config::SINGLE_WRITER);
+        if !storage.exclusive() {
+            parameters.required_features.push(config::SINGLE_WRITER.to_owned());
+        }
         Parameters::decode(&parameters.encode()).map_err(|e| Error::new(Kind::Usage, e.0))?;
         let (id, slot) = (keys.repo(), keys.slot());
         // The slot comes first and the config last: a repository exists when its config does, and then
@@ -219,7 +222,7 @@ impl Repository {
         if parameters.version != config.version || parameters.required_features != config.required_features {
             return Err(Error::damaged("config", "its plain part was altered"));
         }
-        if parameters.required_features.iter().any(|feature| feature == config::SINGLE_WRITER) {
+        if parameters.requires(config::SINGLE_WRITER) {
             storage.set_single_writer();
         }
         let file = cache_folder.map(|folder| cache_file(folder, id, storage.as_ref()));
@@ -233,7 +236,8 @@ impl Repository {
 
     /// The chunker for streams.
     pub fn chunker(&self) -> Chunker {
-        self.chunker_for(self.parameters.chunks)
+        let chunker = self.chunker_for(self.parameters.chunks);
+        if self.parameters.requires(config::COLUMNAR) { chunker.at_rows() } else { chunker }
     }
 
     /// The chunker for recipes.

@@ -26,6 +26,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::env::{Cancel, lock};
 use crate::error::{Error, Kind, Result};
+use crate::format::config::COLUMNAR;
 use crate::format::limits::RECIPE_INLINE_MAX;
 use crate::format::manifest::{Digest, Stored};
 use crate::format::recipe::{ENTRY_LEN, Recipe, RecipeEntry, decode_entries};
@@ -119,7 +120,9 @@ pub fn write<T>(
             let worker =
                 Worker { session, failure: &failure, tally: &tally, report, blobs: blobs.clone(), done: done.clone() };
             let jobs = jobs_waiting.clone();
-            scope.spawn(move || worker.run(&jobs, BlobEncoder::new(repo.id, options.level)));
+            scope.spawn(move || {
+                worker.run(&jobs, BlobEncoder::new(repo.id, options.level, repo.parameters.requires(COLUMNAR)));
+            });
         }
         for _ in 0..uploaders {
             let packs = packs_waiting.clone();
@@ -158,7 +161,7 @@ pub fn write<T>(
             chunker: repo.chunker(),
             recipe_chunker: repo.recipe_chunker(),
             pool: Pool::new(options.memory_bytes, repo.parameters.chunks.max as usize),
-            encoder: BlobEncoder::new(repo.id, options.level),
+            encoder: BlobEncoder::new(repo.id, options.level, repo.parameters.requires(COLUMNAR)),
             next_seq: 0,
             jobs,
             results,

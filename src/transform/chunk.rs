@@ -21,6 +21,8 @@ pub struct Chunker {
     mask_relaxed: u64,
     gear: Box<[u64; 256]>,
     gear_shifted: Box<[u64; 256]>,
+    /// How far a cut may be moved to the end of a row.
+    reach: usize,
 }
 
 impl Chunker {
@@ -30,7 +32,14 @@ impl Chunker {
         let gear = gear_table(seed);
         let gear_shifted = Box::new(gear.map(|g| g << 1));
         let (mask_strict, mask_relaxed) = select_masks(average, Normalization::Level1);
-        Self { min, average, max, mask_strict, mask_relaxed, gear: Box::new(gear), gear_shifted }
+        Self { min, average, max, mask_strict, mask_relaxed, gear: Box::new(gear), gear_shifted, reach: 0 }
+    }
+
+    /// Moves each cut on to the end of a row, if one is near: behind a line feed, or behind the parenthesis that opens the
+    /// next tuple of an `INSERT`. So chunks hold whole rows.
+    #[must_use]
+    pub fn at_rows(self) -> Self {
+        Self { reach: (self.average / REACH_SHARE).min((self.max - self.average - 2) / 2), ..self }
     }
 
     /// No chunk is longer, in bytes. A cut is final when at least this much follows its beginning.
@@ -45,7 +54,7 @@ impl Chunker {
             data,
             self.min,
             self.average,
-            self.max - 2,
+            self.max - self.reach - 2,
             self.mask_strict,
             self.mask_relaxed,
             self.mask_strict << 1,
@@ -53,8 +62,25 @@ impl Chunker {
             self.gear.as_slice(),
             self.gear_shifted.as_slice(),
         );
-        data.len().min(length + 1)
+        let end = data.len().min(length + 1);
+        // Where no row ends, the chunk takes in what was searched: its cut depends on its own bytes all the same.
+        let within = &data[..data.len().min(end + self.reach)];
+        end + row_end(within, end).unwrap_or(within.len() - end)
     }
+}
+
+/// The part of the average length within which the end of a row is near.
+const REACH_SHARE: usize = 16;
+/// What separates the tuples of an `INSERT`.
+const NEXT_TUPLE: &[u8] = b"),(";
+
+/// How many bytes behind `from` the first row ends that ends at `from` or later.
+fn row_end(data: &[u8], from: usize) -> Option<usize> {
+    let is_end = |at: usize| data[at] == b'\n' || (data[at] == b'(' && data[..=at].ends_with(NEXT_TUPLE));
+    if from > 0 && is_end(from - 1) {
+        return Some(0);
+    }
+    memchr::memchr2_iter(b'\n', b'(', &data[from..]).find(|at| is_end(from + at)).map(|at| at + 1)
 }
 
 /// The gear table: 2048 bytes of BLAKE3's extendable output, keyed with `seed`, little-endian.
@@ -109,6 +135,30 @@ mod tests {
                 assert_eq!(chunker.cut(&other), length);
             }
             at += length;
+        }
+    }
+
+    #[test]
+    fn cuts_at_rows_end_with_rows_and_depend_on_the_chunk_alone() {
+        let tuples = rows(4000).split(|b| *b == b'\n').fold(Vec::new(), |all, row| [&all, row, &b"),("[..]].concat());
+        let mut noise = vec![0; 200_000];
+        blake3::Hasher::new().update(b"noise").finalize_xof().fill(&mut noise);
+        noise.retain(|b| *b != b'\n');
+        let chunker = Chunker::new(&[1; 32], 256, 1024, 4096).at_rows();
+        for (data, has_rows) in [(rows(4000), true), (tuples, true), (noise, false)] {
+            let mut at = 0;
+            for length in lengths(&chunker, &data) {
+                assert!(length <= 4096);
+                let chunk = &data[at..at + length];
+                at += length;
+                if at == data.len() {
+                    continue;
+                }
+                assert!(!has_rows || chunk.ends_with(b"\n") || chunk.ends_with(b"),("));
+                for next in [&[b'x'; 8192][..], &[b'\n'; 8192]] {
+                    assert_eq!(chunker.cut(&[chunk, next].concat()), length, "the same cut, whatever follows");
+                }
+            }
         }
     }
 

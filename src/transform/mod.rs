@@ -2,6 +2,7 @@
 //! algorithms, but no objects, no storage and no format.
 
 pub mod chunk;
+pub mod columnar;
 pub mod compress;
 pub mod hash;
 pub mod kdf;

@@ -1,0 +1,420 @@
+//! Bytes to rows: every column is a cursor that gives its next value; row by row they write the chunk.
+
+use super::numbers::{Form, Text};
+use super::words::{SHAPES_MAX, WORDS_MAX};
+use super::write::{binary_max, text_max};
+use super::{COLUMNS_MAX, DEPTH_MAX, Decompressor, kind, mode};
+
+/// What is wrong, where a text for it would cost.
+type Quick = Result<(), &'static str>;
+
+/// Decodes `encoded` into exactly `out`.
+pub(super) fn read(decompressor: &mut Decompressor, encoded: &[u8], out: &mut [u8]) -> Result<(), String> {
+    let raw_len = out.len();
+    let mut front = Cursor(encoded);
+    let (meta_len, text_len, stored) = (front.length()?, front.length()?, front.length()?);
+    let plain_len = meta_len.checked_add(text_len).filter(|len| *len <= text_max(raw_len)).ok_or("too much text")?;
+    let body = front.take(stored)?;
+    let mut plain = Vec::new();
+    let plain = if stored == plain_len {
+        body
+    } else {
+        plain.resize(plain_len, 0);
+        decompressor.decompress(body, &mut plain)?;
+        &plain[..]
+    };
+    let (meta, text) = plain.split_at(meta_len);
+    let mut parts = Parts {
+        meta: Cursor(meta),
+        text: Cursor(text),
+        streams: front,
+        decompressor,
+        binary_left: binary_max(raw_len),
+        columns_left: COLUMNS_MAX,
+    };
+    let (columns, rows, pieces) = (parts.meta.length()?, parts.meta.length()?, parts.meta.length()?);
+    if columns == 0
+        || columns > raw_len
+        || rows.checked_mul(columns).is_none_or(|fields| fields > raw_len)
+        || pieces > raw_len
+    {
+        return Err(format!("{rows} rows of {columns} fields, {pieces} others in {raw_len} bytes"));
+    }
+    let mut odd = Vec::new();
+    let mut place = 0_usize;
+    for _ in 0..pieces {
+        place =
+            place.checked_add(parts.meta.length()?).filter(|place| *place <= rows).ok_or("a place behind the end")?;
+        let len = parts.meta.length()?;
+        odd.push((place, parts.text.take(len)?));
+    }
+    let mut cursors =
+        (0..columns).map(|_| parts.column(rows, DEPTH_MAX + 2)).collect::<Result<Vec<Column<'_>>, String>>()?;
+    if !(parts.meta.0.is_empty() && parts.text.0.is_empty() && parts.streams.0.is_empty()) {
+        return Err("bytes are left over".to_owned());
+    }
+    let mut out = Out { bytes: out, at: 0 };
+    let mut odd = odd.into_iter().peekable();
+    for row in 0..=rows {
+        while let Some((_, piece)) = odd.next_if(|(place, _)| *place == row) {
+            out.put(piece)?;
+        }
+        if row == rows {
+            break;
+        }
+        for (at, column) in cursors.iter_mut().enumerate() {
+            if at > 0 {
+                out.put(b"\t")?;
+            }
+            column.put(&mut out)?;
+        }
+        out.put(b"\n")?;
+    }
+    if out.at == raw_len { Ok(()) } else { Err(format!("{} bytes instead of {raw_len}", out.at)) }
+}
+
+/// What is written so far; nothing goes beyond the end.
+struct Out<'o> {
+    bytes: &'o mut [u8],
+    at: usize,
+}
+
+impl Out<'_> {
+    fn put(&mut self, piece: &[u8]) -> Quick {
+        let len = piece.len();
+        let end = self.at + len;
+        let into = self.bytes.get_mut(self.at..end).ok_or("more bytes than the chunk has")?;
+        self.at = end;
+        // Most pieces are short: two moves that overlap cost less than a call.
+        match len {
+            8..=16 => {
+                into[..8].copy_from_slice(&piece[..8]);
+                into[len - 8..].copy_from_slice(&piece[len - 8..]);
+            }
+            4..=7 => {
+                into[..4].copy_from_slice(&piece[..4]);
+                into[len - 4..].copy_from_slice(&piece[len - 4..]);
+            }
+            0..=3 => into.iter_mut().zip(piece).for_each(|(into, byte)| *into = *byte),
+            _ => into.copy_from_slice(piece),
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that are read from their beginning.
+struct Cursor<'b>(&'b [u8]);
+
+impl<'b> Cursor<'b> {
+    fn byte(&mut self) -> Result<u8, String> {
+        let (first, rest) = self.0.split_first().ok_or("ends too early")?;
+        self.0 = rest;
+        Ok(*first)
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'b [u8], String> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or("ends too early")?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn varint(&mut self) -> Result<u64, String> {
+        let mut n = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            n |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(n);
+            }
+        }
+        Err("a number of too many bytes".to_owned())
+    }
+
+    fn length(&mut self) -> Result<usize, String> {
+        usize::try_from(self.varint()?).map_err(|_| "a length beyond memory".to_owned())
+    }
+
+    fn signed(&mut self) -> Result<i64, String> {
+        self.varint().map(unzigzag)
+    }
+
+    fn literal(&mut self) -> Result<&'b [u8], String> {
+        let len = self.length()?;
+        self.take(len)
+    }
+}
+
+fn unzigzag(n: u64) -> i64 {
+    (n >> 1).cast_signed() ^ -(n & 1).cast_signed()
+}
+
+/// The three parts of the form, and what may still be taken of memory.
+struct Parts<'p> {
+    meta: Cursor<'p>,
+    text: Cursor<'p>,
+    streams: Cursor<'p>,
+    decompressor: &'p mut Decompressor,
+    binary_left: usize,
+    columns_left: usize,
+}
+
+/// A column that gives its values one after the other.
+enum Column<'c> {
+    Text(Lines<'c>),
+    Constant(&'c [u8]),
+    Numbers { form: Form, suffix: &'c [u8], numbers: Numbers<'c>, text: Text },
+    Dictionary { entries: Vec<&'c [u8]>, index: Stream<'c>, at: usize },
+    Templates { shapes: Vec<Shape<'c>>, which: Stream<'c>, at: usize, others: Box<Self> },
+    Hex { bytes: Stream<'c>, values: usize, digits: usize, at: usize },
+    Nullable { null: &'c [u8], present: Stream<'c>, at: usize, inner: Box<Self> },
+    Affixes { prefix: &'c [u8], suffix: &'c [u8], inner: Box<Self> },
+}
+
+struct Shape<'c> {
+    literals: Vec<&'c [u8]>,
+    slots: Vec<Column<'c>>,
+}
+
+/// Values that end in a byte.
+struct Lines<'c> {
+    rest: &'c [u8],
+    end: u8,
+}
+
+impl<'c> Lines<'c> {
+    fn next(&mut self) -> Result<&'c [u8], &'static str> {
+        let len = memchr::memchr(self.end, self.rest).ok_or("a text has too few values")?;
+        let value = &self.rest[..len];
+        self.rest = &self.rest[len + 1..];
+        Ok(value)
+    }
+}
+
+/// A binary stream.
+enum Stream<'c> {
+    Constant(u8),
+    Stored(&'c [u8]),
+    Decoded(Vec<u8>),
+}
+
+impl Stream<'_> {
+    fn at(&self, place: usize) -> u8 {
+        match self {
+            Self::Constant(byte) => *byte,
+            Self::Stored(bytes) => bytes[place],
+            Self::Decoded(bytes) => bytes[place],
+        }
+    }
+}
+
+struct Numbers<'c> {
+    planes: Vec<Stream<'c>>,
+    /// Of each number: the one before it, or the least of all.
+    base: i64,
+    step: Step,
+    at: usize,
+}
+
+enum Step {
+    /// Always the same.
+    Always(i64),
+    /// From the least.
+    Offset,
+    /// From the one before.
+    Delta,
+}
+
+impl Numbers<'_> {
+    fn plane_value(&self, place: usize) -> u64 {
+        self.planes.iter().rev().fold(0, |n, plane| n << 8 | u64::from(plane.at(place)))
+    }
+
+    fn next(&mut self) -> i64 {
+        let at = self.at;
+        self.at += 1;
+        match self.step {
+            Step::Offset => self.base.wrapping_add(self.plane_value(at).cast_signed()),
+            Step::Always(step) => {
+                let number = self.base;
+                self.base = number.wrapping_add(step);
+                number
+            }
+            Step::Delta => {
+                if at > 0 {
+                    self.base = self.base.wrapping_add(unzigzag(self.plane_value(at - 1)));
+                }
+                self.base
+            }
+        }
+    }
+}
+
+impl<'p> Parts<'p> {
+    /// The column of `values` values that comes next.
+    fn column(&mut self, values: usize, depth: u8) -> Result<Column<'p>, String> {
+        let depth = depth.checked_sub(1).ok_or("columns within columns without end")?;
+        self.columns_left = self.columns_left.checked_sub(1).ok_or("too many columns")?;
+        Ok(match self.meta.byte()? {
+            kind::TEXT => Column::Text(self.text()?),
+            kind::CONSTANT => Column::Constant(self.meta.literal()?),
+            kind::NUMBERS => {
+                let form = Form::decode(|| self.meta.byte())?;
+                let suffix = self.meta.literal()?;
+                Column::Numbers { form, suffix, numbers: self.numbers(values)?, text: Text::default() }
+            }
+            kind::DICTIONARY => {
+                let n = self.meta.length()?;
+                let mut text = self.text()?;
+                if n > 256 {
+                    return Err(format!("a dictionary of {n} entries"));
+                }
+                let entries = (0..n).map(|_| text.next()).collect::<Result<Vec<_>, _>>()?;
+                Column::Dictionary { entries, index: self.stream(values)?, at: 0 }
+            }
+            kind::TEMPLATES => self.templates(values, depth)?,
+            kind::HEX => {
+                let digits = usize::from(self.meta.byte()?);
+                if digits % 2 != 0 {
+                    return Err(format!("{digits} hexadecimal digits"));
+                }
+                let len = values.checked_mul(digits / 2).ok_or("too many digits")?;
+                Column::Hex { bytes: self.stream(len)?, values, digits, at: 0 }
+            }
+            kind::NULLABLE => {
+                let null = self.meta.literal()?;
+                let present = self.stream(values)?;
+                let left = (0..values).filter(|at| present.at(*at) != 0).count();
+                Column::Nullable { null, present, at: 0, inner: Box::new(self.column(left, depth)?) }
+            }
+            kind::AFFIXES => {
+                let (prefix, suffix) = (self.meta.literal()?, self.meta.literal()?);
+                Column::Affixes { prefix, suffix, inner: Box::new(self.column(values, depth)?) }
+            }
+            other => return Err(format!("unknown kind {other} of columns")),
+        })
+    }
+
+    fn templates(&mut self, values: usize, depth: u8) -> Result<Column<'p>, String> {
+        let n = self.meta.length()?;
+        if n > SHAPES_MAX {
+            return Err(format!("{n} templates"));
+        }
+        let mut shapes = Vec::with_capacity(n);
+        let mut slots = Vec::with_capacity(n);
+        for _ in 0..n {
+            let words = self.meta.length()?;
+            if words > WORDS_MAX {
+                return Err(format!("a template of {words} words"));
+            }
+            let literals = (0..=words).map(|_| self.meta.literal()).collect::<Result<Vec<_>, _>>()?;
+            shapes.push(Shape { literals, slots: Vec::with_capacity(words) });
+            slots.push(words);
+        }
+        let which = self.stream(values)?;
+        let mut counts = [0; SHAPES_MAX + 1];
+        for at in 0..values {
+            let which = usize::from(which.at(at));
+            *counts.get_mut(which).filter(|_| which <= n).ok_or("a template that is not there")? += 1;
+        }
+        for (number, shape) in shapes.iter_mut().enumerate() {
+            for _ in 0..slots[number] {
+                shape.slots.push(self.column(counts[number], depth)?);
+            }
+        }
+        Ok(Column::Templates { shapes, which, at: 0, others: Box::new(self.column(counts[n], depth)?) })
+    }
+
+    fn text(&mut self) -> Result<Lines<'p>, String> {
+        let end = self.meta.byte()?;
+        let len = self.meta.length()?;
+        Ok(Lines { rest: self.text.take(len)?, end })
+    }
+
+    fn numbers(&mut self, values: usize) -> Result<Numbers<'p>, String> {
+        let way = self.meta.byte()?;
+        let base = self.meta.signed()?;
+        let (step, planes) = match way {
+            0 => (Step::Always(self.meta.signed()?), Vec::new()),
+            1 => (Step::Offset, self.planes(values)?),
+            2 => (Step::Delta, self.planes(values.saturating_sub(1))?),
+            other => return Err(format!("unknown way {other} of numbers")),
+        };
+        Ok(Numbers { planes, base, step, at: 0 })
+    }
+
+    fn planes(&mut self, values: usize) -> Result<Vec<Stream<'p>>, String> {
+        let width = self.meta.byte()?;
+        if width > 8 {
+            return Err(format!("numbers of {width} bytes"));
+        }
+        (0..width).map(|_| self.stream(values)).collect()
+    }
+
+    fn stream(&mut self, len: usize) -> Result<Stream<'p>, String> {
+        match self.meta.byte()? {
+            mode::CONSTANT => Ok(Stream::Constant(self.meta.byte()?)),
+            mode::RAW => Ok(Stream::Stored(self.streams.take(len)?)),
+            mode::ZSTD => {
+                let stored = self.meta.length()?;
+                let frame = self.streams.take(stored)?;
+                self.binary_left = self.binary_left.checked_sub(len).ok_or("too many binary bytes")?;
+                let mut bytes = vec![0; len];
+                self.decompressor.decompress(frame, &mut bytes)?;
+                Ok(Stream::Decoded(bytes))
+            }
+            other => Err(format!("unknown mode {other} of streams")),
+        }
+    }
+}
+
+impl Column<'_> {
+    /// Writes the next value.
+    fn put(&mut self, out: &mut Out<'_>) -> Quick {
+        match self {
+            Self::Text(lines) => out.put(lines.next()?),
+            Self::Constant(value) => out.put(value),
+            Self::Numbers { form, suffix, numbers, text } => {
+                form.write(numbers.next(), text);
+                out.put(text.bytes())?;
+                out.put(suffix)
+            }
+            Self::Dictionary { entries, index, at } => {
+                let entry = usize::from(index.at(*at));
+                *at += 1;
+                out.put(entries.get(entry).ok_or("an entry that is not there")?)
+            }
+            Self::Templates { shapes, which, at, others } => {
+                let which = usize::from(which.at(*at));
+                *at += 1;
+                let Some(Shape { literals, slots }) = shapes.get_mut(which) else { return others.put(out) };
+                let (first, behind) = literals.split_first().ok_or("a template of nothing")?;
+                out.put(first)?;
+                for (slot, literal) in slots.iter_mut().zip(behind) {
+                    slot.put(out)?;
+                    out.put(literal)?;
+                }
+                Ok(())
+            }
+            Self::Hex { bytes, values, digits, at } => {
+                const DIGITS: &[u8; 16] = b"0123456789abcdef";
+                let row = *at;
+                *at += 1;
+                for byte in 0..*digits / 2 {
+                    let byte = bytes.at(byte * *values + row);
+                    out.put(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]])?;
+                }
+                Ok(())
+            }
+            Self::Nullable { null, present, at, inner } => {
+                let is_present = present.at(*at) != 0;
+                *at += 1;
+                if is_present { inner.put(out) } else { out.put(null) }
+            }
+            Self::Affixes { prefix, suffix, inner } => {
+                out.put(prefix)?;
+                inner.put(out)?;
+                out.put(suffix)
+            }
+        }
+    }
+}
