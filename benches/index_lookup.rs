@@ -122,7 +122,7 @@ fn indexed_pack(n: u64, end: u64) -> IndexedPack {
         .map(|chunk| {
             let (raw_len, stored_len) =
                 (40_000 + scattered(chunk, 50_000) as u32, 10_000 + scattered(chunk, 9_000) as u32);
-            BlobEntry { id: chunk_id(chunk), codec: Codec::Zstd, raw_len, stored_len }
+            BlobEntry { id: chunk_id(chunk), codec: Codec::Zstd, raw_len, stored_len, base: None }
         })
         .collect();
     let (session, key) = (SnapshotId(named(b's', n / 5000)), DataKeyId(named(b'k', n / 5000)));

@@ -20,7 +20,8 @@ use alluvium::format::manifest::{
     Digest, Header, Manifest, Original, Part, PartKind, Published, SealedManifest, SourceKind, Stored, encode_fence,
 };
 use alluvium::format::pack::{
-    BlobEntry, Codec, PackHeader, Trailer, WrappedKey, blobs_end, decode_footer, encode_footer, padme, with_offsets,
+    Base, BlobEntry, Codec, PackHeader, Trailer, WrappedKey, blobs_end, decode_footer, encode_footer, padme,
+    with_offsets,
 };
 use alluvium::format::recipe::{Recipe, RecipeEntry};
 use alluvium::format::{
@@ -116,9 +117,12 @@ fn wrapped_key() -> impl Strategy<Value = WrappedKey> {
 }
 
 fn entry() -> impl Strategy<Value = BlobEntry> {
-    let codec = prop_oneof![Just(Codec::Raw), Just(Codec::Zstd)];
-    (any::<[u8; 32]>(), codec, 0..=16u32 << 20, 0..=16u32 << 20)
-        .prop_map(|(id, codec, raw_len, stored_len)| BlobEntry { id: BlobId(id), codec, raw_len, stored_len })
+    let alone = prop_oneof![Just(Codec::Raw), Just(Codec::Zstd), Just(Codec::Columnar)].prop_map(|codec| (codec, None));
+    let delta = (any::<[u8; 32]>(), 1..=pack::VERSION_MAX)
+        .prop_map(|(id, version)| (Codec::Delta, Some(Base { id: BlobId(id), version })));
+    (any::<[u8; 32]>(), prop_oneof![alone, delta], 0..=16u32 << 20, 0..=16u32 << 20).prop_map(
+        |(id, (codec, base), raw_len, stored_len)| BlobEntry { id: BlobId(id), codec, raw_len, stored_len, base },
+    )
 }
 
 fn entries() -> impl Strategy<Value = Vec<BlobEntry>> {
@@ -269,7 +273,7 @@ proptest! {
     fn pack_trailers(content in any::<[u8; 32]>(), entries in entries(), flips in flips()) {
         let trailer = Trailer { content, entries };
         binary(&trailer, Trailer::encode, Trailer::decode, &flips)?;
-        prop_assert_eq!(trailer.encode().len(), Trailer::encoded_len(trailer.entries.len()));
+        prop_assert_eq!(trailer.encode().len(), Trailer::encoded_len(&trailer.entries));
         let mut end = 143;
         for (offset, entry) in with_offsets(&trailer.entries) {
             prop_assert_eq!(u64::from(offset), end);
@@ -444,7 +448,10 @@ fn lengths_and_limits_are_those_of_the_specification() {
     // trailer_len 4, magic 8
     assert_eq!(pack::FOOTER_LEN, 12);
     // content 32, count 4; an entry: id 32, codec 1, raw_len 4, stored_len 4
-    assert_eq!((Trailer::encoded_len(0), Trailer::encoded_len(10)), (36, 36 + 10 * 41));
+    let whole = sample::entry(1);
+    let base = Some(Base { id: BlobId([1; 32]), version: 1 });
+    let delta = BlobEntry { codec: Codec::Delta, base, ..whole.clone() };
+    assert_eq!((Trailer::encoded_len(&[]), Trailer::encoded_len(&[whole, delta])), (36, 36 + 41 + 74));
     // magic 8, version 2, kind 1
     assert_eq!(envelope::FRONT_LEN, 11);
     // id 32, length 4
@@ -469,7 +476,9 @@ fn kinds_and_codecs_have_their_numbers() {
     };
     let kinds = [Config, KeySlot, DataKey, Blob, PackTrailer, Index, ManifestHeader, ManifestBody, Session, Generation];
     assert_eq!(kinds.map(|kind| kind as u8), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
-    assert_eq!((Codec::Raw as u8, Codec::Zstd as u8, pack::KEM_X25519_HKDF_SHA256), (0, 1, 1));
+    let codecs = [Codec::Raw, Codec::Zstd, Codec::Columnar, Codec::Delta];
+    assert_eq!(codecs.map(|codec| codec as u8), [0, 1, 2, 3]);
+    assert_eq!(pack::KEM_X25519_HKDF_SHA256, 1);
     // "alluvium", version 2, kind 1, repository 16, name
     let bound = associated_data(Blob, RepoId([7; 16]), b"name");
     assert_eq!(bound, [&b"alluvium\x01\x00\x04"[..], &[7; 16], b"name"].concat());

@@ -45,7 +45,7 @@ fn key(n: u64, epoch: u32) -> WrappedKey {
 
 fn entry(n: u64) -> BlobEntry {
     let codec = if n.is_multiple_of(3) { Codec::Raw } else { Codec::Zstd };
-    BlobEntry { id: blob(n), codec, raw_len: 1000 + (n % 900) as u32, stored_len: 100 + (n % 900) as u32 }
+    BlobEntry { id: blob(n), codec, raw_len: 1000 + (n % 900) as u32, stored_len: 100 + (n % 900) as u32, base: None }
 }
 
 fn pack_of(n: u64, blobs: impl Iterator<Item = u64>) -> IndexedPack {

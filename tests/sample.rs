@@ -44,7 +44,7 @@ pub fn pack_header() -> PackHeader {
 
 pub fn entry(number: u8) -> BlobEntry {
     let codec = if number.is_multiple_of(2) { Codec::Raw } else { Codec::Zstd };
-    BlobEntry { id: BlobId(filled(number)), codec, raw_len: 4000, stored_len: 3000 + u32::from(number) }
+    BlobEntry { id: BlobId(filled(number)), codec, raw_len: 4000, stored_len: 3000 + u32::from(number), base: None }
 }
 
 pub fn trailer() -> Trailer {

@@ -45,13 +45,13 @@ impl Bench {
     fn decode(&mut self, entry: &BlobEntry, sealed: &[u8]) -> Result<Vec<u8>, String> {
         let mut out = vec![0; entry.raw_len as usize];
         let with = Opening { repo: REPO, hasher: &self.hasher, key: &self.key.key, key_id: self.key.wrapped.id };
-        self.decoder.decode(with, entry, &mut sealed.to_vec(), &mut out)?;
+        self.decoder.decode(with, entry, &mut sealed.to_vec(), None, &mut out)?;
         Ok(out)
     }
 
     fn try_all(&mut self, choice: u64, input: &[u8]) {
         let id = self.hasher.id(input);
-        let blob = self.encoder.encode(&self.env, &self.key, id, input).expect("this machine computes rightly");
+        let blob = self.encoder.encode(&self.env, &self.key, id, input, None).expect("this machine computes rightly");
         assert_eq!(self.decode(&blob.entry, &blob.bytes).as_deref(), Ok(input), "it comes back");
 
         let mut altered = blob.bytes.clone();
@@ -66,7 +66,7 @@ impl Bench {
 
         // Bytes that nobody sealed. Without the key there are 2^128 tags to guess.
         let raw_len = (choice % 4096) as u32;
-        let entry = BlobEntry { id, codec: Codec::Zstd, raw_len, stored_len: input.len() as u32 };
+        let entry = BlobEntry { id, codec: Codec::Zstd, raw_len, stored_len: input.len() as u32, base: None };
         assert!(self.decode(&entry, input).is_err(), "opened what was never sealed");
 
         // What a holder of the key may seal: any frame. It fills its buffer exactly, or is refused.

@@ -29,8 +29,10 @@ pub const WRAPPED_KEY_LEN: usize = DataKeyId::LEN + 4 + 1 + KEM_OUTPUT_LEN + SEA
 pub const HEADER_LEN: usize = MAGIC.len() + 2 + RepoId::LEN + SnapshotId::LEN + WRAPPED_KEY_LEN;
 /// Length of the footer in bytes.
 pub const FOOTER_LEN: usize = 4 + END_MAGIC.len();
-/// Length of an entry in bytes.
-const ENTRY_LEN: usize = BlobId::LEN + 1 + 4 + 4;
+/// Length of an entry in bytes; of a delta's without its base.
+pub const ENTRY_LEN: usize = BlobId::LEN + 1 + 4 + 4;
+/// Length of a delta's base in bytes.
+const BASE_LEN: usize = BlobId::LEN + 1;
 
 /// How a data key is sealed to the repository's public key. A post-quantum hybrid gets the next number.
 pub const KEM_X25519_HKDF_SHA256: u8 = 1;
@@ -136,6 +138,8 @@ pub enum Codec {
     Zstd = 1,
     /// Rows by columns (`docs/format.md`, columnar).
     Columnar = 2,
+    /// A zstd frame with the plain bytes of another blob, its base, in front of what is compressed.
+    Delta = 3,
 }
 
 impl Codec {
@@ -148,10 +152,27 @@ impl Codec {
             0 => Ok(Self::Raw),
             1 => Ok(Self::Zstd),
             2 => Ok(Self::Columnar),
+            3 => Ok(Self::Delta),
             other => Err(Malformed::new(format!("blob with unknown codec {other}"))),
         }
     }
 }
+
+/// What a delta is the difference to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// The blob.
+    pub id: BlobId,
+    /// The version of the delta, from 1 to [`VERSION_MAX`]. Its base is read from a copy of a lower version, or whole:
+    /// so chains end, whatever copies there are.
+    pub version: u8,
+}
+
+/// The highest version of a delta. By skip-deltas (`docs/format.md`) no version up to it has a chain of more than
+/// [`CHAIN_MAX`].
+pub const VERSION_MAX: u8 = 62;
+/// Most deltas that lead to a whole blob.
+pub const CHAIN_MAX: usize = 5;
 
 /// One blob of a pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,23 +185,43 @@ pub struct BlobEntry {
     pub raw_len: u32,
     /// Stored length in bytes, nonce and tag included.
     pub stored_len: u32,
+    /// The base of a [`Codec::Delta`]; none otherwise.
+    pub base: Option<Base>,
 }
 
 impl BlobEntry {
+    /// The version of a delta; 0 of a blob that is stored whole.
+    pub fn version(&self) -> u8 {
+        self.base.map_or(0, |base| base.version)
+    }
+
+    /// Length in bytes.
+    pub fn encoded_len(&self) -> usize {
+        ENTRY_LEN + if self.base.is_some() { BASE_LEN } else { 0 }
+    }
+
     fn encode(&self, out: &mut Encoder) {
         out.bytes(&self.id.0);
         out.u8(self.codec as u8);
         out.u32(self.raw_len);
         out.u32(self.stored_len);
+        if let Some(base) = &self.base {
+            out.bytes(&base.id.0);
+            out.u8(base.version);
+        }
     }
 
     fn decode(input: &mut Decoder<'_>) -> Result<Self, Malformed> {
-        let entry = Self {
-            id: BlobId(input.array()?),
-            codec: Codec::from_u8(input.u8()?)?,
-            raw_len: input.u32()?,
-            stored_len: input.u32()?,
+        let (id, codec) = (BlobId(input.array()?), Codec::from_u8(input.u8()?)?);
+        let (raw_len, stored_len) = (input.u32()?, input.u32()?);
+        let base = match codec {
+            Codec::Delta => Some(Base { id: BlobId(input.array()?), version: input.u8()? }),
+            Codec::Raw | Codec::Zstd | Codec::Columnar => None,
         };
+        let entry = Self { id, codec, raw_len, stored_len, base };
+        if base.is_some_and(|base| base.id == id || !(1..=VERSION_MAX).contains(&base.version)) {
+            return Err(Malformed::new(format!("blob {id} is a delta of version {}", entry.version())));
+        }
         if entry.raw_len as usize > BLOB_RAW_BYTES_MAX || entry.stored_len as usize > BLOB_STORED_BYTES_MAX {
             return Err(Malformed::new(format!(
                 "blob {} claims {} bytes stored as {}",
@@ -223,14 +264,17 @@ pub struct Trailer {
 }
 
 impl Trailer {
-    /// Length of the plain bytes of a trailer of `n` entries.
-    pub const fn encoded_len(n: usize) -> usize {
-        32 + 4 + n * ENTRY_LEN
+    /// Length of the plain bytes of a trailer of these entries.
+    pub fn encoded_len(entries: &[BlobEntry]) -> usize {
+        Self::FRONT_LEN + entries.iter().map(BlobEntry::encoded_len).sum::<usize>()
     }
+
+    /// Length of a trailer without entries.
+    pub const FRONT_LEN: usize = 32 + 4;
 
     /// The plain bytes, to be sealed.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Encoder(Vec::with_capacity(Self::encoded_len(self.entries.len())));
+        let mut out = Encoder(Vec::with_capacity(Self::encoded_len(&self.entries)));
         out.bytes(&self.content);
         encode_entries(&self.entries, &mut out);
         out.0

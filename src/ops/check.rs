@@ -29,6 +29,7 @@ use crate::repo::fence::live_sessions;
 use crate::repo::index::{KnownPack, Location};
 use crate::repo::keys::list_slots;
 use crate::repo::packs::ReadPack;
+use crate::repo::reader::Reader;
 use crate::repo::{Indexed, Repository};
 use crate::report::{Counter, Problem, Report, Unit};
 use crate::storage::probe::PROBE_SUFFIX;
@@ -431,9 +432,10 @@ fn read_data(
     let chosen: Vec<&ReadPack> = packs.values().filter(|p| subset.admits(p.indexed.id.as_bytes())).collect();
     report.task("Reading data", Unit::Bytes, Some(chosen.iter().map(|p| p.indexed.size).sum()));
     let total = Mutex::new((Damage::default(), 0));
+    let reader = Reader::new(indexed)?;
     chosen.par_iter().try_for_each(|read| {
         cancel.check()?;
-        let (id, bad) = (read.indexed.id, read_pack_data(indexed, read));
+        let (id, bad) = (read.indexed.id, read_pack_data(indexed, &reader, read));
         let mut guard = lock(&total);
         let (damage, done) = &mut *guard;
         damage.blobs_read += read.indexed.entries.len() as u64;
@@ -464,8 +466,9 @@ fn read_data(
     Ok(damage)
 }
 
-/// Opens and hashes every blob of a pack: the bad ones, and whether the pack's content is what its trailer says.
-fn read_pack_data(indexed: &Indexed<'_>, read: &ReadPack) -> Result<(HashSet<BlobId>, bool)> {
+/// Opens and hashes every blob of a pack: the bad ones, and whether the pack's content is what its trailer says. A delta
+/// whose base is lost can't be judged; that it is lost with it, the walk of the snapshots says.
+fn read_pack_data(indexed: &Indexed<'_>, reader: &Reader<'_>, read: &ReadPack) -> Result<(HashSet<BlobId>, bool)> {
     let repo = indexed.repo;
     let key = repo.keys.open_data_key(&read.key).map_err(|e| e.during(object_name(read.indexed.id)))?;
     let with = Opening { repo: repo.id, hasher: &repo.keys.hasher, key: &key, key_id: read.key.id };
@@ -475,7 +478,13 @@ fn read_pack_data(indexed: &Indexed<'_>, read: &ReadPack) -> Result<(HashSet<Blo
     for (offset, entry) in with_offsets(&read.indexed.entries) {
         raw.resize(entry.raw_len as usize, 0);
         let sealed = &mut bytes[offset as usize..][..entry.stored_len as usize];
-        if decoder.decode(with, entry, sealed, &mut raw).is_err() {
+        let base = match entry.base.map(|base| reader.base(&base)).transpose() {
+            Ok(base) => base,
+            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Storage) => continue,
+            Err(e) => return Err(e),
+        };
+        let base = base.as_ref().map(|raw| &raw[..]);
+        if decoder.decode(with, entry, sealed, base, &mut raw).is_err() {
             bad.insert(entry.id);
         }
     }

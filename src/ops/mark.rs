@@ -53,8 +53,15 @@ pub fn mark(
     cancel: &Cancel,
 ) -> Result<Marks> {
     let reader = Reader::new(indexed)?;
-    let mut walk =
-        Walk { indexed, reader: &reader, flaw, marks: Marks::default(), recipes: HashMap::new(), lost: HashMap::new() };
+    let mut walk = Walk {
+        indexed,
+        reader: &reader,
+        flaw,
+        marks: Marks::default(),
+        recipes: HashMap::new(),
+        bases: HashMap::new(),
+        lost: HashMap::new(),
+    };
     report.task("Walking the snapshots", Unit::Things, Some(snapshots.len() as u64));
     for (done, snapshot) in snapshots.iter().enumerate() {
         cancel.check()?;
@@ -85,6 +92,8 @@ struct Walk<'w> {
     marks: Marks,
     /// Recipe chunks that were walked, with what is lost below them.
     recipes: HashMap<(BlobId, u8), Vec<(String, String)>>,
+    /// Bases that were marked for deltas of a version, with why they are lost.
+    bases: HashMap<(BlobId, u8), Option<Lost>>,
     lost: HashMap<(String, String), HashSet<SnapshotId>>,
 }
 
@@ -105,10 +114,8 @@ impl Walk<'_> {
                 lost.extend(self.recipe_chunk(&entry.id, depth)?);
                 continue;
             }
-            let copies = self.indexed.copies(&entry.id)?;
-            match self.find(&entry.id, &copies) {
-                Ok(location) => self.mark(&entry.id, &location, &copies),
-                Err(Lost { object, what }) => lost.push((object, what)),
+            if let Err(Lost { object, what }) = self.chunk(&entry.id, u8::MAX)? {
+                lost.push((object, what));
             }
         }
         lost.sort();
@@ -116,33 +123,52 @@ impl Walk<'_> {
         Ok(lost)
     }
 
-    /// Marks the copy that was found, the best of `copies`.
-    fn mark(&mut self, id: &BlobId, found: &Location, copies: &[Location]) {
+    /// Marks the best copy of a lower version than `below`, and what it is a difference to.
+    fn chunk(&mut self, id: &BlobId, below: u8) -> Result<std::result::Result<(), Lost>> {
+        let mut copies = self.indexed.copies(id)?;
+        copies.retain(|copy| copy.version() < below);
+        let mut lost = None;
+        for copy in &copies {
+            match self.flaw_of(id, copy)? {
+                None => {
+                    self.mark(id, copy, &copies)?;
+                    return Ok(Ok(()));
+                }
+                Some(why) => lost.get_or_insert(why),
+            };
+        }
+        Ok(Err(lost.unwrap_or_else(|| not_listed(id))))
+    }
+
+    /// What is wrong with a copy, or with what it is a difference to. Marks its base where nothing is: versions fall along
+    /// a chain, so this ends.
+    fn flaw_of(&mut self, id: &BlobId, copy: &Location) -> Result<Option<Lost>> {
+        if let Some(what) = (self.flaw)(id, copy) {
+            return Ok(Some(Lost { object: object_name(copy.pack), what }));
+        }
+        let Some(base) = copy.base else { return Ok(None) };
+        if let Some(known) = self.bases.get(&(base.id, base.version)) {
+            return Ok(known.clone());
+        }
+        let lost = self.chunk(&base.id, base.version)?.err();
+        self.bases.insert((base.id, base.version), lost.clone());
+        Ok(lost)
+    }
+
+    /// Marks the copy that was found, the best of `copies`; its base is marked already.
+    fn mark(&mut self, id: &BlobId, found: &Location, copies: &[Location]) -> Result<()> {
         let all = self.indexed.repo.rules.keep(Rule::SpareCopies);
-        let mut mark = |copy: &Location| {
-            self.marks.used.entry(copy.pack).or_default().insert(copy.offset);
-        };
-        mark(found);
+        self.marks.used.entry(found.pack).or_default().insert(found.offset);
         if all && self.indexed.is_condemned(found.pack) {
-            copies.iter().filter(|copy| (self.flaw)(id, copy).is_none()).for_each(mark);
+            for copy in copies {
+                if self.flaw_of(id, copy)?.is_none() {
+                    self.marks.used.entry(copy.pack).or_default().insert(copy.offset);
+                }
+            }
         }
         self.marks.holders.extend(copies.iter().filter(|_| all).map(|copy| copy.pack));
         self.marks.holders.insert(found.pack);
-    }
-
-    /// The best copy in which `flaw` finds nothing.
-    fn find(&self, id: &BlobId, copies: &[Location]) -> std::result::Result<Location, Lost> {
-        let mut lost = None;
-        for copy in copies {
-            match (self.flaw)(id, copy) {
-                None => return Ok(*copy),
-                Some(what) => lost.get_or_insert(Lost { object: object_name(copy.pack), what }),
-            };
-        }
-        Err(lost.unwrap_or_else(|| Lost {
-            object: format!("chunk {id}"),
-            what: "is in no pack that the index lists".to_owned(),
-        }))
+        Ok(())
     }
 
     /// Marks a chunk of a recipe, at the copy that can really be read, and what it lists.
@@ -153,8 +179,8 @@ impl Walk<'_> {
         let mut problem = None;
         let copies = self.indexed.copies(id)?;
         for &copy in &copies {
-            let read = match (self.flaw)(id, &copy) {
-                Some(what) => Err(Lost { object: object_name(copy.pack), what }),
+            let read = match self.flaw_of(id, &copy)? {
+                Some(lost) => Err(lost),
                 None => match self.reader.copy(id, &copy).and_then(|raw| decoded(id, &raw)) {
                     Ok(entries) => Ok(entries),
                     Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Storage) => {
@@ -165,7 +191,7 @@ impl Walk<'_> {
             };
             match read {
                 Ok(entries) => {
-                    self.mark(id, &copy, &copies);
+                    self.mark(id, &copy, &copies)?;
                     let lost = self.entries(&entries, depth - 1)?;
                     self.recipes.insert((*id, depth), lost.clone());
                     return Ok(lost);
@@ -173,14 +199,15 @@ impl Walk<'_> {
                 Err(lost) => problem.get_or_insert(lost),
             };
         }
-        let Lost { object, what } = problem.unwrap_or_else(|| Lost {
-            object: format!("chunk {id}"),
-            what: "is in no pack that the index lists".to_owned(),
-        });
+        let Lost { object, what } = problem.unwrap_or_else(|| not_listed(id));
         let lost = vec![(object, what)];
         self.recipes.insert((*id, depth), lost.clone());
         Ok(lost)
     }
+}
+
+fn not_listed(id: &BlobId) -> Lost {
+    Lost { object: format!("chunk {id}"), what: "is in no pack that the index lists".to_owned() }
 }
 
 fn decoded(id: &BlobId, raw: &[u8]) -> Result<Vec<RecipeEntry>> {

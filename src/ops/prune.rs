@@ -22,14 +22,15 @@ use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{Condemned, Generation, generation_name};
 use crate::format::index::{IndexObject, object_name as index_name};
 use crate::format::pack::{BlobEntry, object_name, with_offsets};
-use crate::id::{IndexId, PackId};
+use crate::id::{BlobId, IndexId, PackId};
 use crate::repo::Repository;
 use crate::repo::fence::{LiveSession, end_dead_sessions, live_sessions};
+use crate::repo::index::Location;
 use crate::repo::reader::Reader;
 use crate::repo::rules::Rule;
 use crate::repo::session::{Session, Writing};
 use crate::repo::snapshots::Snapshot;
-use crate::repo::writer::{WriteOptions, write};
+use crate::repo::writer::{WriteOptions, Writer, write};
 use crate::report::{Report, Unit};
 use crate::storage::Storage;
 
@@ -354,12 +355,12 @@ impl Work<'_, '_> {
         self.report.task("Repacking", Unit::Things, Some(packs.len() as u64));
         let sizes: HashMap<PackId, u64> = self.survey.packs.iter().map(|p| (p.id, p.size)).collect();
         // From the packs themselves, and as many as were marked: the local cache is not trusted with this.
-        let used_entries = |pack: &PackId| -> Result<Vec<BlobEntry>> {
+        let used_entries = |pack: &PackId| -> Result<Vec<(u32, BlobEntry)>> {
             let used = self.survey.marks.used.get(pack).ok_or_else(|| refused(&object_name(*pack), "is not marked"))?;
             let read = self.repo.read_pack(*pack, sizes[pack])?;
-            let entries: Vec<BlobEntry> = with_offsets(&read.indexed.entries)
+            let entries: Vec<(u32, BlobEntry)> = with_offsets(&read.indexed.entries)
                 .filter(|(at, _)| used.contains(at))
-                .map(|(_, e)| e.clone())
+                .map(|(at, e)| (at, e.clone()))
                 .collect();
             if entries.len() == used.len() {
                 Ok(entries)
@@ -371,26 +372,32 @@ impl Work<'_, '_> {
             self.repacked.extend(packs);
             return Ok(());
         }
+        // Of two used copies the one of the lower version does for both.
+        let mut lowest: HashMap<BlobId, u8> = HashMap::new();
+        for pack in packs {
+            for (_, entry) in used_entries(pack)? {
+                lowest.entry(entry.id).and_modify(|v| *v = entry.version().min(*v)).or_insert(entry.version());
+            }
+        }
         write(self.session, options.write, self.report, self.cancel, |writer| {
             for (done, pack) in packs.iter().enumerate() {
-                for entry in used_entries(pack)? {
+                for (offset, entry) in used_entries(pack)? {
                     self.cancel.check()?;
-                    let raw = match reader.blob(&entry.id) {
-                        // Its snapshots were forgotten and another prune took it away meanwhile.
-                        Err(e) if self.repo.storage.stat(&object_name(*pack))?.is_none() => Err(other_at_work(&e)),
-                        read => read,
-                    }?;
-                    writer.store_again(entry.id, raw)?;
+                    if lowest.get(&entry.id).is_some_and(|lowest| *lowest < entry.version()) {
+                        continue;
+                    }
+                    self.move_blob(writer, &reader, *pack, offset, &entry)?;
                 }
                 self.report.progress(done as u64 + 1);
             }
             Ok(())
         })?;
-        // Every used blob now has a copy outside the packs that are to go, or they stay.
+        // Every used blob now has a copy outside the packs that are to go, as good as a base; or they stay.
         let going: HashSet<PackId> = packs.iter().copied().collect();
         for pack in packs {
-            for entry in used_entries(pack)? {
-                if self.repo.cache.lookup(&entry.id, &|l| !going.contains(&l.pack))?.is_none() {
+            for (_, entry) in used_entries(pack)? {
+                let will_do = |l: &Location| !going.contains(&l.pack) && l.version() <= entry.version();
+                if self.repo.cache.lookup(&entry.id, &will_do)?.is_none() {
                     return Err(refused(
                         &object_name(*pack),
                         &format!("chunk {} was repacked and can't be found", entry.id),
@@ -400,5 +407,29 @@ impl Work<'_, '_> {
         }
         self.repacked.extend(going);
         Ok(())
+    }
+
+    /// Stores a blob of `pack` again: as it is, so that a delta stays one; or, where this copy can't be read, from another
+    /// and whole.
+    fn move_blob(
+        &self,
+        writer: &mut Writer<'_>,
+        reader: &Reader<'_>,
+        pack: PackId,
+        offset: u32,
+        entry: &BlobEntry,
+    ) -> Result<()> {
+        let copies = self.survey.indexed.copies(&entry.id)?;
+        if let Some(copy) = copies.iter().find(|copy| (copy.pack, copy.offset) == (pack, offset))
+            && let Ok((_, encoded)) = reader.copy_as_stored(&entry.id, copy)
+        {
+            return writer.store_as_it_is(entry, &encoded);
+        }
+        let raw = match reader.blob(&entry.id) {
+            // Its snapshots were forgotten and another prune took it away meanwhile.
+            Err(e) if self.repo.storage.stat(&object_name(pack))?.is_none() => Err(other_at_work(&e)),
+            read => read,
+        }?;
+        writer.store_again(entry.id, raw)
     }
 }

@@ -1,15 +1,18 @@
-//! One blob, there and back: `raw -> columnar | zstd | raw -> seal`, and the reverse with every check.
+//! One blob, there and back: `raw -> delta | columnar | zstd | raw -> seal`, and the reverse with every check.
 //!
 //! What was encoded is decoded again and compared before it goes on, so that bad memory or a faulty
 //! compressor stops at the writer (restic #4523: bit flips that were found years later).
 
+use std::sync::Arc;
+
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::format::pack::{BlobEntry, Codec};
+use crate::format::pack::{Base, BlobEntry, Codec};
 use crate::format::{ObjectKind, associated_data};
 use crate::id::{BlobId, DataKeyId, RepoId};
 use crate::transform::columnar::{self, Columnar};
 use crate::transform::compress::{Compressor, Decompressor};
+use crate::transform::delta;
 use crate::transform::hash::ChunkHasher;
 use crate::transform::seal::{NONCE_LEN, OVERHEAD, SealKey};
 
@@ -24,21 +27,39 @@ pub struct SealedBlob {
 }
 
 /// Associated data of a blob: the key, the id, and everything that decides how it is decoded.
-fn blob_name(repo: RepoId, key: DataKeyId, id: BlobId, codec: Codec, raw_len: u32) -> Vec<u8> {
-    let mut name = Vec::with_capacity(64);
+fn blob_name(repo: RepoId, key: DataKeyId, entry: &BlobEntry) -> Vec<u8> {
+    let mut name = Vec::with_capacity(96);
     name.extend_from_slice(&key.0);
-    name.extend_from_slice(&id.0);
-    name.push(codec as u8);
-    name.extend_from_slice(&raw_len.to_le_bytes());
+    name.extend_from_slice(&entry.id.0);
+    name.push(entry.codec as u8);
+    name.extend_from_slice(&entry.raw_len.to_le_bytes());
+    if let Some(base) = &entry.base {
+        name.extend_from_slice(&base.id.0);
+        name.push(base.version);
+    }
     associated_data(ObjectKind::Blob, repo, &name)
 }
 
 /// Plain bytes from which is guessed what zstd alone would make of a chunk.
 const SAMPLE_BYTES: usize = 32 << 10;
 
+/// A delta is kept where it is shorter than this part of what the chunk takes alone: it needs its base to be read.
+const CLEARLY: (usize, usize) = (7, 8);
+/// A delta below this part of the chunk is taken without a look at what else there is.
+const TINY_SHARE: usize = 64;
+
+/// What a chunk may be stored as the difference to.
+pub struct DeltaBase {
+    /// Its id, and the version that the delta gets.
+    pub base: Base,
+    /// Its plain bytes.
+    pub raw: Arc<Vec<u8>>,
+}
+
 /// Encodes blobs; one per thread.
 pub struct BlobEncoder {
     repo: RepoId,
+    level: i32,
     columnar: Option<Columnar>,
     compressor: Compressor,
     decompressor: Decompressor,
@@ -51,6 +72,7 @@ impl BlobEncoder {
     pub fn new(repo: RepoId, level: i32, columns: bool) -> Self {
         Self {
             repo,
+            level,
             columnar: columns.then(|| Columnar::new(level)),
             compressor: Compressor::new(level),
             decompressor: Decompressor::default(),
@@ -63,18 +85,49 @@ impl BlobEncoder {
     ///
     /// # Errors
     /// `Failed` when the proof fails: the machine is faulty.
-    pub fn encode(&mut self, env: &dyn Env, key: &DataKey, id: BlobId, raw: &[u8]) -> Result<SealedBlob> {
-        if let Some(columnar) = self.columnar(raw)
-            && let Some(blob) = self.sealed(env, key, id, Codec::Columnar, &columnar, raw)
+    pub fn encode(
+        &mut self,
+        env: &dyn Env,
+        key: &DataKey,
+        id: BlobId,
+        raw: &[u8],
+        base: Option<&DeltaBase>,
+    ) -> Result<SealedBlob> {
+        let raw_len = raw.len() as u32;
+        let entry = |codec, base| BlobEntry { id, codec, raw_len, stored_len: 0, base };
+        let delta = base.and_then(|base| Some((delta::encode(self.level, &base.raw, raw)?, base)));
+        let tiny = delta.as_ref().is_some_and(|(delta, _)| delta.len() < raw.len() / TINY_SHARE);
+        let columnar = if tiny { None } else { self.columnar(raw) };
+        let frame = if tiny || columnar.is_some() { None } else { self.compressor.compress(raw).map(<[u8]>::to_vec) };
+        let alone = columnar.as_ref().or(frame.as_ref()).map_or(raw.len(), Vec::len);
+        // Should a codec of ours be wrong, the next one is tried: zstd and the machine are judged last.
+        if let Some((delta, base)) = delta
+            && (tiny || delta.len() * CLEARLY.1 < alone * CLEARLY.0)
+            && let Some(blob) =
+                self.sealed(env, key, &entry(Codec::Delta, Some(base.base)), &delta, raw, Some(&base.raw))
         {
             return Ok(blob);
         }
-        let frame = self.compressor.compress(raw).map(<[u8]>::to_vec);
+        if let Some(columnar) = columnar
+            && let Some(blob) = self.sealed(env, key, &entry(Codec::Columnar, None), &columnar, raw, None)
+        {
+            return Ok(blob);
+        }
+        let frame = frame.or_else(|| self.compressor.compress(raw).map(<[u8]>::to_vec));
         let (codec, encoded) = frame.as_ref().map_or((Codec::Raw, raw), |frame| (Codec::Zstd, &frame[..]));
-        self.sealed(env, key, id, codec, encoded, raw).ok_or_else(|| {
+        self.sealed(env, key, &entry(codec, None), encoded, raw, None).ok_or_else(|| {
             Error::new(Kind::Failed, format!("chunk {id} did not decode to what was encoded; nothing of it was stored"))
                 .hint("this machine computes wrongly: test its memory and processor before trusting it with backups")
         })
+    }
+
+    /// Seals under another key what was `opened` as `entry`: what it decodes to was proven by whoever opened it.
+    pub fn reseal(&mut self, env: &dyn Env, key: &DataKey, entry: &BlobEntry, opened: &[u8]) -> SealedBlob {
+        let mut bytes = Vec::with_capacity(opened.len() + OVERHEAD);
+        bytes.resize(NONCE_LEN, 0);
+        bytes.extend_from_slice(opened);
+        key.key.seal_in_place(env, &blob_name(self.repo, key.wrapped.id, entry), &mut bytes);
+        SealedBlob { entry: BlobEntry { stored_len: bytes.len() as u32, ..entry.clone() }, bytes }
     }
 
     /// The columnar form of `raw` where it is shorter than what zstd alone makes of it. Where it is much shorter than zstd
@@ -94,27 +147,18 @@ impl BlobEncoder {
         &mut self,
         env: &dyn Env,
         key: &DataKey,
-        id: BlobId,
-        codec: Codec,
+        entry: &BlobEntry,
         encoded: &[u8],
         raw: &[u8],
+        base: Option<&[u8]>,
     ) -> Option<SealedBlob> {
-        let mut bytes = Vec::with_capacity(encoded.len() + OVERHEAD);
-        bytes.resize(NONCE_LEN, 0);
-        bytes.extend_from_slice(encoded);
-        let raw_len = raw.len() as u32;
-        let name = blob_name(self.repo, key.wrapped.id, id, codec, raw_len);
-        key.key.seal_in_place(env, &name, &mut bytes);
-        let entry = BlobEntry { id, codec, raw_len, stored_len: bytes.len() as u32 };
-        self.proves(key, &name, codec, &bytes, raw).then_some(SealedBlob { entry, bytes })
-    }
-
-    fn proves(&mut self, key: &DataKey, name: &[u8], codec: Codec, sealed: &[u8], raw: &[u8]) -> bool {
+        let blob = self.reseal(env, key, entry, encoded);
         self.opened.clear();
-        self.opened.extend_from_slice(sealed);
-        let Some(plain) = key.key.open_in_place(name, &mut self.opened) else { return false };
+        self.opened.extend_from_slice(&blob.bytes);
+        let plain = key.key.open_in_place(&blob_name(self.repo, key.wrapped.id, entry), &mut self.opened)?;
         self.decoded.resize(raw.len(), 0);
-        decode(&mut self.decompressor, codec, plain, &mut self.decoded).is_ok() && self.decoded == raw
+        let decoded = decode(&mut self.decompressor, entry.codec, plain, base, &mut self.decoded);
+        (decoded.is_ok() && self.decoded == raw).then_some(blob)
     }
 }
 
@@ -123,6 +167,7 @@ fn decode(
     decompressor: &mut Decompressor,
     codec: Codec,
     encoded: &[u8],
+    base: Option<&[u8]>,
     out: &mut [u8],
 ) -> std::result::Result<(), String> {
     match codec {
@@ -130,6 +175,7 @@ fn decode(
         Codec::Raw => return Err(format!("holds {} bytes instead of {}", encoded.len(), out.len())),
         Codec::Zstd => decompressor.decompress(encoded, out)?,
         Codec::Columnar => columnar::decode(decompressor, encoded, out)?,
+        Codec::Delta => delta::decode(base.ok_or("its base is missing")?, encoded, out)?,
     }
     Ok(())
 }
@@ -154,23 +200,24 @@ pub struct BlobDecoder {
 }
 
 impl BlobDecoder {
-    /// Opens `sealed` in place, decodes it into `out` (of the entry's raw length) and compares the id.
-    /// On failure nothing of `out` may be used.
+    /// Opens `sealed` in place, decodes it into `out` (of the entry's raw length) and compares the id; a delta needs the
+    /// plain bytes of its `base`. On failure nothing of `out` may be used. Returns the encoded bytes.
     ///
     /// # Errors
     /// What is wrong with the blob, in words.
-    pub fn decode(
+    pub fn decode<'s>(
         &mut self,
         with: Opening<'_>,
         entry: &BlobEntry,
-        sealed: &mut [u8],
+        sealed: &'s mut [u8],
+        base: Option<&[u8]>,
         out: &mut [u8],
-    ) -> std::result::Result<(), String> {
-        let name = blob_name(with.repo, with.key_id, entry.id, entry.codec, entry.raw_len);
+    ) -> std::result::Result<&'s [u8], String> {
+        let name = blob_name(with.repo, with.key_id, entry);
         let plain = with.key.open_in_place(&name, sealed).ok_or("does not open: altered, swapped or foreign")?;
-        decode(&mut self.decompressor, entry.codec, plain, out)?;
+        decode(&mut self.decompressor, entry.codec, plain, base, out)?;
         if with.hasher.id(out) == entry.id {
-            Ok(())
+            Ok(plain)
         } else {
             Err("its bytes are not those that its id names".to_owned())
         }

@@ -36,7 +36,7 @@ use self::recent::Recent;
 use crate::error::Result;
 use crate::format::bytes::Decoder;
 use crate::format::index::IndexObject;
-use crate::format::pack::{BlobEntry, Codec, WrappedKey};
+use crate::format::pack::{Base, BlobEntry, Codec, WrappedKey};
 use crate::id::{BlobId, DataKeyId, IndexId, PackId, RepoId, SnapshotId};
 
 /// Entries that are added in one transaction, and that are held in memory by a scan in id order.
@@ -57,6 +57,21 @@ pub struct Location {
     pub raw_len: u32,
     /// How it is encoded.
     pub codec: Codec,
+    /// The base of a delta.
+    pub base: Option<Base>,
+}
+
+impl Location {
+    /// The version of a delta; 0 of a copy that is stored whole.
+    pub fn version(&self) -> u8 {
+        self.base.map_or(0, |base| base.version)
+    }
+
+    /// The copy as its pack lists it.
+    pub fn entry(&self, id: BlobId) -> BlobEntry {
+        let Self { codec, raw_len, stored_len, base, .. } = *self;
+        BlobEntry { id, codec, raw_len, stored_len, base }
+    }
 }
 
 /// A pack that the index knows.

@@ -9,6 +9,7 @@
 //! `writer` is the whole way in, `reader` the whole way out; `docs/format.md` numbers the ordering
 //! rules I1 to I7 that they cite.
 
+pub mod bases;
 pub mod blob;
 pub mod fence;
 pub mod index;
@@ -118,7 +119,7 @@ impl Repository {
     ) -> Result<RepoId> {
         let parameters = Parameters {
             version: FORMAT_VERSION,
-            required_features: vec![config::COLUMNAR.to_owned()],
+            required_features: vec![config::COLUMNAR.to_owned(), config::DELTA.to_owned()],
             chunks: ChunkSizes::around(options.chunk_bytes),
             recipes: ChunkSizes::around(RECIPE_CHUNK_BYTES),
             pack_bytes: options.pack_bytes,
@@ -578,12 +579,41 @@ pub struct Indexed<'r> {
 }
 
 impl Indexed<'_> {
-    /// A copy of the blob that a new snapshot may rely on: not condemned, not known to be damaged.
+    /// A copy of the blob that a new snapshot may rely on: neither it nor what it is a difference to is condemned or known
+    /// to be damaged.
     ///
     /// # Errors
     /// Of the local cache.
     pub fn usable(&self, id: &BlobId) -> Result<Option<Location>> {
-        self.repo.cache.lookup(id, &|location| self.trust.usable(id, location.pack))
+        Ok(self.usable_chain(id, u8::MAX)?.map(|chain| chain[0].1))
+    }
+
+    /// A usable copy of a lower version than `below`, with all that it is a difference to: the blob itself, its base, the
+    /// base's base. Versions fall along a chain, so that it ends, whatever copies there are.
+    ///
+    /// # Errors
+    /// Of the local cache.
+    pub fn usable_chain(&self, id: &BlobId, below: u8) -> Result<Option<Vec<(BlobId, Location)>>> {
+        let fits = |location: &Location| location.version() < below && self.trust.usable(id, location.pack);
+        let Some(first) = self.repo.cache.lookup(id, &fits)? else { return Ok(None) };
+        if let Some(chain) = self.chain_of(id, first)? {
+            return Ok(Some(chain));
+        }
+        for copy in self.repo.cache.copies(id)?.into_iter().filter(|copy| fits(copy) && *copy != first) {
+            if let Some(chain) = self.chain_of(id, copy)? {
+                return Ok(Some(chain));
+            }
+        }
+        Ok(None)
+    }
+
+    fn chain_of(&self, id: &BlobId, copy: Location) -> Result<Option<Vec<(BlobId, Location)>>> {
+        let mut chain = vec![(*id, copy)];
+        if let Some(base) = copy.base {
+            let Some(bases) = self.usable_chain(&base.id, base.version)? else { return Ok(None) };
+            chain.extend(bases);
+        }
+        Ok(Some(chain))
     }
 
     /// Every known copy of a blob, the best first.

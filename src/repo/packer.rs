@@ -45,6 +45,8 @@ struct OpenPack {
     id: PackId,
     bytes: Vec<u8>,
     entries: Vec<pack::BlobEntry>,
+    /// Length of the trailer.
+    trailer: usize,
 }
 
 /// Gathers blobs into two open packs.
@@ -68,7 +70,7 @@ impl<'s> Packer<'s> {
         let repo = self.session.repo();
         let side = self.dice.throw(repo.env.as_ref());
         let full = self.open[side].as_ref().is_some_and(|open| {
-            let size = size_of(open.bytes.len() + blob.bytes.len(), open.entries.len() + 1);
+            let size = size_of(open.bytes.len() + blob.bytes.len(), open.trailer + blob.entry.encoded_len());
             size > repo.parameters.pack_bytes || open.entries.len() == PACK_BLOBS_MAX
         });
         let closed = if full { self.close(side) } else { None };
@@ -81,7 +83,9 @@ impl<'s> Packer<'s> {
                 bytes
             },
             entries: Vec::new(),
+            trailer: Trailer::FRONT_LEN,
         });
+        open.trailer += blob.entry.encoded_len();
         open.bytes.extend_from_slice(&blob.bytes);
         open.entries.push(blob.entry);
         closed
@@ -91,10 +95,11 @@ impl<'s> Packer<'s> {
     pub fn finish(&mut self) -> Vec<ClosedPack> {
         if let [Some(first), Some(second)] = &mut self.open {
             let entries = first.entries.len() + second.entries.len();
-            let together = size_of(first.bytes.len() + second.bytes.len(), entries);
+            let together = size_of(first.bytes.len() + second.bytes.len(), first.trailer + second.trailer);
             if entries <= PACK_BLOBS_MAX && together <= self.session.repo().parameters.pack_bytes {
                 first.bytes.extend_from_slice(&second.bytes[HEADER_LEN..]);
                 first.entries.append(&mut second.entries);
+                first.trailer += second.trailer - Trailer::FRONT_LEN;
                 self.open[1] = None;
             }
         }
@@ -102,12 +107,12 @@ impl<'s> Packer<'s> {
     }
 
     fn close(&mut self, side: usize) -> Option<ClosedPack> {
-        let OpenPack { id, mut bytes, entries } = self.open[side].take()?;
+        let OpenPack { id, mut bytes, entries, trailer } = self.open[side].take()?;
         let repo = self.session.repo();
         let env = repo.env.as_ref();
-        let size = pack::padme(size_of(bytes.len(), entries.len()));
+        let size = pack::padme(size_of(bytes.len(), trailer));
         let blobs_end = bytes.len();
-        bytes.resize(size as usize - FOOTER_LEN - OVERHEAD - Trailer::encoded_len(entries.len()), 0);
+        bytes.resize(size as usize - FOOTER_LEN - OVERHEAD - trailer, 0);
         env.fill_random(&mut bytes[blobs_end..]);
         let trailer = Trailer { content: stream_digest(&bytes), entries };
         let sealed = repo.keys.index.seal(env, &trailer_name(repo, id, &self.header), &trailer.encode());
@@ -161,9 +166,9 @@ pub fn take_over(session: &Session<'_>, from: &Repository, id: PackId, mut bytes
     Ok(ClosedPack { indexed, key: read.key, bytes })
 }
 
-/// The size of a pack before padding: `bytes` of header and blobs, and a trailer of `entries`.
-fn size_of(bytes: usize, entries: usize) -> u64 {
-    (bytes + Trailer::encoded_len(entries) + OVERHEAD + FOOTER_LEN) as u64
+/// The size of a pack before padding: `bytes` of header and blobs, and a plain trailer of `trailer` bytes.
+fn size_of(bytes: usize, trailer: usize) -> u64 {
+    (bytes + trailer + OVERHEAD + FOOTER_LEN) as u64
 }
 
 /// Associated data of a trailer: the pack's name and its whole header.

@@ -23,6 +23,10 @@ pub struct Prediction<'a> {
     places: HashMap<BlobId, u64>,
     /// Place of the window's first entry.
     front: u64,
+    /// Bytes of the stream since it was last in step, and the chunk of the recipe that lies there: how many entries
+    /// behind the front, and where it begins.
+    drift: u64,
+    beside: (usize, u64),
     /// False from a wrong guess until a chunk of the recipe turns up again: guessing costs a hash.
     in_step: bool,
 }
@@ -31,8 +35,15 @@ impl<'a> Prediction<'a> {
     /// Predicts from `recipe`. An unreadable recipe predicts nothing: a snapshot must not fail because its
     /// predecessor is damaged.
     pub fn new(recipe: impl Iterator<Item = Result<RecipeEntry>> + Send + 'a) -> Self {
-        let mut new =
-            Self { rest: Box::new(recipe), window: VecDeque::new(), places: HashMap::new(), front: 0, in_step: true };
+        let mut new = Self {
+            rest: Box::new(recipe),
+            window: VecDeque::new(),
+            places: HashMap::new(),
+            front: 0,
+            drift: 0,
+            beside: (0, 0),
+            in_step: true,
+        };
         new.fill();
         new
     }
@@ -55,17 +66,37 @@ impl<'a> Prediction<'a> {
         self.in_step = false;
     }
 
-    /// The stream went on with chunk `id`: the guess after it comes next, if the chunk is known here.
-    pub fn advance(&mut self, id: &BlobId) {
+    /// The chunk of the recipe at the place where the stream goes on with one of `len` bytes that the recipe does not hold:
+    /// probably similar.
+    pub fn similar(&mut self, len: u32) -> Option<BlobId> {
+        let middle = self.drift + u64::from(len) / 2;
+        self.drift += u64::from(len);
+        let (mut place, mut begin) = self.beside;
+        while let Some(entry) = self.window.get(place) {
+            if begin + u64::from(entry.len) > middle {
+                self.beside = (place, begin);
+                return Some(entry.id);
+            }
+            begin += u64::from(entry.len);
+            place += 1;
+        }
+        self.beside = (place, begin);
+        // Behind the end: what was appended resembles what was there last.
+        self.window.back().map(|last| last.id)
+    }
+
+    /// The stream went on with chunk `id`: the guess after it comes next, if the chunk is known here. `false` when it is not.
+    pub fn advance(&mut self, id: &BlobId) -> bool {
         let place = match self.window.front() {
             // As guessed. In a run of equal chunks this goes one step, not to the run's end.
             Some(guess) if guess.id == *id => self.front,
             _ => match self.places.get(id) {
                 Some(&place) if place >= self.front => place,
-                _ => return,
+                _ => return false,
             },
         };
         self.in_step = true;
+        (self.drift, self.beside) = (0, (0, 0));
         for _ in self.front..=place {
             let Some(entry) = self.window.pop_front() else { break };
             if self.places.get(&entry.id) == Some(&self.front) {
@@ -76,5 +107,6 @@ impl<'a> Prediction<'a> {
         if self.window.len() < WINDOW / 2 {
             self.fill();
         }
+        true
     }
 }

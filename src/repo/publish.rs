@@ -65,8 +65,9 @@ fn store_again(
     write(session, options, report, cancel, |writer| {
         for entry in entries {
             cancel.check()?;
-            match indexed.usable(&entry.id)? {
-                Some(location) => session.rely(location.pack),
+            // Whoever relied on this copy as a base needs one of no higher version.
+            match indexed.usable_chain(&entry.id, entry.version() + 1)? {
+                Some(chain) => session.rely_on(&chain),
                 None => writer.store_again(entry.id, reader.blob(&entry.id)?)?,
             }
         }

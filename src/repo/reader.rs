@@ -15,14 +15,14 @@
 //! then it is an error, never zeros.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::env::{Cancel, lock};
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Digest;
-use crate::format::pack::{self, BlobEntry, WrappedKey};
+use crate::format::pack::{self, Base, WrappedKey};
 use crate::format::recipe::{self, Recipe, RecipeEntry};
 use crate::id::{BlobId, DataKeyId, PackId};
 use crate::report::{Counter, Report, Silent};
@@ -30,6 +30,7 @@ use crate::transform::hash::StreamHasher;
 use crate::transform::seal::SealKey;
 
 use super::Indexed;
+use super::bases::Bases;
 use super::blob::{BlobDecoder, Opening};
 use super::index::Location;
 use super::parallel::{at_once, each};
@@ -63,6 +64,8 @@ pub struct Reader<'r> {
     indexed: &'r Indexed<'r>,
     /// Held while the index is read again, since something was not where it was said to be.
     reading_again: Mutex<()>,
+    /// What deltas are decoded with.
+    bases: Bases,
 }
 
 impl<'r> Reader<'r> {
@@ -72,7 +75,7 @@ impl<'r> Reader<'r> {
     /// `WrongKey` from a write-only slot.
     pub fn new(indexed: &'r Indexed<'r>) -> Result<Self> {
         indexed.repo.keys.require_full("reading stored data")?;
-        Ok(Self { indexed, reading_again: Mutex::new(()) })
+        Ok(Self { indexed, reading_again: Mutex::new(()), bases: Bases::default() })
     }
 
     /// One blob, from any copy that is whole.
@@ -80,15 +83,32 @@ impl<'r> Reader<'r> {
     /// # Errors
     /// `Damaged` when no copy is; `Storage`.
     pub fn blob(&self, id: &BlobId) -> Result<Vec<u8>> {
-        let tried = self.indexed.copies(id)?;
+        self.blob_below(id, u8::MAX)
+    }
+
+    /// The blob, from a copy of a lower version than `below`: what a delta of version `below` may be decoded with.
+    fn blob_below(&self, id: &BlobId, below: u8) -> Result<Vec<u8>> {
+        let mut tried = self.indexed.copies(id)?;
+        tried.retain(|copy| copy.version() < below);
         match self.first_whole(id, &tried)? {
             Ok(raw) => Ok(raw),
-            Err(problem) => self.blob_elsewhere(id, &tried, problem),
+            Err(problem) => self.blob_elsewhere(id, below, &tried, problem),
+        }
+    }
+
+    /// The plain bytes of a delta's base.
+    ///
+    /// # Errors
+    /// As [`blob`](Self::blob).
+    pub fn base(&self, base: &Base) -> Result<Arc<Vec<u8>>> {
+        match self.bases.get(&base.id) {
+            Some(raw) => Ok(raw),
+            None => Ok(self.bases.put(base.id, self.blob_below(&base.id, base.version)?)),
         }
     }
 
     /// Reads the index again, as long as it shows a copy that was not tried: one prune may move a chunk twice.
-    fn blob_elsewhere(&self, id: &BlobId, tried: &[Location], problem: Option<Error>) -> Result<Vec<u8>> {
+    fn blob_elsewhere(&self, id: &BlobId, below: u8, tried: &[Location], problem: Option<Error>) -> Result<Vec<u8>> {
         let (mut tried, mut problem) = (tried.to_vec(), problem);
         loop {
             let fresh = {
@@ -96,7 +116,7 @@ impl<'r> Reader<'r> {
                 self.indexed.repo.index_to_read(&Silent)?
             };
             let mut copies = fresh.copies(id)?;
-            copies.retain(|copy| !tried.iter().any(|t| t.pack == copy.pack));
+            copies.retain(|copy| copy.version() < below && !tried.iter().any(|t| t.pack == copy.pack));
             if copies.is_empty() {
                 // A bad block under the only copy is damage, too.
                 return Err(problem.map_or_else(
@@ -139,28 +159,37 @@ impl<'r> Reader<'r> {
     /// # Errors
     /// `Damaged`, `NotFound` when the pack is gone, `Storage`.
     pub fn copy(&self, id: &BlobId, location: &Location) -> Result<Vec<u8>> {
+        self.copy_as_stored(id, location).map(|(raw, _)| raw)
+    }
+
+    /// The blob at exactly this place, plain, and encoded as it is stored there.
+    ///
+    /// # Errors
+    /// As [`copy`](Self::copy).
+    pub fn copy_as_stored(&self, id: &BlobId, location: &Location) -> Result<(Vec<u8>, Vec<u8>)> {
         let name = pack::object_name(location.pack);
         let mut sealed =
             self.indexed.repo.storage.get_range(&name, u64::from(location.offset), location.stored_len as usize)?;
         let mut raw = vec![0; location.raw_len as usize];
-        self.decode(&mut BlobDecoder::default(), id, location, &mut sealed, &mut raw)?;
-        Ok(raw)
+        let encoded = self.decode(&mut BlobDecoder::default(), id, location, &mut sealed, &mut raw)?.to_vec();
+        Ok((raw, encoded))
     }
 
-    fn decode(
+    fn decode<'s>(
         &self,
         decoder: &mut BlobDecoder,
         id: &BlobId,
         location: &Location,
-        sealed: &mut [u8],
+        sealed: &'s mut [u8],
         raw: &mut [u8],
-    ) -> Result<()> {
+    ) -> Result<&'s [u8]> {
         let repo = self.indexed.repo;
         let key = self.data_key(location.key)?;
         let with = Opening { repo: repo.id, hasher: &repo.keys.hasher, key: &key, key_id: location.key };
-        let Location { codec, raw_len, stored_len, .. } = *location;
-        let entry = BlobEntry { id: *id, codec, raw_len, stored_len };
-        decoder.decode(with, &entry, sealed, raw).map_err(|what| {
+        let of_base = |e: Error| e.during(format!("reading the base of chunk {id}"));
+        let base = location.base.map(|base| self.base(&base)).transpose().map_err(of_base)?;
+        let base = base.as_ref().map(|raw| &raw[..]);
+        decoder.decode(with, &location.entry(*id), sealed, base, raw).map_err(|what| {
             Error::damaged(pack::object_name(location.pack), format!("chunk {id} at byte {}: {what}", location.offset))
         })
     }
@@ -417,7 +446,7 @@ impl<'r> Reader<'r> {
         while entries.peek().is_some() {
             // The buffers end when the caller has failed: there is nothing more to plan.
             let Ok(raw) = free.recv() else { return Ok(()) };
-            let mut batch = Batch { seq, raw, chunks: Vec::new() };
+            let mut batch = Batch { seq, raw, chunks: Vec::new(), bases: Vec::new() };
             let mut bytes = 0;
             while let Some(Ok(entry)) = entries.peek()
                 && batch.chunks.len() < BATCH_CHUNKS
@@ -425,8 +454,12 @@ impl<'r> Reader<'r> {
             {
                 bytes += entry.len as usize;
                 // Nearly always answered from memory; what is not found so is looked for when it is needed.
-                let location = self.indexed.usable(&entry.id)?.filter(|l| l.raw_len == entry.len);
+                let chain = self.indexed.usable_chain(&entry.id, u8::MAX)?.unwrap_or_default();
+                let location = chain.first().map(|(_, copy)| *copy).filter(|copy| copy.raw_len == entry.len);
                 batch.chunks.push((*entry, location));
+                // Each base before what needs it.
+                let bases = chain.into_iter().skip(1).rev();
+                batch.bases.extend(bases.filter(|(id, _)| self.bases.get(id).is_none()));
                 entries.next();
             }
             if let Some(Err(_)) = entries.peek() {
@@ -450,6 +483,7 @@ impl<'r> Reader<'r> {
     /// [`decode_batch`](Self::decode_batch), which looks elsewhere.
     fn fetch(&self, batch: &Batch, report: &dyn Report) -> Result<Vec<Range>> {
         let mut wanted: Vec<&Location> = batch.chunks.iter().filter_map(|(_, location)| location.as_ref()).collect();
+        wanted.extend(batch.bases.iter().map(|(_, location)| location));
         wanted.sort_unstable_by_key(|l| (l.pack, l.offset));
         wanted.dedup_by_key(|l| (l.pack, l.offset));
         let storage = self.indexed.repo.storage.as_ref();
@@ -488,6 +522,18 @@ impl<'r> Reader<'r> {
     }
 
     fn decode_batch(&self, decoder: &mut BlobDecoder, batch: &mut Batch, mut ranges: Vec<Range>) -> Result<()> {
+        for (id, location) in &batch.bases {
+            if self.bases.get(id).is_some() {
+                continue;
+            }
+            // A copy: the same blob may be a chunk of this batch, and opening is done in place. What fails here is read
+            // elsewhere when it is needed.
+            let mut raw = vec![0; location.raw_len as usize];
+            let sealed = find(&mut ranges, location).map(|sealed| sealed.to_vec());
+            if sealed.is_some_and(|mut sealed| self.decode(decoder, id, location, &mut sealed, &mut raw).is_ok()) {
+                self.bases.put(*id, raw);
+            }
+        }
         // Opening is done in place, so a chunk that occurs twice is copied from where it came out first.
         let mut done: HashMap<BlobId, usize> = HashMap::with_capacity(batch.chunks.len());
         let mut at = 0;
@@ -588,6 +634,8 @@ struct Batch {
     seq: u64,
     raw: Vec<u8>,
     chunks: Vec<(RecipeEntry, Option<Location>)>,
+    /// What deltas among them are decoded with, each base before what needs it.
+    bases: Vec<(BlobId, Location)>,
 }
 
 /// A piece of a pack; empty when it could not be read.

@@ -28,6 +28,7 @@ use crate::report::{Report, Silent};
 use crate::transform::seal::SealKey;
 
 use super::fence::{PATIENCE, fence, live_sessions};
+use super::index::Location;
 use super::keys::DataKey;
 use super::parallel::{at_once, each};
 use super::rules::Rule;
@@ -119,8 +120,8 @@ impl<'r> Session<'r> {
         if lock(&self.claimed).contains(id) {
             return Ok(false);
         }
-        if let Some(location) = self.indexed.usable(id)? {
-            self.rely(location.pack);
+        if let Some(chain) = self.indexed.usable_chain(id, u8::MAX)? {
+            self.rely_on(&chain);
             return Ok(false);
         }
         Ok(lock(&self.claimed).insert(*id))
@@ -131,9 +132,9 @@ impl<'r> Session<'r> {
         lock(&self.claimed).insert(*id)
     }
 
-    /// Notes that the snapshot relies on a pack.
-    pub fn rely(&self, pack: PackId) {
-        lock(&self.relied).insert(pack);
+    /// Notes that the snapshot relies on the packs of these copies.
+    pub fn rely_on(&self, chain: &[(BlobId, Location)]) {
+        lock(&self.relied).extend(chain.iter().map(|(_, copy)| copy.pack));
     }
 
     /// Notes that a pack of this session is durable.

@@ -26,19 +26,25 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::env::{Cancel, lock};
 use crate::error::{Error, Kind, Result};
-use crate::format::config::COLUMNAR;
+use crate::format::config::{COLUMNAR, DELTA};
+use crate::format::keyslot::SlotKind;
 use crate::format::limits::RECIPE_INLINE_MAX;
 use crate::format::manifest::{Digest, Stored};
+use crate::format::pack::{Base, BlobEntry, CHAIN_MAX, VERSION_MAX};
 use crate::format::recipe::{ENTRY_LEN, Recipe, RecipeEntry, decode_entries};
 use crate::id::BlobId;
 use crate::report::{Counter, Report};
 use crate::source::pipe::read_error;
 use crate::transform::chunk::Chunker;
+use crate::transform::delta::base_version;
 use crate::transform::hash::StreamHasher;
 
-use super::blob::{BlobEncoder, SealedBlob};
+use super::blob::{BlobEncoder, DeltaBase, SealedBlob};
+use super::index::Location;
 use super::packer::{Packer, Shelf};
+use super::parallel::at_once;
 use super::predict::Prediction;
+use super::reader::Reader;
 use super::session::Session;
 
 /// How a session writes.
@@ -108,6 +114,10 @@ pub fn write<T>(
     let transfers = repo.storage.transfers();
     let uploaders = if in_order { 1 } else { uploaders(options.memory_bytes, repo.parameters.pack_bytes, transfers) };
 
+    // Whoever may not read does without differences.
+    let deltas = repo.parameters.requires(DELTA) && repo.keys.kind() == SlotKind::Full;
+    let bases = if deltas { Some(Reader::new(&session.indexed)?) } else { None };
+
     let result = std::thread::scope(|scope| {
         let (jobs, jobs_waiting) = bounded::<Job>(2 * threads + 16);
         let (done, results) = unbounded();
@@ -117,8 +127,15 @@ pub fn write<T>(
         let (blobs, blobs_waiting) = if hold.is_some() { unbounded() } else { bounded(blobs_waiting_max) };
         let (packs, packs_waiting) = bounded(0);
         for _ in 0..threads {
-            let worker =
-                Worker { session, failure: &failure, tally: &tally, report, blobs: blobs.clone(), done: done.clone() };
+            let worker = Worker {
+                session,
+                bases: bases.as_ref(),
+                failure: &failure,
+                tally: &tally,
+                report,
+                blobs: blobs.clone(),
+                done: done.clone(),
+            };
             let jobs = jobs_waiting.clone();
             scope.spawn(move || {
                 worker.run(&jobs, BlobEncoder::new(repo.id, options.level, repo.parameters.requires(COLUMNAR)));
@@ -163,6 +180,7 @@ pub fn write<T>(
             pool: Pool::new(options.memory_bytes, repo.parameters.chunks.max as usize),
             encoder: BlobEncoder::new(repo.id, options.level, repo.parameters.requires(COLUMNAR)),
             next_seq: 0,
+            in_step: in_order,
             jobs,
             results,
             blobs,
@@ -210,6 +228,8 @@ pub struct Writer<'w> {
     encoder: BlobEncoder,
     /// Numbers jobs over all streams: what is left of a stream that failed is never taken for the next one's.
     next_seq: u64,
+    /// Each job is waited for, so that the storage is called by one thread at a time.
+    in_step: bool,
     jobs: Sender<Job>,
     results: Receiver<(u64, Vec<RecipeEntry>)>,
     blobs: Sender<SealedBlob>,
@@ -261,9 +281,22 @@ impl Writer<'_> {
     /// # Errors
     /// A failure of the pipeline.
     pub fn store_again(&mut self, id: BlobId, raw: Vec<u8>) -> Result<()> {
-        let cuts = vec![Cut { range: 0..raw.len(), id: Some(id) }];
+        let cuts = vec![Cut { range: 0..raw.len(), id: Some(id), similar: None }];
         let job = Job { seq: None, segment: Arc::new(Segment { bytes: raw, home: None }), cuts };
         self.jobs.send(job).map_err(|_| stopped())?;
+        self.failure.check()
+    }
+
+    /// Stores again what was read from a pack, `encoded` as it lay there. Within one session a blob is still stored once.
+    ///
+    /// # Errors
+    /// A failure of the pipeline.
+    pub fn store_as_it_is(&mut self, entry: &BlobEntry, encoded: &[u8]) -> Result<()> {
+        if self.session.claim_again(&entry.id) {
+            let blob = self.encoder.reseal(self.session.repo().env.as_ref(), &self.session.key, entry, encoded);
+            self.tally.new_chunk(entry.raw_len as usize, self.report);
+            self.blobs.send(blob).map_err(|_| stopped())?;
+        }
         self.failure.check()
     }
 
@@ -360,21 +393,22 @@ impl Writer<'_> {
     fn cut(&self, cutting: &mut Cutting<'_>, bytes: &[u8], range: Range<usize>) -> Cut {
         let hasher = &self.session.repo().keys.hasher;
         let Some(prediction) = &mut cutting.prediction else {
-            return Cut { range: range.start..range.start + self.chunker.cut(&bytes[range]), id: None };
+            let range = range.start..range.start + self.chunker.cut(&bytes[range]);
+            return Cut { range, id: None, similar: None };
         };
         if let Some(guess) = prediction.guess() {
             let guessed = range.start..range.start + guess.len as usize;
             if guessed.end <= range.end && hasher.id(&bytes[guessed.clone()]) == guess.id {
                 prediction.advance(&guess.id);
                 cutting.predicted += 1;
-                return Cut { range: guessed, id: Some(guess.id) };
+                return Cut { range: guessed, id: Some(guess.id), similar: None };
             }
             prediction.miss();
         }
         let range = range.start..range.start + self.chunker.cut(&bytes[range.clone()]);
         let id = hasher.id(&bytes[range.clone()]);
-        prediction.advance(&id);
-        Cut { range, id: Some(id) }
+        let similar = if prediction.advance(&id) { None } else { prediction.similar(range.len() as u32) };
+        Cut { range, id: Some(id), similar }
     }
 
     fn send(&mut self, cutting: &mut Cutting<'_>, segment: Segment, cuts: Vec<Cut>) -> Result<()> {
@@ -386,6 +420,10 @@ impl Writer<'_> {
         self.jobs.send(job).map_err(|_| stopped())?;
         cutting.sent += 1;
         self.next_seq = cutting.sent;
+        while self.in_step && cutting.collected < cutting.sent {
+            let result = self.results.recv().map_err(|_| stopped())?;
+            self.collect(cutting, result)?;
+        }
         while let Ok(result) = self.results.try_recv() {
             self.collect(cutting, result)?;
         }
@@ -467,7 +505,7 @@ impl Writer<'_> {
         let id = repo.keys.hasher.id(raw);
         self.tally.chunks.fetch_add(1, Ordering::Relaxed);
         if self.session.claim(&id)? {
-            let blob = self.encoder.encode(repo.env.as_ref(), &self.session.key, id, raw)?;
+            let blob = self.encoder.encode(repo.env.as_ref(), &self.session.key, id, raw, None)?;
             self.tally.new_chunk(raw.len(), self.report);
             self.blobs.send(blob).map_err(|_| stopped())?;
         }
@@ -596,6 +634,8 @@ fn ready(segment: Vec<u8>, len: usize) -> Vec<u8> {
 struct Cut {
     range: Range<usize>,
     id: Option<BlobId>,
+    /// A stored chunk that it probably resembles.
+    similar: Option<BlobId>,
 }
 
 /// Chunks for a worker. Without `seq` they are stored again, whatever exists, and nobody waits for the ids.
@@ -608,6 +648,8 @@ struct Job {
 /// What one core does.
 struct Worker<'w> {
     session: &'w Session<'w>,
+    /// Reads what chunks may be differences to, where there may be any.
+    bases: Option<&'w Reader<'w>>,
     failure: &'w Failure<'w>,
     tally: &'w Tally,
     report: &'w dyn Report,
@@ -622,10 +664,10 @@ impl Worker<'_> {
             self.tally.chunks.fetch_add(cuts.len() as u64, Ordering::Relaxed);
             self.report.count(Counter::Chunks, cuts.len() as u64);
             for cut in cuts {
-                let raw = &segment.bytes[cut.range];
+                let raw = &segment.bytes[cut.range.clone()];
                 let id = cut.id.unwrap_or_else(|| self.session.repo().keys.hasher.id(raw));
                 entries.push(RecipeEntry { id, len: raw.len() as u32 });
-                self.failure.guard(|| self.store(&mut encoder, id, raw, seq.is_none()));
+                self.failure.guard(|| self.store(&mut encoder, id, raw, cut.similar, seq.is_none()));
             }
             drop(segment);
             if let Some(seq) = seq {
@@ -634,15 +676,58 @@ impl Worker<'_> {
         }
     }
 
-    fn store(&self, encoder: &mut BlobEncoder, id: BlobId, raw: &[u8], again: bool) -> Result<()> {
+    fn store(
+        &self,
+        encoder: &mut BlobEncoder,
+        id: BlobId,
+        raw: &[u8],
+        similar: Option<BlobId>,
+        again: bool,
+    ) -> Result<()> {
         let mine = if again { self.session.claim_again(&id) } else { self.session.claim(&id)? };
         if mine {
-            let blob = encoder.encode(self.session.repo().env.as_ref(), &self.session.key, id, raw)?;
+            let near =
+                similar.and_then(|similar| self.base(&similar, raw.len())).filter(|near| near.base.base.id != id);
+            let base = near.as_ref().map(|near| &near.base);
+            let blob = encoder.encode(self.session.repo().env.as_ref(), &self.session.key, id, raw, base)?;
+            if let Some(near) = near.filter(|_| blob.entry.base.is_some()) {
+                self.session.rely_on(&near.chain);
+            }
             self.tally.new_chunk(raw.len(), self.report);
             let _ = self.blobs.send(blob);
         }
         Ok(())
     }
+
+    /// What a chunk of `len` bytes that resembles `similar` may be the difference to: by skip-deltas an ancestor of
+    /// `similar`, or itself. None where it can't be read, or where that would cost more than it saves.
+    fn base(&self, similar: &BlobId, len: usize) -> Option<Near> {
+        let reader = self.bases?;
+        let mut chain = self.session.indexed.usable_chain(similar, u8::MAX).ok()??;
+        let version = chain[0].1.version() + 1;
+        if version > VERSION_MAX || version.count_ones() as usize > CHAIN_MAX {
+            return None;
+        }
+        let at = chain.iter().position(|(_, copy)| copy.version() == base_version(version))?;
+        chain.drain(..at);
+        let is_far = at_once(self.session.repo().storage.as_ref()) > 1;
+        let read: usize = chain.iter().map(|(_, copy)| copy.stored_len as usize).sum();
+        if is_far && read > len / FAR_SHARE {
+            return None;
+        }
+        let base = Base { id: chain[0].0, version };
+        let raw = reader.base(&base).ok()?;
+        Some(Near { base: DeltaBase { base, raw }, chain })
+    }
+}
+
+/// Over a network a base is read where that takes less than this part of the chunk's bytes.
+const FAR_SHARE: usize = 4;
+
+/// A base, and the copies that it takes to read it: whoever uses it relies on them.
+struct Near {
+    base: DeltaBase,
+    chain: Vec<(BlobId, Location)>,
 }
 
 /// What a run stored.

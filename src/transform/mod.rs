@@ -4,6 +4,7 @@
 pub mod chunk;
 pub mod columnar;
 pub mod compress;
+pub mod delta;
 pub mod hash;
 pub mod kdf;
 pub mod seal;

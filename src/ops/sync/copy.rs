@@ -80,7 +80,8 @@ impl<'c> Copying<'c> {
 
     /// Moves the chunks that the destination lacks, by name; whole packs that the snapshots after it lack come along.
     pub(super) fn chunks(&mut self, snapshot: &Snapshot, way: Way, next: &[(Snapshot, Original)]) -> Result<Moved> {
-        let mut missing: HashMap<BlobId, u32> = HashMap::new();
+        // With the version that a copy has to be below, where deltas need it.
+        let mut missing: HashMap<BlobId, u8> = HashMap::new();
         for part in &snapshot.manifest.parts {
             // What the walk says is the source's; what its visitor says is not, and ends the work.
             let mut fatal = None;
@@ -88,10 +89,13 @@ impl<'c> Copying<'c> {
             let walked = reader.walk(&part.recipe, transfers, tally, cancel, &mut |entry, depth| {
                 self.stored.chunks += 1;
                 let mut visit = || -> Result<()> {
-                    if let Some(place) = self.session.indexed.usable(&entry.id)? {
-                        self.session.rely(place.pack);
+                    if let Some(chain) = self.session.indexed.usable_chain(&entry.id, u8::MAX)? {
+                        self.session.rely_on(&chain);
                     } else {
-                        missing.insert(entry.id, entry.len);
+                        missing.entry(entry.id).or_insert(u8::MAX);
+                        if way == Way::Packs {
+                            self.bases_missing(&entry.id, &mut missing)?;
+                        }
                     }
                     if missing.len() >= WINDOW { self.settle(&std::mem::take(&mut missing), way, &[]) } else { Ok(()) }
                 };
@@ -114,6 +118,17 @@ impl<'c> Copying<'c> {
         Ok(self.moved(snapshot.id, || snapshot.manifest.parts.clone()))
     }
 
+    /// Packs that lie as they do here bring differences along: what those need is missing, too.
+    fn bases_missing(&self, id: &BlobId, missing: &mut HashMap<BlobId, u8>) -> Result<()> {
+        for (id, copy) in self.here.usable_chain(id, u8::MAX)?.unwrap_or_default().iter().skip(1) {
+            let below = copy.version() + 1;
+            if self.session.indexed.usable_chain(id, below)?.is_none() {
+                missing.entry(*id).and_modify(|other| *other = below.min(*other)).or_insert(below);
+            }
+        }
+        Ok(())
+    }
+
     fn moved(&mut self, snapshot: SnapshotId, parts: impl FnOnce() -> Vec<Part>) -> Moved {
         if !self.lost.is_empty() {
             let lost = std::mem::take(&mut self.lost);
@@ -130,15 +145,15 @@ impl<'c> Copying<'c> {
     }
 
     /// Moves these chunks: as whole packs where most of a pack is missing, one by one elsewhere.
-    fn settle(&mut self, missing: &HashMap<BlobId, u32>, way: Way, next: &[(Snapshot, Original)]) -> Result<()> {
+    fn settle(&mut self, missing: &HashMap<BlobId, u8>, way: Way, next: &[(Snapshot, Original)]) -> Result<()> {
         let mut by_pack: HashMap<PackId, Vec<(BlobId, u32)>> = HashMap::new();
         let mut singly: Vec<BlobId> = Vec::new();
-        for &id in missing.keys() {
+        for (&id, &below) in missing {
             match self.place(&id)? {
                 Some(place) if self.options.shard.is_some_and(|shard| !shard.admits(place.pack.as_bytes())) => {
                     self.left += 1;
                 }
-                Some(place) if way == Way::Packs => {
+                Some(place) if way == Way::Packs && place.version() < below => {
                     by_pack.entry(place.pack).or_default().push((id, place.stored_len));
                 }
                 _ => singly.push(id),
@@ -171,7 +186,7 @@ impl<'c> Copying<'c> {
     fn look_ahead(
         &mut self,
         next: &[(Snapshot, Original)],
-        moving: &HashMap<BlobId, u32>,
+        moving: &HashMap<BlobId, u8>,
         packs: &mut Vec<PackId>,
     ) -> Result<()> {
         let enough = self.transfers * PACKS_AHEAD;
@@ -374,8 +389,8 @@ impl<'c> Copying<'c> {
         let there = Reader::new(indexed)?;
         for part in parts {
             there.walk(&part.recipe, self.transfers, self.tally, self.cancel, &mut |entry, _| {
-                match indexed.usable(&entry.id)? {
-                    Some(place) if place.raw_len == entry.len => self.session.rely(place.pack),
+                match indexed.usable_chain(&entry.id, u8::MAX)? {
+                    Some(chain) if chain[0].1.raw_len == entry.len => self.session.rely_on(&chain),
                     _ => {
                         return Err(Error::damaged(
                             format!("chunk {}", entry.id),

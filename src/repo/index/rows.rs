@@ -11,11 +11,11 @@ use super::{BATCH_ENTRIES, KnownPack, Location, Totals};
 use crate::error::{Error, Result};
 use crate::format::bytes::{Decoder, Encoder};
 use crate::format::index::{IndexObject, IndexedPack, object_name};
-use crate::format::pack::{BlobEntry, WrappedKey, decode_entries, encode_entries, with_offsets};
+use crate::format::pack::{BlobEntry, ENTRY_LEN, WrappedKey, decode_entries, encode_entries, with_offsets};
 use crate::id::{BlobId, DataKeyId, IndexId, PackId, SnapshotId};
 
-/// Entries in a block: as many as surely fit `SQLite`'s page of 4096 bytes, so that a block is one read.
-const BLOCK_ENTRIES: usize = 96;
+/// Bytes of the entries in a block: as many as surely fit `SQLite`'s page of 4096 bytes, so that a block is one read.
+const BLOCK_BYTES: usize = 96 * ENTRY_LEN;
 /// Bytes of the filter in one row.
 const FILTER_PIECE_BYTES: usize = 64 << 10;
 /// The columns that [`read_block`] expects.
@@ -35,10 +35,10 @@ pub(super) struct Block {
 impl Block {
     pub fn located(&self) -> impl Iterator<Item = (&BlobEntry, Location)> {
         self.entries.iter().scan(self.offset, |at, entry| {
-            let &BlobEntry { codec, raw_len, stored_len, .. } = entry;
+            let &BlobEntry { codec, raw_len, stored_len, base, .. } = entry;
             let offset = *at;
             *at = at.wrapping_add(stored_len);
-            Some((entry, Location { pack: self.pack, key: self.key, offset, stored_len, raw_len, codec }))
+            Some((entry, Location { pack: self.pack, key: self.key, offset, stored_len, raw_len, codec, base }))
         })
     }
 }
@@ -118,13 +118,21 @@ fn add_blocks(connection: &Connection, pack_number: i64, pack: &IndexedPack, pla
     let mut add =
         connection.prepare_cached("INSERT INTO blocks (pack, offset, sum, entries) VALUES (?1, ?2, ?3, ?4)")?;
     let offsets: Vec<u32> = with_offsets(&pack.entries).map(|(offset, _)| offset).collect();
-    for (entries, offsets) in pack.entries.chunks(BLOCK_ENTRIES).zip(offsets.chunks(BLOCK_ENTRIES)) {
+    let (mut rest, mut offsets) = (&pack.entries[..], &offsets[..]);
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = |entry: &&BlobEntry| {
+            bytes += entry.encoded_len();
+            bytes <= BLOCK_BYTES
+        };
+        let (entries, others) = rest.split_at(rest.iter().take_while(fits).count());
         let mut bytes = Encoder::default();
         encode_entries(entries, &mut bytes);
         add.execute(params![pack_number, offsets[0], block_sum(&pack.id, &pack.key, offsets[0], &bytes.0), bytes.0])?;
         let block = u32::try_from(connection.last_insert_rowid())
             .map_err(|_| Fault::Damage("there are no more block numbers".into()))?;
         places.extend(entries.iter().map(|entry| place(&entry.id, block)));
+        (rest, offsets) = (others, &offsets[entries.len()..]);
     }
     Ok(())
 }
