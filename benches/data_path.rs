@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use alluvium::env::SystemEnv;
 use alluvium::transform::chunk::Chunker;
+use alluvium::transform::columnar::{self, Columnar};
 use alluvium::transform::compress::{Compressor, Decompressor};
+use alluvium::transform::delta;
 use alluvium::transform::hash::{ChunkHasher, stream_digest};
 use alluvium::transform::seal::{NONCE_LEN, SealKey};
 
@@ -58,6 +60,60 @@ fn main() {
             buffers.len()
         });
     }
+    columns(&data);
+}
+
+/// Chunks of rows by columns, as they are cut for it.
+fn columns(data: &[u8]) {
+    let chunks = cut(&Chunker::new(&[7; 32], 64 << 10, 256 << 10, 1 << 20).at_rows(), data);
+    let (mut columnar, mut compressor) = (Columnar::new(1), Compressor::new(1));
+    let mut encoded = Vec::new();
+    step("columnar", data.len(), || {
+        encoded.clear();
+        encoded.extend(chunks.iter().map(|c| columnar.encode(c)));
+        encoded.len()
+    });
+    let alone = |c: &[u8], zstd: &mut Compressor| zstd.compress(c).map_or(c.len(), <[u8]>::len);
+    let zstd: usize = chunks.iter().map(|c| alone(c, &mut compressor)).sum();
+    let best = chunks.iter().zip(&encoded).map(|(c, columnar)| {
+        let alone = alone(c, &mut compressor);
+        columnar.as_ref().map_or(alone, |columnar| columnar.len().min(alone))
+    });
+    println!(
+        "    {:.1} MB, zstd alone {:.1} MB (256 KiB, level 1)",
+        best.sum::<usize>() as f64 / 1e6,
+        zstd as f64 / 1e6
+    );
+    let (mut decompressor, mut raw) = (Decompressor::default(), vec![0; 1 << 20]);
+    step("columnar, decoding", data.len(), || {
+        for (chunk, encoded) in chunks.iter().zip(&encoded) {
+            if let Some(encoded) = encoded {
+                columnar::decode(&mut decompressor, encoded, &mut raw[..chunk.len()]).expect("decode");
+            }
+        }
+        raw[0] as usize
+    });
+    // Each chunk with a few bytes changed, as the difference to itself before.
+    let changed = |chunk: &[u8]| {
+        let mut changed = chunk.to_vec();
+        (0..8).for_each(|n| changed[n * chunk.len() / 8] ^= 1);
+        changed
+    };
+    let mut deltas = Vec::new();
+    step("delta, eight bytes changed", data.len(), || {
+        deltas.clear();
+        deltas.extend(chunks.iter().map(|c| delta::encode(1, c, &changed(c))));
+        deltas.len()
+    });
+    println!("    {:.2} MB", deltas.iter().flatten().map(Vec::len).sum::<usize>() as f64 / 1e6);
+    step("delta, decoding", data.len(), || {
+        for (chunk, encoded) in chunks.iter().zip(&deltas) {
+            if let Some(encoded) = encoded {
+                delta::decode(chunk, encoded, &mut raw[..chunk.len()]).expect("decode");
+            }
+        }
+        raw[0] as usize
+    });
 }
 
 fn cut<'d>(chunker: &Chunker, mut data: &'d [u8]) -> Vec<&'d [u8]> {

@@ -4,6 +4,7 @@ mod cli;
 mod conformance;
 mod crash;
 mod damage;
+mod delta;
 mod demo;
 mod engine;
 mod format;

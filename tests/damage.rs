@@ -63,9 +63,11 @@ fn every_kind(seed: u64) -> (Memory, Arc<World>, BTreeMap<String, Vec<u8>>) {
         world.pass(SignedDuration::from_hours(24));
         take(&repo, "shop", &dump(900, day)).expect("take");
     }
+    // Of the oldest day others need what they differ from; of this nobody needs anything.
     let (snapshots, _) = repo.snapshots().expect("snapshots");
-    forget_ids(&repo, &[snapshots[2].id]).expect("forget");
-    pruned(&repo).expect("prune");
+    let gone = take(&repo, "gone", &noise(20_000, seed)).expect("take");
+    forget_ids(&repo, &[snapshots[2].id, gone.id]).expect("forget");
+    assert!(pruned(&repo).expect("prune").deleted_packs > 0);
     take(&repo, "wiki", &dump(700, 5)).expect("take");
     let mut data = BTreeMap::new();
     for snapshot in repo.snapshots().expect("snapshots").0 {

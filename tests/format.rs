@@ -733,8 +733,8 @@ fn what_is_newer_is_named() {
     other[8 + 2 + 16 + 16 + 16 + 4] = 2;
     says(PackHeader::decode(&other), &["unknown method 2"]);
     let mut other = sample::trailer().encode();
-    other[36 + 32] = 2;
-    says(Trailer::decode(&other), &["unknown codec 2"]);
+    other[36 + 32] = 4;
+    says(Trailer::decode(&other), &["unknown codec 4"]);
 
     // JSON: the version is looked at before the fields.
     let edited = |bytes: Vec<u8>, from: &str, to: &str| {

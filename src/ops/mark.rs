@@ -146,7 +146,8 @@ impl Walk<'_> {
         if let Some(what) = (self.flaw)(id, copy) {
             return Ok(Some(Lost { object: object_name(copy.pack), what }));
         }
-        let Some(base) = copy.base else { return Ok(None) };
+        let followed = self.indexed.repo.rules.keep(Rule::MarkBases);
+        let Some(base) = copy.base.filter(|_| followed) else { return Ok(None) };
         if let Some(known) = self.bases.get(&(base.id, base.version)) {
             return Ok(known.clone());
         }

@@ -363,6 +363,18 @@ impl Index {
         })?)
     }
 
+    /// Forgets the manifests of these snapshots.
+    ///
+    /// # Errors
+    /// See [`Index`].
+    pub fn forget_manifests(&self, ids: &[SnapshotId]) -> Result<()> {
+        Ok(self.in_transaction(|transaction| {
+            let mut delete = transaction.prepare_cached("DELETE FROM manifests WHERE id = ?1")?;
+            ids.iter().try_for_each(|id| delete.execute([id.0]).map(drop))?;
+            Ok(())
+        })?)
+    }
+
     /// Forgets the manifests of all other snapshots.
     ///
     /// # Errors

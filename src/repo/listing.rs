@@ -51,7 +51,7 @@ impl Repository {
     /// `Storage`; `Damaged` when the listing stays behind.
     pub fn list_snapshots_proven(&self) -> Result<BTreeSet<SnapshotId>> {
         let listed = self.prove(manifest::PREFIX, manifest::object_name, |name| fence_bytes(self, name))?;
-        Ok(super::snapshots::ids(&listed))
+        self.snapshot_ids(&listed)
     }
 
     /// The index objects, as they are now or later.

@@ -609,7 +609,7 @@ impl Indexed<'_> {
 
     fn chain_of(&self, id: &BlobId, copy: Location) -> Result<Option<Vec<(BlobId, Location)>>> {
         let mut chain = vec![(*id, copy)];
-        if let Some(base) = copy.base {
+        if let Some(base) = copy.base.filter(|_| self.repo.rules.keep(Rule::RelyOnBases)) {
             let Some(bases) = self.usable_chain(&base.id, base.version)? else { return Ok(None) };
             chain.extend(bases);
         }

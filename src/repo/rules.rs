@@ -36,11 +36,15 @@ pub enum Rule {
     IndexCovers,
     /// Repacked blobs are durable elsewhere before their pack is condemned.
     RepackFirst,
+    /// What a needed delta is the difference to is needed.
+    MarkBases,
+    /// A writer relies on the bases of the deltas that it relies on.
+    RelyOnBases,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::IndexBeforeManifest,
         Self::Register,
         Self::AvoidCondemned,
@@ -56,6 +60,8 @@ impl Rule {
         Self::DoubtListing,
         Self::IndexCovers,
         Self::RepackFirst,
+        Self::MarkBases,
+        Self::RelyOnBases,
     ];
 }
 

@@ -33,7 +33,20 @@ impl Repository {
     /// # Errors
     /// `Storage`.
     pub fn list_snapshots(&self) -> Result<BTreeSet<SnapshotId>> {
-        Ok(ids(&self.storage.list(manifest::PREFIX)?))
+        self.snapshot_ids(&self.storage.list(manifest::PREFIX)?)
+    }
+
+    /// The ids of a listing. A fence may stand where a snapshot was forgotten: its manifest is not remembered any longer.
+    pub(super) fn snapshot_ids(&self, listed: &[Listed]) -> Result<BTreeSet<SnapshotId>> {
+        let fences: Vec<Listed> = listed.iter().filter(|object| object.size == manifest::FENCE_LEN).cloned().collect();
+        if !fences.is_empty() {
+            let remembered = self.cache.manifests()?;
+            let fenced: Vec<SnapshotId> = ids(&fences).into_iter().filter(|id| remembered.contains(id)).collect();
+            if !fenced.is_empty() {
+                self.cache.forget_manifests(&fenced)?;
+            }
+        }
+        Ok(ids(listed))
     }
 
     /// Every snapshot, newest first, and the error of each that can't be read.

@@ -89,7 +89,7 @@ impl Local {
         let path = path.into();
         let taken = |what: String| Error::new(Kind::AlreadyExists, format!("{what}; nothing was changed"));
         if let Ok(absolute) = std::path::absolute(&path) {
-            let is_repository = |folder: &&Path| ["config", "keys", "packs"].iter().all(|n| folder.join(n).exists());
+            let is_repository = |folder: &&Path| ["config", "keys"].iter().all(|n| folder.join(n).exists());
             if let Some(outer) = absolute.ancestors().skip(1).find(is_repository) {
                 let what = format!("{} is inside the repository {}", path.display(), outer.display());
                 return Err(taken(what).hint("choose a folder outside of it"));

@@ -20,6 +20,7 @@ use alluvium::ops::snapshot::{SnapshotOptions, Source, snapshot};
 use alluvium::ops::{forget, key};
 use alluvium::repo::Repository;
 use alluvium::repo::rules::{Rule, Rules};
+use alluvium::repo::snapshots::Snapshot;
 use alluvium::repo::writer::{MEMORY_BYTES_MIN, WriteOptions};
 use alluvium::report::Silent;
 use alluvium::storage::Storage;
@@ -404,6 +405,7 @@ fn judge(truth: &Memory, clock: i64, seed: u64, ledger: &Ledger) -> std::result:
     };
     let repo = open(20)?;
     let said = |step: &str, e: Error| format!("{step}: {}", text(&e));
+    forget_again(&repo, ledger).map_err(|e| said("forget", e))?;
     expect(&repo, ledger, "at the end")?;
     let found = check(&repo, None, &Silent, &Cancel::new()).map_err(|e| said("check", e))?;
     if let Some(problem) = found.problems.iter().find(|p| !p.snapshots.is_empty()) {
@@ -422,6 +424,15 @@ fn judge(truth: &Memory, clock: i64, seed: u64, ledger: &Ledger) -> std::result:
     expect(&repo, ledger, "after the last prune")?;
     let found = check(&repo, Some(Subset::ALL), &Silent, &Cancel::new()).map_err(|e| said("check", e))?;
     if found.problems.is_empty() { Ok(()) } else { Err(format!("after the last prune: {:?}", found.problems)) }
+}
+
+/// A publication that the network delivers once more when its snapshot was forgotten and pruned brings the manifest back,
+/// and nothing else (`docs/protocol.md`). Whoever forgot it forgets it again.
+fn forget_again(repo: &Repository, ledger: &Ledger) -> Result<()> {
+    let (snapshots, _) = repo.snapshots()?;
+    let back = |s: &&Snapshot| ledger.forgotten.contains(&s.id) && restored(repo, s).is_err();
+    let ids: Vec<SnapshotId> = snapshots.iter().filter(back).map(|s| s.id).collect();
+    forget::execute(repo, &ids, &Silent, &Cancel::new())
 }
 
 /// Every listed snapshot restores to what somebody stored; every acknowledged one that nobody forgot is listed.

@@ -1,0 +1,254 @@
+//! Differences: the next day costs what changed, bases live as long as deltas need them, and no chain is a circle.
+
+use std::collections::BTreeMap;
+
+use alluvium::env::Cancel;
+use alluvium::error::Kind;
+use alluvium::format::coordination::{Condemned, Generation};
+use alluvium::format::index::{IndexObject, IndexedPack};
+use alluvium::format::keyslot::SlotKind;
+use alluvium::format::pack::{Base, BlobEntry, CHAIN_MAX, Codec};
+use alluvium::id::{BlobId, PackId, SnapshotId};
+use alluvium::ops::check::{Subset, check};
+use alluvium::ops::key;
+use alluvium::ops::sync::{SyncOptions, Way, sync};
+use alluvium::repo::{InitOptions, Repository};
+use alluvium::report::Silent;
+use alluvium::storage::Storage;
+use alluvium::storage::memory::Memory;
+
+use crate::support::{
+    CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, pruned, restored, take,
+};
+
+/// Every blob that is stored, by what its index says.
+fn entries(repo: &Repository) -> Vec<BlobEntry> {
+    repo.index(&Silent).expect("index");
+    let packs = repo.cache.packs().expect("packs");
+    packs.iter().flat_map(|pack| repo.cache.entries(&pack.id).expect("entries")).map(|(_, entry)| entry).collect()
+}
+
+fn deltas(repo: &Repository) -> usize {
+    entries(repo).iter().filter(|entry| entry.codec == Codec::Delta).count()
+}
+
+fn stored(repo: &Repository) -> u64 {
+    entries(repo).iter().map(|entry| u64::from(entry.stored_len)).sum()
+}
+
+/// A table in which one row of a hundred changes every day, scattered.
+fn table(day: usize) -> Vec<u8> {
+    let row = |i: usize| {
+        let changed = (0..=day).rev().find(|d| i % 101 == d * 37 % 101 && *d > 0).unwrap_or(0);
+        let mixed = (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        format!("{i}\t{mixed:016x}\t{}\t{changed}\n", mixed % 1009).into_bytes()
+    };
+    (0..6000).flat_map(row).collect()
+}
+
+fn assert_whole(repo: &Repository, expected: &BTreeMap<SnapshotId, Vec<u8>>) {
+    let found = check(repo, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
+    assert_eq!(found.problems, []);
+    let (snapshots, _) = repo.snapshots().expect("snapshots");
+    assert_eq!(snapshots.len(), expected.len());
+    for snapshot in snapshots {
+        assert!(restored(repo, &snapshot).expect("restore") == expected[&snapshot.id]);
+    }
+}
+
+/// Thirty days, each a twentieth of what chunks alone would take; chains stay short; days go, and the others stay whole.
+#[test]
+fn thirty_days_cost_what_changed_and_days_in_between_may_go() {
+    let (storage, world) = (Memory::new(), World::new(1));
+    let sizes = InitOptions { chunk_bytes: 32 << 10, pack_bytes: 64 << 10, kdf: CHEAP };
+    Repository::init(&storage, world.as_ref(), PASSPHRASE, "test", sizes).expect("init");
+    let repo = open(storage.clone(), &world).expect("open");
+    let mut expected = BTreeMap::new();
+    for day in 0..30 {
+        let data = table(day);
+        let taken = take(&repo, "shop", &data).expect("take");
+        expected.insert(taken.id, data);
+    }
+    let first = Memory::new();
+    let alone = init(first.clone(), &World::new(2));
+    take(&alone, "shop", &table(0)).expect("take");
+    let (all, one) = (stored(&repo), stored(&alone));
+    assert!(all < 4 * one, "thirty days take {all} bytes, the first {one}");
+    let known: BTreeMap<(BlobId, u8), BlobEntry> =
+        entries(&repo).into_iter().map(|entry| ((entry.id, entry.version()), entry)).collect();
+    let mut longest = 0;
+    for entry in known.values() {
+        let (mut at, mut steps) = (entry, 0);
+        while let Some(base) = at.base {
+            steps += 1;
+            at = known.range((base.id, 0)..(base.id, base.version)).next().expect("a base of a lower version").1;
+        }
+        longest = longest.max(steps);
+    }
+    assert!((2..=CHAIN_MAX).contains(&longest), "the longest chain has {longest} deltas");
+    assert_whole(&repo, &expected);
+
+    // All but a few go, those in the middle first; what they leave is still needed by others.
+    let (snapshots, _) = repo.snapshots().expect("snapshots");
+    let order: Vec<SnapshotId> = snapshots.iter().rev().map(|s| s.id).collect();
+    for going in [&order[1..12], &order[13..20], &order[..1], &order[20..29]] {
+        forget_ids(&repo, going).expect("forget");
+        going.iter().for_each(|id| drop(expected.remove(id)));
+        let before = stored(&repo);
+        let plan = pruned(&repo).expect("prune");
+        assert!(plan.waiting_packs == 0 && stored(&repo) <= before, "a prune does not make a repository larger");
+        // With another cache, too.
+        assert_whole(&open(storage.clone(), &world).expect("open"), &expected);
+    }
+    assert_eq!(expected.len(), 2);
+    assert!(deltas(&repo) > 0, "repacking keeps deltas");
+}
+
+/// Damage to a base harms what needs it, and says so; the next snapshot stores it again.
+#[test]
+fn a_lost_base_is_told_and_healed() {
+    let (storage, world) = (Memory::new(), World::new(3));
+    let repo = init(storage.clone(), &world);
+    let mut last = None;
+    for day in 0..4 {
+        last = Some(take(&repo, "shop", &table(day)).expect("take").id);
+    }
+    let first = repo.cache.packs().expect("packs").into_iter().find(|pack| {
+        let entries = repo.cache.entries(&pack.id).expect("entries");
+        entries.iter().all(|(_, entry)| entry.base.is_none()) && entries.len() > 10
+    });
+    let pack = first.expect("the first day's").id;
+    storage.delete(&alluvium::format::pack::object_name(pack)).expect("lost");
+    let repo = open(storage.clone(), &world).expect("open");
+    let found = check(&repo, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
+    let harmed: Vec<&String> = found.problems.iter().flat_map(|problem| &problem.snapshots).collect();
+    assert!(harmed.contains(&&last.expect("taken").to_string()), "{:?}", found.problems);
+    let (snapshots, _) = repo.snapshots().expect("snapshots");
+    assert_eq!(restored(&repo, &snapshots[0]).expect_err("lost").kind(), Kind::Damaged);
+    // Nothing that stands on what is lost counts as stored.
+    let healing = take(&repo, "shop", &table(3)).expect("take");
+    let snapshot = repo.snapshot(healing.id).expect("snapshot");
+    assert!(restored(&repo, &snapshot).expect("restore") == table(3));
+}
+
+/// Who can't read stores whole, and relies on deltas of others all the same.
+#[test]
+fn a_write_only_host_does_without() {
+    let (storage, world) = (Memory::new(), World::new(4));
+    let repo = init(storage.clone(), &world);
+    key::add(&repo, SlotKind::WriteOnly, "db1", b"write", CHEAP).expect("key add");
+    take(&repo, "shop", &table(0)).expect("take");
+    take(&repo, "shop", &table(1)).expect("take");
+    let with = deltas(&repo);
+    assert!(with > 0);
+    let host = open_with(storage.clone(), &world, b"write").expect("open");
+    take(&host, "shop", &table(1)).expect("take");
+    take(&host, "shop", &table(2)).expect("take");
+    let repo = open(storage, &world).expect("open");
+    assert_eq!(deltas(&repo), with, "it writes none");
+    for (snapshot, day) in repo.snapshots().expect("snapshots").0.iter().zip([2, 1, 1, 0]) {
+        assert!(restored(&repo, snapshot).expect("restore") == table(day));
+    }
+}
+
+/// A copy goes by packs, by chunks or as streams; what a delta needs comes along.
+#[test]
+fn copies_are_whole_whatever_way_they_go() {
+    for way in [Way::Packs, Way::Chunks, Way::Streams] {
+        let world = World::new(5);
+        let source = init(Memory::new(), &world);
+        let target = Memory::new();
+        match way {
+            Way::Packs => source.init_twin(&target, PASSPHRASE, "copy", CHEAP).expect("twin"),
+            Way::Chunks => source.init_like(&target, PASSPHRASE, "copy", None, CHEAP).expect("like"),
+            Way::Streams => {
+                Repository::init(&target, world.as_ref(), PASSPHRASE, "copy", crate::support::small()).expect("init")
+            }
+        };
+        let dest = open(target.clone(), &world).expect("open");
+        for day in 0..6 {
+            let taken = take(&source, "shop", &table(day)).expect("take");
+            if day == 3 {
+                // The copy begins with deltas whose bases belong to days that it never sees.
+                forget_ids(
+                    &source,
+                    &source
+                        .snapshots()
+                        .expect("snapshots")
+                        .0
+                        .iter()
+                        .map(|s| s.id)
+                        .filter(|id| *id != taken.id)
+                        .collect::<Vec<_>>(),
+                )
+                .expect("forget");
+            }
+            if day >= 3 {
+                let options = SyncOptions { host: "host".to_owned(), ..SyncOptions::default() };
+                let synced = sync(&source, &dest, &options, &Silent, &Cancel::new()).expect("sync");
+                assert_eq!((synced.way, synced.copied.len(), synced.failed.len()), (way, 1, 0));
+            }
+        }
+        assert!(deltas(&source) > 0);
+        let dest = open(target, &world).expect("open");
+        for (snapshot, day) in dest.snapshots().expect("snapshots").0.iter().zip([5, 4, 3]) {
+            assert!(restored(&dest, snapshot).expect("restore") == table(day), "{way:?}");
+        }
+        let found = check(&dest, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
+        assert_eq!(found.problems, [], "{way:?}");
+    }
+}
+
+/// Two copies of A, one whole and one a difference to B; and B a difference to A. When the whole A is about to go,
+/// nothing of it may be relied on.
+#[test]
+fn circles_of_rightful_copies_count_for_nothing() {
+    let (storage, world) = (Memory::new(), World::new(6));
+    let repo = init(storage, &world);
+    take(&repo, "shop", &dump(10, 0)).expect("take");
+    let key = repo.cache.packs().expect("packs")[0].key;
+    let (a, b) = (BlobId([1; 32]), BlobId([2; 32]));
+    let entry = |id, base: Option<(BlobId, u8)>| BlobEntry {
+        id,
+        codec: if base.is_some() { Codec::Delta } else { Codec::Raw },
+        raw_len: 100,
+        stored_len: 80,
+        base: base.map(|(id, version)| Base { id, version }),
+    };
+    let pack = |n: u8, entry: BlobEntry| IndexedPack {
+        id: PackId([n; 16]),
+        size: 4096,
+        session: SnapshotId([n; 16]),
+        key,
+        entries: vec![entry],
+    };
+    let wrapped = repo.cache.wrapped_key(key).expect("the cache").expect("the key");
+    let packs = vec![pack(1, entry(a, None)), pack(2, entry(b, Some((a, 1)))), pack(3, entry(a, Some((b, 2))))];
+    repo.publish_index(&IndexObject { keys: vec![wrapped], packs }).expect("index");
+
+    let indexed = repo.index(&Silent).expect("index");
+    let chain = |id: &BlobId, below| {
+        let chain = indexed.usable_chain(id, below).expect("the cache")?;
+        Some(chain.iter().map(|(_, copy)| copy.pack.0[0]).collect::<Vec<u8>>())
+    };
+    assert_eq!(chain(&b, u8::MAX), Some(vec![2, 1]), "B by the whole A");
+    assert_eq!(chain(&a, 1), Some(vec![1]));
+    assert_eq!(chain(&b, 1), None, "there is no whole B");
+
+    let condemned = vec![Condemned { pack: PackId([1; 16]), size: 4096, since: 1 }];
+    repo.publish_generation(1, &Generation { condemned, distrusted: Vec::new() }).expect("publish");
+    let indexed = repo.index(&Silent).expect("index");
+    for id in [a, b] {
+        assert_eq!(indexed.usable(&id).expect("the cache"), None, "it ends in a circle without the whole A");
+    }
+}
+
+/// What is not similar is not stored as a difference, and costs no more than alone.
+#[test]
+fn other_data_under_the_same_name_is_stored_alone() {
+    let repo = init(Memory::new(), &World::new(7));
+    take(&repo, "shop", &noise(200_000, 1)).expect("take");
+    take(&repo, "shop", &noise(200_000, 2)).expect("take");
+    assert_eq!(deltas(&repo), 0);
+    assert!(stored(&repo) < 400_000 * 106 / 100, "{}", stored(&repo));
+}
