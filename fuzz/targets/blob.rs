@@ -51,7 +51,7 @@ impl Bench {
 
     fn try_all(&mut self, choice: u64, input: &[u8]) {
         let id = self.hasher.id(input);
-        let blob = self.encoder.encode(&self.env, &self.key, id, input, None).expect("this machine computes rightly");
+        let blob = self.encoder.encode(&self.env, &self.key, id, input, &[]).expect("this machine computes rightly");
         assert_eq!(self.decode(&blob.entry, &blob.bytes).as_deref(), Ok(input), "it comes back");
 
         let mut altered = blob.bytes.clone();

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::format::pack::Codec;
 use crate::repo::Repository;
 use crate::report::Report;
 
@@ -27,6 +28,37 @@ pub struct Stats {
     pub deduplication: f64,
     /// `chunk_bytes / pack_bytes`.
     pub compression: f64,
+    /// The chunks by the way in which they are stored.
+    pub encodings: Vec<Encoding>,
+}
+
+/// The chunks that are stored in one way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Encoding {
+    /// `raw`, `zstd`, `columnar` or `delta`.
+    pub name: &'static str,
+    /// Chunks.
+    pub chunks: u64,
+    /// Their plain bytes.
+    pub chunk_bytes: u64,
+    /// Their stored bytes.
+    pub stored_bytes: u64,
+}
+
+/// Adds up what the index lists by codec.
+fn encodings(repo: &Repository) -> Result<Vec<Encoding>> {
+    let known = [(Codec::Delta, "delta"), (Codec::Columnar, "columnar"), (Codec::Zstd, "zstd"), (Codec::Raw, "raw")];
+    let mut sums = known.map(|(codec, name)| (codec, Encoding { name, chunks: 0, chunk_bytes: 0, stored_bytes: 0 }));
+    for pack in repo.cache.packs()? {
+        for (_, entry) in repo.cache.entries(&pack.id)? {
+            for (_, sum) in sums.iter_mut().filter(|(codec, _)| *codec == entry.codec) {
+                sum.chunks += 1;
+                sum.chunk_bytes += u64::from(entry.raw_len);
+                sum.stored_bytes += u64::from(entry.stored_len);
+            }
+        }
+    }
+    Ok(sums.into_iter().map(|(_, sum)| sum).filter(|sum| sum.chunks > 0).collect())
 }
 
 /// Adds up.
@@ -56,5 +88,6 @@ pub fn stats(repo: &Repository, report: &dyn Report) -> Result<Stats> {
         pack_bytes,
         deduplication: ratio(snapshot_bytes, totals.raw_bytes),
         compression: ratio(totals.raw_bytes, pack_bytes),
+        encodings: encodings(repo)?,
     })
 }

@@ -81,7 +81,7 @@ impl BlobEncoder {
         }
     }
 
-    /// Encodes `raw`, whose id is `id`, in the shortest way, and proves that it decodes.
+    /// Encodes `raw`, whose id is `id`, in the shortest way, and proves that it decodes. The best of `bases` stands first.
     ///
     /// # Errors
     /// `Failed` when the proof fails: the machine is faulty.
@@ -91,12 +91,22 @@ impl BlobEncoder {
         key: &DataKey,
         id: BlobId,
         raw: &[u8],
-        base: Option<&DeltaBase>,
+        bases: &[&DeltaBase],
     ) -> Result<SealedBlob> {
         let raw_len = raw.len() as u32;
         let entry = |codec, base| BlobEntry { id, codec, raw_len, stored_len: 0, base };
-        let delta = base.and_then(|base| Some((delta::encode(self.level, &base.raw, raw)?, base)));
-        let tiny = delta.as_ref().is_some_and(|(delta, _)| delta.len() < raw.len() / TINY_SHARE);
+        let mut delta: Option<(Vec<u8>, &DeltaBase)> = None;
+        let is_tiny =
+            |delta: &Option<(Vec<u8>, _)>| delta.as_ref().is_some_and(|(d, _)| d.len() < raw.len() / TINY_SHARE);
+        for base in bases {
+            if !is_tiny(&delta)
+                && let Some(other) = delta::encode(self.level, &base.raw, raw)
+                && delta.as_ref().is_none_or(|(best, _)| other.len() < best.len())
+            {
+                delta = Some((other, base));
+            }
+        }
+        let tiny = is_tiny(&delta);
         let columnar = if tiny { None } else { self.columnar(raw) };
         let frame = if tiny || columnar.is_some() { None } else { self.compressor.compress(raw).map(<[u8]>::to_vec) };
         let alone = columnar.as_ref().or(frame.as_ref()).map_or(raw.len(), Vec::len);

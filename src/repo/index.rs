@@ -38,9 +38,13 @@ use crate::format::bytes::Decoder;
 use crate::format::index::IndexObject;
 use crate::format::pack::{Base, BlobEntry, Codec, WrappedKey};
 use crate::id::{BlobId, DataKeyId, IndexId, PackId, RepoId, SnapshotId};
+use crate::transform::sketch::FEATURES;
 
 /// Entries that are added in one transaction, and that are held in memory by a scan in id order.
 const BATCH_ENTRIES: usize = 1 << 20;
+
+/// Features that are noted at most: some 50 MB for 256 GB of distinct chunks.
+const FEATURES_NOTED_MAX: i64 = 1 << 20;
 
 /// Where a copy of a blob is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,6 +276,52 @@ impl Index {
                 write(&self.recent).keep(block, version);
             }
             Ok(found)
+        })?)
+    }
+
+    /// Whether any features were noted.
+    ///
+    /// # Errors
+    /// See [`Index`].
+    pub fn has_features(&self) -> Result<bool> {
+        Ok(self.reading(|connection| {
+            Ok(connection.query_row("SELECT EXISTS (SELECT 1 FROM features)", [], |row| row.get(0))?)
+        })?)
+    }
+
+    /// The blobs that were noted last with these features, as often as they share one.
+    ///
+    /// # Errors
+    /// See [`Index`].
+    pub fn with_features(&self, features: &[u64]) -> Result<Vec<BlobId>> {
+        Ok(self.reading(|connection| {
+            let mut statement = connection.prepare_cached("SELECT blob FROM features WHERE feature = ?1")?;
+            let mut found = Vec::new();
+            for feature in features {
+                found.extend(statement.query_row([feature.cast_signed()], |row| row.get(0).map(BlobId)).optional()?);
+            }
+            Ok(found)
+        })?)
+    }
+
+    /// Notes features of blobs; a feature leads to the blob that was noted last. When there are too many, a quarter goes.
+    ///
+    /// # Errors
+    /// See [`Index`].
+    pub fn note_features(&self, blobs: &[(BlobId, [u64; FEATURES])]) -> Result<()> {
+        Ok(self.in_transaction(|transaction| {
+            let mut note = transaction.prepare_cached("INSERT OR REPLACE INTO features VALUES (?1, ?2)")?;
+            for (id, features) in blobs {
+                for feature in features {
+                    note.execute(params![feature.cast_signed(), id.0])?;
+                }
+            }
+            let noted: i64 = transaction.query_row("SELECT count(*) FROM features", [], |row| row.get(0))?;
+            if noted > FEATURES_NOTED_MAX {
+                // Features are hashes: any bits of theirs choose by chance.
+                transaction.execute("DELETE FROM features WHERE (feature >> 8) & 3 = ?1 & 3", [noted])?;
+            }
+            Ok(())
         })?)
     }
 

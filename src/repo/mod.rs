@@ -43,6 +43,7 @@ use crate::report::{Problem, Report, Unit};
 use crate::storage::{Listed, Storage};
 use crate::transform::chunk::Chunker;
 use crate::transform::hash::stream_digest;
+use crate::transform::sketch::Sketcher;
 
 use index::{Index, Location};
 use keys::{KdfCost, Keys, NewSlot};
@@ -239,6 +240,11 @@ impl Repository {
     pub fn chunker(&self) -> Chunker {
         let chunker = self.chunker_for(self.parameters.chunks);
         if self.parameters.requires(config::COLUMNAR) { chunker.at_rows() } else { chunker }
+    }
+
+    /// Computes features of chunks.
+    pub fn sketcher(&self) -> Sketcher {
+        Sketcher::new(self.keys.chunker_seed())
     }
 
     /// The chunker for recipes.

@@ -15,6 +15,11 @@ use crate::id::BlobId;
 /// Entries held: 64 Ki chunks of 64 KiB are 4 GiB of stream; costs about 6 MB.
 const WINDOW: usize = 1 << 16;
 
+/// Chunks on either side of a place that are looked at for one of the same length; and what length is the same: one that
+/// differs by less than this part.
+const NEAR: usize = 12;
+const SAME_LENGTH: u64 = 24;
+
 /// A cursor over the previous recipe.
 pub struct Prediction<'a> {
     rest: Box<dyn Iterator<Item = Result<RecipeEntry>> + Send + 'a>,
@@ -66,23 +71,38 @@ impl<'a> Prediction<'a> {
         self.in_step = false;
     }
 
-    /// The chunk of the recipe at the place where the stream goes on with one of `len` bytes that the recipe does not hold:
-    /// probably similar.
+    /// The chunk of the recipe that one of `len` bytes probably resembles, which the recipe does not hold. Where rows were
+    /// added or removed, cuts are mostly where they were: near the place where the stream is, that is the chunk of nearly
+    /// this length, and from there the stream is in step by place; else the one at this place.
     pub fn similar(&mut self, len: u32) -> Option<BlobId> {
-        let middle = self.drift + u64::from(len) / 2;
-        self.drift += u64::from(len);
+        let len = u64::from(len);
+        let middle = self.drift + len / 2;
         let (mut place, mut begin) = self.beside;
-        while let Some(entry) = self.window.get(place) {
-            if begin + u64::from(entry.len) > middle {
-                self.beside = (place, begin);
-                return Some(entry.id);
-            }
+        while let Some(entry) = self.window.get(place)
+            && begin + u64::from(entry.len) <= middle
+        {
             begin += u64::from(entry.len);
             place += 1;
         }
-        self.beside = (place, begin);
+        let from = place.saturating_sub(NEAR);
+        let mut at = begin - self.window.range(from..place).map(|entry| u64::from(entry.len)).sum::<u64>();
+        let mut best: Option<(u64, usize, u64)> = None;
+        for (near, entry) in self.window.iter().enumerate().skip(from).take(2 * NEAR + 1) {
+            let off = u64::from(entry.len).abs_diff(len);
+            if off <= len / SAME_LENGTH && best.is_none_or(|(least, ..)| off < least) {
+                best = Some((off, near, at));
+            }
+            at += u64::from(entry.len);
+        }
+        self.drift += len;
+        if let Some((_, near, begin)) = best {
+            (place, self.drift) = (near, begin + u64::from(self.window[near].len));
+            self.beside = (near, begin);
+        } else {
+            self.beside = (place, begin);
+        }
         // Behind the end: what was appended resembles what was there last.
-        self.window.back().map(|last| last.id)
+        self.window.get(place).or(self.window.back()).map(|entry| entry.id)
     }
 
     /// The stream went on with chunk `id`: the guess after it comes next, if the chunk is known here. `false` when it is not.

@@ -38,6 +38,7 @@ use crate::source::pipe::read_error;
 use crate::transform::chunk::Chunker;
 use crate::transform::delta::base_version;
 use crate::transform::hash::StreamHasher;
+use crate::transform::sketch::{FEATURES, Sketcher};
 
 use super::blob::{BlobEncoder, DeltaBase, SealedBlob};
 use super::index::Location;
@@ -117,6 +118,8 @@ pub fn write<T>(
     // Whoever may not read does without differences.
     let deltas = repo.parameters.requires(DELTA) && repo.keys.kind() == SlotKind::Full;
     let bases = if deltas { Some(Reader::new(&session.indexed)?) } else { None };
+    let (sketcher, noted) = (repo.sketcher(), Mutex::default());
+    let looks = repo.cache.has_features().unwrap_or(false);
 
     let result = std::thread::scope(|scope| {
         let (jobs, jobs_waiting) = bounded::<Job>(2 * threads + 16);
@@ -130,6 +133,9 @@ pub fn write<T>(
             let worker = Worker {
                 session,
                 bases: bases.as_ref(),
+                sketcher: &sketcher,
+                looks,
+                noted: &noted,
                 failure: &failure,
                 tally: &tally,
                 report,
@@ -197,6 +203,8 @@ pub fn write<T>(
     if let State::Failed(first) = failure.state.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(first);
     }
+    // Without them the next day takes more, that is all.
+    let _ = repo.cache.note_features(&noted.into_inner().unwrap_or_else(PoisonError::into_inner));
     // What is durable is listed, though the work was interrupted or its source failed: the next one need not store it.
     let listed = shelf.finish();
     let value = result?;
@@ -505,7 +513,7 @@ impl Writer<'_> {
         let id = repo.keys.hasher.id(raw);
         self.tally.chunks.fetch_add(1, Ordering::Relaxed);
         if self.session.claim(&id)? {
-            let blob = self.encoder.encode(repo.env.as_ref(), &self.session.key, id, raw, None)?;
+            let blob = self.encoder.encode(repo.env.as_ref(), &self.session.key, id, raw, &[])?;
             self.tally.new_chunk(raw.len(), self.report);
             self.blobs.send(blob).map_err(|_| stopped())?;
         }
@@ -650,6 +658,11 @@ struct Worker<'w> {
     session: &'w Session<'w>,
     /// Reads what chunks may be differences to, where there may be any.
     bases: Option<&'w Reader<'w>>,
+    sketcher: &'w Sketcher,
+    /// There are features to look for.
+    looks: bool,
+    /// Features of what was stored.
+    noted: &'w Mutex<Vec<(BlobId, [u64; FEATURES])>>,
     failure: &'w Failure<'w>,
     tally: &'w Tally,
     report: &'w dyn Report,
@@ -686,17 +699,36 @@ impl Worker<'_> {
     ) -> Result<()> {
         let mine = if again { self.session.claim_again(&id) } else { self.session.claim(&id)? };
         if mine {
-            let near =
-                similar.and_then(|similar| self.base(&similar, raw.len())).filter(|near| near.base.base.id != id);
-            let base = near.as_ref().map(|near| &near.base);
-            let blob = encoder.encode(self.session.repo().env.as_ref(), &self.session.key, id, raw, base)?;
-            if let Some(near) = near.filter(|_| blob.entry.base.is_some()) {
+            let near = self.near(id, raw, similar);
+            let bases: Vec<&DeltaBase> = near.iter().map(|near| &near.base).collect();
+            let blob = encoder.encode(self.session.repo().env.as_ref(), &self.session.key, id, raw, &bases)?;
+            if let Some(near) = near.iter().find(|near| Some(near.base.base) == blob.entry.base) {
                 self.session.rely_on(&near.chain);
             }
             self.tally.new_chunk(raw.len(), self.report);
             let _ = self.blobs.send(blob);
         }
         Ok(())
+    }
+
+    /// What a chunk may be the difference to: what looks most like it, and what the recipe of the last snapshot has in its
+    /// place.
+    fn near(&self, id: BlobId, raw: &[u8], similar: Option<BlobId>) -> Vec<Near> {
+        if self.bases.is_none() {
+            return Vec::new();
+        }
+        let mut candidates = Vec::new();
+        if let Some(features) = self.sketcher.features(raw) {
+            let cache = &self.session.repo().cache;
+            let found = if self.looks { cache.with_features(&features).unwrap_or_default() } else { Vec::new() };
+            let shared = |id: &BlobId| found.iter().filter(|other| *other == id).count();
+            candidates.extend(found.iter().copied().max_by_key(|id| (shared(id), *id)));
+            lock(self.noted).push((id, features));
+        }
+        candidates.extend(similar.filter(|similar| !candidates.contains(similar)));
+        let mut near: Vec<Near> = candidates.iter().filter_map(|similar| self.base(similar, raw.len())).collect();
+        near.retain(|near| near.base.base.id != id);
+        near
     }
 
     /// What a chunk of `len` bytes that resembles `similar` may be the difference to: by skip-deltas an ancestor of

@@ -8,3 +8,4 @@ pub mod delta;
 pub mod hash;
 pub mod kdf;
 pub mod seal;
+pub mod sketch;

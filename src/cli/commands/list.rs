@@ -186,6 +186,7 @@ pub fn stats(context: &mut Context<'_>) -> Result<Outcome> {
         pack_bytes,
         deduplication,
         compression,
+        encodings,
     } = stats;
     let lines = [
         format!("{} of {}", counted(snapshots, "snapshot"), counted(sources, "source")),
@@ -196,7 +197,7 @@ pub fn stats(context: &mut Context<'_>) -> Result<Outcome> {
             counted(chunks, "distinct chunk")
         ),
         format!(
-            "{} in {} on the storage ({compression:.1} times less by compression)",
+            "{} in {} on the storage ({compression:.1} times less by encoding)",
             size(pack_bytes),
             counted(packs, "pack")
         ),
@@ -204,5 +205,11 @@ pub fn stats(context: &mut Context<'_>) -> Result<Outcome> {
     for line in lines {
         context.out.line(&line);
     }
+    let mut table = Table::new(&["encoding", ">chunks", ">plain", ">stored", ">times less"]);
+    for ops::stats::Encoding { name, chunks, chunk_bytes, stored_bytes } in encodings {
+        let times = format!("{:.1}", chunk_bytes as f64 / stored_bytes.max(1) as f64);
+        table.row([name.to_owned(), chunks.to_string(), size(chunk_bytes), size(stored_bytes), times]);
+    }
+    context.out.table(&table);
     Ok(Outcome::Done)
 }

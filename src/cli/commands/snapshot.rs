@@ -117,20 +117,23 @@ fn show(context: &mut Context<'_>, taken: &Taken, time: Duration) {
         return context.document(document);
     }
     let (read, added) = (size(taken.bytes), size(taken.stored.stored_bytes));
-    context.closing(&format!(
-        "snapshot {} of {}: {read} read, {added} added ({}), {}",
-        short(&taken.id),
-        taken.source,
-        counted(packs, "pack"),
-        took(time)
-    ));
     let stored = taken.stored;
+    let new = match stored.new_bytes {
+        0 => "nothing new".to_owned(),
+        new => format!("{} new, {added} stored ({:.1} times less)", size(new), ratio(taken.bytes, stored.stored_bytes)),
+    };
+    context.closing(&format!("snapshot {} of {}: {read} read, {new}, {}", short(&taken.id), taken.source, took(time)));
     context.report.detail(&format!(
-        "{} ({predicted} where the snapshot before had them), {} new of {} before compression; {misses} lookups without the disk",
+        "{} ({predicted} where the snapshot before had them), {} new, {}; {misses} lookups without the disk",
         counted(stored.chunks, "chunk"),
         stored.new_chunks,
-        size(stored.new_bytes)
+        counted(packs, "pack")
     ));
+}
+
+/// How many times less is stored than was read.
+fn ratio(read: u64, stored: u64) -> f64 {
+    read as f64 / stored.max(1) as f64
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use crate::id::RepoId;
 /// Marks the file as ours: "ALVM".
 const APPLICATION_ID: i64 = 0x414c_564d;
 /// Raised whenever [`SCHEMA`] or what the columns mean changes.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// Page cache of one connection.
 const PAGE_CACHE_KIB: usize = 8 << 10;
 /// How long to wait for another process that writes. Adding a million blobs takes a few seconds.
@@ -47,6 +47,7 @@ const SCHEMA: &str = "
     CREATE INDEX blocks_of_pack ON blocks (pack);
     CREATE TABLE places (place INTEGER PRIMARY KEY);
     CREATE TABLE filter (number INTEGER PRIMARY KEY, sum INTEGER NOT NULL, bits BLOB NOT NULL);
+    CREATE TABLE features (feature INTEGER PRIMARY KEY, blob BLOB NOT NULL);
     CREATE TABLE manifests (number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, sealed BLOB NOT NULL);
 ";
 
