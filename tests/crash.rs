@@ -19,7 +19,7 @@ use alluvium::storage::memory::Memory;
 use jiff::SignedDuration;
 
 use crate::support::{
-    CHEAP, PASSPHRASE, World, dump, forget_ids, init, open, open_with, prune_options, pruned, restored, take,
+    CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, prune_options, pruned, restored, take,
 };
 
 /// A repository with some history, and what its snapshots must give back.
@@ -38,7 +38,8 @@ impl Scene {
         let mut days = Vec::new();
         for day in 0..4 {
             world.pass(SignedDuration::from_hours(24));
-            let data = dump(1500, day);
+            // Rows that the days share, or differ in a little, and what nobody needs when the day is gone.
+            let data = [dump(1500, day), noise(6000, day as u64)].concat();
             let name = if day % 2 == 0 { "shop" } else { "wiki" };
             take(&repo, name, &data).expect("take");
             days.push(data);

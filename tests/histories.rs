@@ -90,15 +90,15 @@ fn every_rule_is_needed() {
 /// Rules, and seeds among which one loses something without them: the first of them did when the seeds were counted
 /// from 1.
 const NEEDED: [(Rule, std::ops::Range<u64>); 11] = [
-    (Rule::IndexBeforeManifest, 3..100),
-    (Rule::Register, 198..500),
-    (Rule::AvoidCondemned, 60..300),
-    (Rule::CondemnFirst, 60..300),
-    (Rule::Wait, 1137..2500),
+    (Rule::IndexBeforeManifest, 1..100),
+    (Rule::Register, 29..300),
+    (Rule::AvoidCondemned, 193..600),
+    (Rule::CondemnFirst, 55..300),
+    (Rule::Wait, 977..2000),
     (Rule::Fence, 575..1500),
     (Rule::MarkAgain, 8..100),
-    (Rule::ProveListing, 1485..3000),
-    (Rule::IndexCovers, 97..300),
-    (Rule::RepackFirst, 2..100),
-    (Rule::MarkBases, 142..600),
+    (Rule::ProveListing, 320..1000),
+    (Rule::IndexCovers, 419..1200),
+    (Rule::RepackFirst, 1..100),
+    (Rule::MarkBases, 2..100),
 ];

@@ -22,6 +22,7 @@ use alluvium::format::pack::{BlobEntry, Codec, PackHeader, Trailer, WrappedKey, 
 use alluvium::format::recipe::{self, Recipe, RecipeEntry};
 use alluvium::format::{ObjectKind, envelope};
 use alluvium::id::{BlobId, DataKeyId, PackId, RepoId, SnapshotId};
+use alluvium::transform::columnar::Columnar;
 use jiff::Timestamp;
 
 use crate::support::{noise, regenerating};
@@ -163,6 +164,12 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         --\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict Rx0U\n\n";
     let mysql =
         "-- MySQL dump 10.13  Distrib 8.0\n--\nINSERT INTO t VALUES (1);\n-- Dump completed on 2026-11-22  2:00:00\n";
+    let row = |n: u32| {
+        let (hex, note) = (n.wrapping_mul(0x9E37_79B1), if n.is_multiple_of(3) { "\\N" } else { "/p/7?ref=a" });
+        format!("{n}\tuser{n}@x.example\t{hex:08x}\t{}.{:02}\t2024-01-01 00:00:{:02}+00\t{note}\n", n * 7, n, n)
+    };
+    let rows = (10..40).map(row).collect::<String>().into_bytes();
+    let columns = Columnar::new(1).encode(&rows).expect("rows");
     // RFC 8878: a single segment of 5 bytes; one raw block, and one of a repeated byte.
     let raw_frame = b"\x28\xb5\x2f\xfd\x20\x05\x29\0\0hello";
     let repeated_frame = b"\x28\xb5\x2f\xfd\x20\x05\x2b\0\0x";
@@ -201,6 +208,9 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("blob", "noise", numbered(1234, &noise(300, 1))),
         ("blob", "raw-frame", numbered(5, raw_frame)),
         ("blob", "repeated-frame", numbered(5, repeated_frame)),
+        ("codecs", "rows", numbered(1, &rows)),
+        ("codecs", "columns", numbered(9 * rows.len() as u64, &columns)),
+        ("codecs", "changed-rows", numbered(rows.len() as u64 / 2, &rows)),
         ("sniff_verdict", "pg_dump", dump.into()),
         ("sniff_verdict", "mysqldump", mysql.into()),
         ("sniff_verdict", "pg_dump-custom", b"PGDMP\x01\x0e\0\x04\x08\x01\x01\x01\0\0\0\0".to_vec()),

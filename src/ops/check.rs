@@ -432,7 +432,7 @@ fn read_data(
     let chosen: Vec<&ReadPack> = packs.values().filter(|p| subset.admits(p.indexed.id.as_bytes())).collect();
     report.task("Reading data", Unit::Bytes, Some(chosen.iter().map(|p| p.indexed.size).sum()));
     let total = Mutex::new((Damage::default(), 0));
-    let reader = Reader::new(indexed)?;
+    let reader = Reader::steady(indexed)?;
     chosen.par_iter().try_for_each(|read| {
         cancel.check()?;
         let (id, bad) = (read.indexed.id, read_pack_data(indexed, &reader, read));
@@ -466,8 +466,8 @@ fn read_data(
     Ok(damage)
 }
 
-/// Opens and hashes every blob of a pack: the bad ones, and whether the pack's content is what its trailer says. A delta
-/// whose base is lost can't be judged; that it is lost with it, the walk of the snapshots says.
+/// Opens and hashes every blob of a pack: the bad ones, and whether the pack's content is what its trailer says. Of a delta
+/// whose base is lost only that it opens can be judged; that it is lost with it, the walk of the snapshots says.
 fn read_pack_data(indexed: &Indexed<'_>, reader: &Reader<'_>, read: &ReadPack) -> Result<(HashSet<BlobId>, bool)> {
     let repo = indexed.repo;
     let key = repo.keys.open_data_key(&read.key).map_err(|e| e.during(object_name(read.indexed.id)))?;
@@ -480,7 +480,12 @@ fn read_pack_data(indexed: &Indexed<'_>, reader: &Reader<'_>, read: &ReadPack) -
         let sealed = &mut bytes[offset as usize..][..entry.stored_len as usize];
         let base = match entry.base.map(|base| reader.base(&base)).transpose() {
             Ok(base) => base,
-            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Storage) => continue,
+            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Storage) => {
+                if !decoder.opens(with, entry, sealed) {
+                    bad.insert(entry.id);
+                }
+                continue;
+            }
             Err(e) => return Err(e),
         };
         let base = base.as_ref().map(|raw| &raw[..]);

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
-use crate::format::pack::object_name;
+use crate::format::pack::{Base, object_name};
 use crate::format::recipe::{Recipe, RecipeEntry, decode_entries};
 use crate::id::{BlobId, PackId, SnapshotId};
 use crate::repo::Indexed;
@@ -60,6 +60,8 @@ pub fn mark(
         marks: Marks::default(),
         recipes: HashMap::new(),
         bases: HashMap::new(),
+        marked: HashSet::new(),
+        held: HashSet::new(),
         lost: HashMap::new(),
     };
     report.task("Walking the snapshots", Unit::Things, Some(snapshots.len() as u64));
@@ -85,6 +87,16 @@ pub fn damaged(id: &BlobId) -> String {
     format!("chunk {id} is damaged")
 }
 
+/// Copies that are counted on, and whether none of them, nor what they are differences to, is condemned.
+#[derive(Clone)]
+struct Counted {
+    copies: Vec<Location>,
+    clean: bool,
+}
+
+/// What of a blob is counted on, or why it is lost.
+type Judged = std::result::Result<Counted, Lost>;
+
 struct Walk<'w> {
     indexed: &'w Indexed<'w>,
     reader: &'w Reader<'w>,
@@ -92,8 +104,10 @@ struct Walk<'w> {
     marks: Marks,
     /// Recipe chunks that were walked, with what is lost below them.
     recipes: HashMap<(BlobId, u8), Vec<(String, String)>>,
-    /// Bases that were marked for deltas of a version, with why they are lost.
-    bases: HashMap<(BlobId, u8), Option<Lost>>,
+    /// Bases, for deltas of a version: what is counted on. Those that were marked, and those whose holders were noted.
+    bases: HashMap<(BlobId, u8), Judged>,
+    marked: HashSet<(BlobId, u8)>,
+    held: HashSet<(BlobId, u8)>,
     lost: HashMap<(String, String), HashSet<SnapshotId>>,
 }
 
@@ -114,7 +128,7 @@ impl Walk<'_> {
                 lost.extend(self.recipe_chunk(&entry.id, depth)?);
                 continue;
             }
-            if let Err(Lost { object, what }) = self.chunk(&entry.id, u8::MAX)? {
+            if let Err(Lost { object, what }) = self.chunk(&entry.id)? {
                 lost.push((object, what));
             }
         }
@@ -123,52 +137,89 @@ impl Walk<'_> {
         Ok(lost)
     }
 
-    /// Marks the best copy of a lower version than `below`, and what it is a difference to.
-    fn chunk(&mut self, id: &BlobId, below: u8) -> Result<std::result::Result<(), Lost>> {
+    /// Marks what a snapshot needs of a chunk: the best copy, with all that it is a difference to.
+    fn chunk(&mut self, id: &BlobId) -> Result<std::result::Result<(), Lost>> {
+        match self.judge(id, u8::MAX)? {
+            Ok(judged) => self.mark(id, u8::MAX, &judged).map(Ok),
+            Err(lost) => Ok(Err(lost)),
+        }
+    }
+
+    /// The copies of a lower version than `below` that are counted on: the first that is sound with its whole chain and has
+    /// no condemned link; else all that are sound, since which of them another prune is about to break, nobody here knows.
+    fn judge(&mut self, id: &BlobId, below: u8) -> Result<Judged> {
         let mut copies = self.indexed.copies(id)?;
         copies.retain(|copy| copy.version() < below);
-        let mut lost = None;
-        for copy in &copies {
-            match self.flaw_of(id, copy)? {
-                None => {
-                    self.mark(id, copy, &copies)?;
-                    return Ok(Ok(()));
-                }
-                Some(why) => lost.get_or_insert(why),
-            };
-        }
-        Ok(Err(lost.unwrap_or_else(|| not_listed(id))))
-    }
-
-    /// What is wrong with a copy, or with what it is a difference to. Marks its base where nothing is: versions fall along
-    /// a chain, so this ends.
-    fn flaw_of(&mut self, id: &BlobId, copy: &Location) -> Result<Option<Lost>> {
-        if let Some(what) = (self.flaw)(id, copy) {
-            return Ok(Some(Lost { object: object_name(copy.pack), what }));
-        }
-        let followed = self.indexed.repo.rules.keep(Rule::MarkBases);
-        let Some(base) = copy.base.filter(|_| followed) else { return Ok(None) };
-        if let Some(known) = self.bases.get(&(base.id, base.version)) {
-            return Ok(known.clone());
-        }
-        let lost = self.chunk(&base.id, base.version)?.err();
-        self.bases.insert((base.id, base.version), lost.clone());
-        Ok(lost)
-    }
-
-    /// Marks the copy that was found, the best of `copies`; its base is marked already.
-    fn mark(&mut self, id: &BlobId, found: &Location, copies: &[Location]) -> Result<()> {
-        let all = self.indexed.repo.rules.keep(Rule::SpareCopies);
-        self.marks.used.entry(found.pack).or_default().insert(found.offset);
-        if all && self.indexed.is_condemned(found.pack) {
-            for copy in copies {
-                if self.flaw_of(id, copy)?.is_none() {
-                    self.marks.used.entry(copy.pack).or_default().insert(copy.offset);
+        let (mut sound, mut lost) = (Vec::new(), None);
+        for copy in copies {
+            match self.is_clean(id, &copy)? {
+                Ok(true) => return Ok(Ok(Counted { copies: vec![copy], clean: true })),
+                Ok(false) => sound.push(copy),
+                Err(why) => {
+                    lost.get_or_insert(why);
                 }
             }
         }
-        self.marks.holders.extend(copies.iter().filter(|_| all).map(|copy| copy.pack));
-        self.marks.holders.insert(found.pack);
+        if !self.indexed.repo.rules.keep(Rule::SpareCopies) {
+            sound.truncate(1);
+        }
+        if sound.is_empty() {
+            return Ok(Err(lost.unwrap_or_else(|| not_listed(id))));
+        }
+        Ok(Ok(Counted { copies: sound, clean: false }))
+    }
+
+    /// Whether a copy and all that it is a difference to are in packs that are not condemned; or what is wrong with it.
+    fn is_clean(&mut self, id: &BlobId, copy: &Location) -> Result<std::result::Result<bool, Lost>> {
+        if let Some(what) = (self.flaw)(id, copy) {
+            return Ok(Err(Lost { object: object_name(copy.pack), what }));
+        }
+        let condemned = self.indexed.is_condemned(copy.pack);
+        match self.base(copy) {
+            None => Ok(Ok(!condemned)),
+            Some(base) => Ok(self.judge_base(&base)?.map(|counted| counted.clean && !condemned)),
+        }
+    }
+
+    /// As [`judge`](Self::judge), once for all deltas of a version. Versions fall along a chain, so this ends.
+    fn judge_base(&mut self, base: &Base) -> Result<Judged> {
+        if let Some(known) = self.bases.get(&(base.id, base.version)) {
+            return Ok(known.clone());
+        }
+        let judged = self.judge(&base.id, base.version)?;
+        self.bases.insert((base.id, base.version), judged.clone());
+        Ok(judged)
+    }
+
+    fn base(&self, copy: &Location) -> Option<Base> {
+        copy.base.filter(|_| self.indexed.repo.rules.keep(Rule::MarkBases))
+    }
+
+    /// Marks the copies that are counted on, and their bases; and notes who else holds any of it.
+    fn mark(&mut self, id: &BlobId, below: u8, counted: &Counted) -> Result<()> {
+        for copy in &counted.copies {
+            self.marks.used.entry(copy.pack).or_default().insert(copy.offset);
+            self.marks.holders.insert(copy.pack);
+            if let Some(base) = self.base(copy)
+                && self.marked.insert((base.id, base.version))
+                && let Ok(counted) = self.judge_base(&base)?
+            {
+                self.mark(&base.id, base.version, &counted)?;
+            }
+        }
+        if self.indexed.repo.rules.keep(Rule::SpareCopies) { self.hold(id, below) } else { Ok(()) }
+    }
+
+    /// Notes every pack with a copy, and with a base of any copy: all of them are spared by who can't choose.
+    fn hold(&mut self, id: &BlobId, below: u8) -> Result<()> {
+        for copy in self.indexed.copies(id)?.iter().filter(|copy| copy.version() < below) {
+            self.marks.holders.insert(copy.pack);
+            if let Some(base) = self.base(copy)
+                && self.held.insert((base.id, base.version))
+            {
+                self.hold(&base.id, base.version)?;
+            }
+        }
         Ok(())
     }
 
@@ -180,10 +231,10 @@ impl Walk<'_> {
         let mut problem = None;
         let copies = self.indexed.copies(id)?;
         for &copy in &copies {
-            let read = match self.flaw_of(id, &copy)? {
-                Some(lost) => Err(lost),
-                None => match self.reader.copy(id, &copy).and_then(|raw| decoded(id, &raw)) {
-                    Ok(entries) => Ok(entries),
+            let read = match self.is_clean(id, &copy)? {
+                Err(lost) => Err(lost),
+                Ok(clean) => match self.reader.copy(id, &copy).and_then(|raw| decoded(id, &raw)) {
+                    Ok(entries) => Ok((entries, clean)),
                     Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Storage) => {
                         Err(Lost { object: object_name(copy.pack), what: damaged(id) })
                     }
@@ -191,8 +242,16 @@ impl Walk<'_> {
                 },
             };
             match read {
-                Ok(entries) => {
-                    self.mark(id, &copy, &copies)?;
+                Ok((entries, clean)) => {
+                    let mut counted = Counted { copies: vec![copy], clean };
+                    if !clean && self.indexed.repo.rules.keep(Rule::SpareCopies) {
+                        for other in copies.iter().filter(|other| **other != copy) {
+                            if self.is_clean(id, other)?.is_ok() {
+                                counted.copies.push(*other);
+                            }
+                        }
+                    }
+                    self.mark(id, u8::MAX, &counted)?;
                     let lost = self.entries(&entries, depth - 1)?;
                     self.recipes.insert((*id, depth), lost.clone());
                     return Ok(lost);

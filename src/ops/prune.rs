@@ -421,9 +421,10 @@ impl Work<'_, '_> {
     ) -> Result<()> {
         let copies = self.survey.indexed.copies(&entry.id)?;
         if let Some(copy) = copies.iter().find(|copy| (copy.pack, copy.offset) == (pack, offset))
-            && let Ok((_, encoded)) = reader.copy_as_stored(&entry.id, copy)
+            && let Ok((raw, encoded)) = reader.copy_as_stored(&entry.id, copy)
+            && let Ok(base) = entry.base.map(|base| reader.base(&base)).transpose()
         {
-            return writer.store_as_it_is(entry, &encoded);
+            return writer.store_as_it_is(entry, &encoded, &raw, base.as_ref().map(|raw| &raw[..]));
         }
         let raw = match reader.blob(&entry.id) {
             // Its snapshots were forgotten and another prune took it away meanwhile.

@@ -125,14 +125,26 @@ impl BlobEncoder {
         }
         let frame = frame.or_else(|| self.compressor.compress(raw).map(<[u8]>::to_vec));
         let (codec, encoded) = frame.as_ref().map_or((Codec::Raw, raw), |frame| (Codec::Zstd, &frame[..]));
-        self.sealed(env, key, &entry(codec, None), encoded, raw, None).ok_or_else(|| {
-            Error::new(Kind::Failed, format!("chunk {id} did not decode to what was encoded; nothing of it was stored"))
-                .hint("this machine computes wrongly: test its memory and processor before trusting it with backups")
-        })
+        self.sealed(env, key, &entry(codec, None), encoded, raw, None).ok_or_else(|| faulty(id))
     }
 
-    /// Seals under another key what was `opened` as `entry`: what it decodes to was proven by whoever opened it.
-    pub fn reseal(&mut self, env: &dyn Env, key: &DataKey, entry: &BlobEntry, opened: &[u8]) -> SealedBlob {
+    /// Seals under another key what was `opened` as `entry` and decodes to `raw`, with its base; and proves that it does.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn move_on(
+        &mut self,
+        env: &dyn Env,
+        key: &DataKey,
+        entry: &BlobEntry,
+        opened: &[u8],
+        raw: &[u8],
+        base: Option<&[u8]>,
+    ) -> Result<SealedBlob> {
+        self.sealed(env, key, entry, opened, raw, base).ok_or_else(|| faulty(entry.id))
+    }
+
+    fn seal(&self, env: &dyn Env, key: &DataKey, entry: &BlobEntry, opened: &[u8]) -> SealedBlob {
         let mut bytes = Vec::with_capacity(opened.len() + OVERHEAD);
         bytes.resize(NONCE_LEN, 0);
         bytes.extend_from_slice(opened);
@@ -162,7 +174,7 @@ impl BlobEncoder {
         raw: &[u8],
         base: Option<&[u8]>,
     ) -> Option<SealedBlob> {
-        let blob = self.reseal(env, key, entry, encoded);
+        let blob = self.seal(env, key, entry, encoded);
         self.opened.clear();
         self.opened.extend_from_slice(&blob.bytes);
         let plain = key.key.open_in_place(&blob_name(self.repo, key.wrapped.id, entry), &mut self.opened)?;
@@ -170,6 +182,11 @@ impl BlobEncoder {
         let decoded = decode(&mut self.decompressor, entry.codec, plain, base, &mut self.decoded);
         (decoded.is_ok() && self.decoded == raw).then_some(blob)
     }
+}
+
+fn faulty(id: BlobId) -> Error {
+    Error::new(Kind::Failed, format!("chunk {id} did not decode to what was encoded; nothing of it was stored"))
+        .hint("this machine computes wrongly: test its memory and processor before trusting it with backups")
 }
 
 /// Decodes into exactly `out`.
@@ -210,6 +227,11 @@ pub struct BlobDecoder {
 }
 
 impl BlobDecoder {
+    /// Whether `sealed` opens: its encoded bytes are what was sealed, whatever they decode to.
+    pub fn opens(&self, with: Opening<'_>, entry: &BlobEntry, sealed: &mut [u8]) -> bool {
+        with.key.open_in_place(&blob_name(with.repo, with.key_id, entry), sealed).is_some()
+    }
+
     /// Opens `sealed` in place, decodes it into `out` (of the entry's raw length) and compares the id; a delta needs the
     /// plain bytes of its `base`. On failure nothing of `out` may be used. Returns the encoded bytes.
     ///

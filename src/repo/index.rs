@@ -43,7 +43,7 @@ use crate::transform::sketch::FEATURES;
 /// Entries that are added in one transaction, and that are held in memory by a scan in id order.
 const BATCH_ENTRIES: usize = 1 << 20;
 
-/// Features that are noted at most: some 50 MB for 256 GB of distinct chunks.
+/// Features that are noted at most: some 50 MB, for 64 GB of distinct chunks.
 const FEATURES_NOTED_MAX: i64 = 1 << 20;
 
 /// Where a copy of a blob is.

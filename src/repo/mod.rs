@@ -571,6 +571,9 @@ pub fn read_config(storage: &dyn Storage) -> Result<Config> {
     Config::decode(&bytes).map_err(|e| e.in_object(config::OBJECT_NAME))
 }
 
+/// Whether a copy of a blob in a pack may be counted on.
+type Trusted<'t> = &'t dyn Fn(&BlobId, PackId) -> bool;
+
 /// A repository whose index was brought up to date: blobs can be found.
 pub struct Indexed<'r> {
     /// The repository.
@@ -600,26 +603,47 @@ impl Indexed<'_> {
     /// # Errors
     /// Of the local cache.
     pub fn usable_chain(&self, id: &BlobId, below: u8) -> Result<Option<Vec<(BlobId, Location)>>> {
-        let fits = |location: &Location| location.version() < below && self.trust.usable(id, location.pack);
+        self.chain(id, below, &|id, pack| self.trust.usable(id, pack))
+    }
+
+    /// As [`usable_chain`](Self::usable_chain), of whatever the index lists.
+    ///
+    /// # Errors
+    /// Of the local cache.
+    pub fn known_chain(&self, id: &BlobId, below: u8) -> Result<Option<Vec<(BlobId, Location)>>> {
+        self.chain(id, below, &|_, _| true)
+    }
+
+    fn chain(&self, id: &BlobId, below: u8, trusted: Trusted<'_>) -> Result<Option<Vec<(BlobId, Location)>>> {
+        let fits = |location: &Location| location.version() < below && trusted(id, location.pack);
         let Some(first) = self.repo.cache.lookup(id, &fits)? else { return Ok(None) };
-        if let Some(chain) = self.chain_of(id, first)? {
+        if let Some(chain) = self.chain_of(id, first, trusted)? {
             return Ok(Some(chain));
         }
         for copy in self.repo.cache.copies(id)?.into_iter().filter(|copy| fits(copy) && *copy != first) {
-            if let Some(chain) = self.chain_of(id, copy)? {
+            if let Some(chain) = self.chain_of(id, copy, trusted)? {
                 return Ok(Some(chain));
             }
         }
         Ok(None)
     }
 
-    fn chain_of(&self, id: &BlobId, copy: Location) -> Result<Option<Vec<(BlobId, Location)>>> {
+    fn chain_of(&self, id: &BlobId, copy: Location, trusted: Trusted<'_>) -> Result<Option<Vec<(BlobId, Location)>>> {
         let mut chain = vec![(*id, copy)];
         if let Some(base) = copy.base.filter(|_| self.repo.rules.keep(Rule::RelyOnBases)) {
-            let Some(bases) = self.usable_chain(&base.id, base.version)? else { return Ok(None) };
+            let Some(bases) = self.chain(&base.id, base.version, trusted)? else { return Ok(None) };
             chain.extend(bases);
         }
         Ok(Some(chain))
+    }
+
+    /// What a copy is a difference to, in usable copies: its base, the base's base.
+    ///
+    /// # Errors
+    /// Of the local cache.
+    pub fn bases_of(&self, copy: &Location) -> Result<Vec<(BlobId, Location)>> {
+        let Some(base) = copy.base else { return Ok(Vec::new()) };
+        Ok(self.usable_chain(&base.id, base.version)?.unwrap_or_default())
     }
 
     /// Every known copy of a blob, the best first.

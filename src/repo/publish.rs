@@ -68,6 +68,8 @@ fn store_again(
             // Whoever relied on this copy as a base needs one of no higher version.
             match indexed.usable_chain(&entry.id, entry.version() + 1)? {
                 Some(chain) => session.rely_on(&chain),
+                // A delta whose base is gone is garbage that nobody can have relied on.
+                None if indexed.known_chain(&entry.id, entry.version() + 1)?.is_none() => {}
                 None => writer.store_again(entry.id, reader.blob(&entry.id)?)?,
             }
         }

@@ -66,6 +66,8 @@ pub struct Reader<'r> {
     reading_again: Mutex<()>,
     /// What deltas are decoded with.
     bases: Bases,
+    /// It goes by the index as it is, and does not read it again.
+    steady: bool,
 }
 
 impl<'r> Reader<'r> {
@@ -75,7 +77,15 @@ impl<'r> Reader<'r> {
     /// `WrongKey` from a write-only slot.
     pub fn new(indexed: &'r Indexed<'r>) -> Result<Self> {
         indexed.repo.keys.require_full("reading stored data")?;
-        Ok(Self { indexed, reading_again: Mutex::new(()), bases: Bases::default() })
+        Ok(Self { indexed, reading_again: Mutex::new(()), bases: Bases::default(), steady: false })
+    }
+
+    /// A reader that never reads the index again: for whoever has looked at packs and listings that belong to it.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn steady(indexed: &'r Indexed<'r>) -> Result<Self> {
+        Ok(Self { steady: true, ..Self::new(indexed)? })
     }
 
     /// One blob, from any copy that is whole.
@@ -111,11 +121,12 @@ impl<'r> Reader<'r> {
     fn blob_elsewhere(&self, id: &BlobId, below: u8, tried: &[Location], problem: Option<Error>) -> Result<Vec<u8>> {
         let (mut tried, mut problem) = (tried.to_vec(), problem);
         loop {
-            let fresh = {
+            let mut copies = if self.steady {
+                Vec::new()
+            } else {
                 let _one_at_a_time = lock(&self.reading_again);
-                self.indexed.repo.index_to_read(&Silent)?
+                self.indexed.repo.index_to_read(&Silent)?.copies(id)?
             };
-            let mut copies = fresh.copies(id)?;
             copies.retain(|copy| copy.version() < below && !tried.iter().any(|t| t.pack == copy.pack));
             if copies.is_empty() {
                 // A bad block under the only copy is damage, too.

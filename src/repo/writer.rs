@@ -117,7 +117,7 @@ pub fn write<T>(
 
     // Whoever may not read does without differences.
     let deltas = repo.parameters.requires(DELTA) && repo.keys.kind() == SlotKind::Full;
-    let bases = if deltas { Some(Reader::new(&session.indexed)?) } else { None };
+    let bases = if deltas { Some(Reader::steady(&session.indexed)?) } else { None };
     let (sketcher, noted) = (repo.sketcher(), Mutex::default());
     let looks = repo.cache.has_features().unwrap_or(false);
 
@@ -295,13 +295,15 @@ impl Writer<'_> {
         self.failure.check()
     }
 
-    /// Stores again what was read from a pack, `encoded` as it lay there. Within one session a blob is still stored once.
+    /// Stores again what was read from a pack, `encoded` as it lay there; `raw` is what it decodes to, with its base. Within
+    /// one session a blob is still stored once.
     ///
     /// # Errors
-    /// A failure of the pipeline.
-    pub fn store_as_it_is(&mut self, entry: &BlobEntry, encoded: &[u8]) -> Result<()> {
+    /// `Failed` when what was sealed does not open and decode to `raw`; a failure of the pipeline.
+    pub fn store_as_it_is(&mut self, entry: &BlobEntry, encoded: &[u8], raw: &[u8], base: Option<&[u8]>) -> Result<()> {
         if self.session.claim_again(&entry.id) {
-            let blob = self.encoder.reseal(self.session.repo().env.as_ref(), &self.session.key, entry, encoded);
+            let env = self.session.repo().env.as_ref();
+            let blob = self.encoder.move_on(env, &self.session.key, entry, encoded, raw, base)?;
             self.tally.new_chunk(entry.raw_len as usize, self.report);
             self.blobs.send(blob).map_err(|_| stopped())?;
         }
@@ -699,7 +701,8 @@ impl Worker<'_> {
     ) -> Result<()> {
         let mine = if again { self.session.claim_again(&id) } else { self.session.claim(&id)? };
         if mine {
-            let near = self.near(id, raw, similar);
+            // What is stored again is stored whole: somebody may need it as a base.
+            let near = if again { Vec::new() } else { self.near(id, raw, similar) };
             let bases: Vec<&DeltaBase> = near.iter().map(|near| &near.base).collect();
             let blob = encoder.encode(self.session.repo().env.as_ref(), &self.session.key, id, raw, &bases)?;
             if let Some(near) = near.iter().find(|near| Some(near.base.base) == blob.entry.base) {

@@ -120,7 +120,8 @@ impl<'c> Copying<'c> {
 
     /// Packs that lie as they do here bring differences along: what those need is missing, too.
     fn bases_missing(&self, id: &BlobId, missing: &mut HashMap<BlobId, u8>) -> Result<()> {
-        for (id, copy) in self.here.usable_chain(id, u8::MAX)?.unwrap_or_default().iter().skip(1) {
+        let Some(moved) = self.place(id)? else { return Ok(()) };
+        for (id, copy) in &self.here.bases_of(&moved)? {
             let below = copy.version() + 1;
             if self.session.indexed.usable_chain(id, below)?.is_none() {
                 missing.entry(*id).and_modify(|other| *other = below.min(*other)).or_insert(below);

@@ -156,7 +156,7 @@ pub(super) fn remove_objects(transaction: &Transaction, ids: &[IndexId]) -> Inne
 
 /// Empties every table. Block numbers go on where they were.
 pub(super) fn remove_everything(transaction: &Transaction) -> Inner<()> {
-    for table in ["objects", "packs", "listed", "keys", "blocks", "places", "filter", "manifests"] {
+    for table in ["objects", "packs", "listed", "keys", "blocks", "places", "filter", "manifests", "features"] {
         transaction.execute(&format!("DELETE FROM {table}"), [])?;
     }
     transaction.execute("DELETE FROM meta WHERE name LIKE 'filter%'", [])?;

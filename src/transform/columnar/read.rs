@@ -2,7 +2,7 @@
 
 use super::numbers::{Form, Text};
 use super::words::{SHAPES_MAX, WORDS_MAX};
-use super::write::{binary_max, text_max};
+use super::write::{binary_max, text_max, values_max};
 use super::{COLUMNS_MAX, DEPTH_MAX, Decompressor, kind, mode};
 
 /// What is wrong, where a text for it would cost.
@@ -31,6 +31,7 @@ pub(super) fn read(decompressor: &mut Decompressor, encoded: &[u8], out: &mut [u
         decompressor,
         binary_left: binary_max(raw_len),
         columns_left: COLUMNS_MAX,
+        values_left: values_max(raw_len),
     };
     let (columns, rows, pieces) = (parts.meta.length()?, parts.meta.length()?, parts.meta.length()?);
     if columns == 0
@@ -47,6 +48,9 @@ pub(super) fn read(decompressor: &mut Decompressor, encoded: &[u8], out: &mut [u
             place.checked_add(parts.meta.length()?).filter(|place| *place <= rows).ok_or("a place behind the end")?;
         let len = parts.meta.length()?;
         odd.push((place, parts.text.take(len)?));
+        if len == 0 {
+            return Err("a piece of nothing".to_owned());
+        }
     }
     let mut cursors =
         (0..columns).map(|_| parts.column(rows, DEPTH_MAX + 2)).collect::<Result<Vec<Column<'_>>, String>>()?;
@@ -69,6 +73,9 @@ pub(super) fn read(decompressor: &mut Decompressor, encoded: &[u8], out: &mut [u
             column.put(&mut out)?;
         }
         out.put(b"\n")?;
+    }
+    if !cursors.iter().all(Column::is_done) {
+        return Err("texts are left over".to_owned());
     }
     if out.at == raw_len { Ok(()) } else { Err(format!("{} bytes instead of {raw_len}", out.at)) }
 }
@@ -156,6 +163,7 @@ struct Parts<'p> {
     decompressor: &'p mut Decompressor,
     binary_left: usize,
     columns_left: usize,
+    values_left: usize,
 }
 
 /// A column that gives its values one after the other.
@@ -254,6 +262,7 @@ impl<'p> Parts<'p> {
     fn column(&mut self, values: usize, depth: u8) -> Result<Column<'p>, String> {
         let depth = depth.checked_sub(1).ok_or("columns within columns without end")?;
         self.columns_left = self.columns_left.checked_sub(1).ok_or("too many columns")?;
+        self.values_left = self.values_left.checked_sub(values).ok_or("too many values")?;
         Ok(match self.meta.byte()? {
             kind::TEXT => Column::Text(self.text()?),
             kind::CONSTANT => Column::Constant(self.meta.literal()?),
@@ -269,6 +278,9 @@ impl<'p> Parts<'p> {
                     return Err(format!("a dictionary of {n} entries"));
                 }
                 let entries = (0..n).map(|_| text.next()).collect::<Result<Vec<_>, _>>()?;
+                if !text.rest.is_empty() {
+                    return Err("entries are left over".to_owned());
+                }
                 Column::Dictionary { entries, index: self.stream(values)?, at: 0 }
             }
             kind::TEMPLATES => self.templates(values, depth)?,
@@ -368,6 +380,18 @@ impl<'p> Parts<'p> {
 }
 
 impl Column<'_> {
+    /// Whether all texts were taken.
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Text(lines) => lines.rest.is_empty(),
+            Self::Templates { shapes, others, .. } => {
+                others.is_done() && shapes.iter().flat_map(|shape| &shape.slots).all(Self::is_done)
+            }
+            Self::Nullable { inner, .. } | Self::Affixes { inner, .. } => inner.is_done(),
+            Self::Constant(_) | Self::Numbers { .. } | Self::Dictionary { .. } | Self::Hex { .. } => true,
+        }
+    }
+
     /// Writes the next value.
     fn put(&mut self, out: &mut Out<'_>) -> Quick {
         match self {

@@ -19,7 +19,8 @@ pub(super) fn write(
     binary: &mut Compressor,
     raw_len: usize,
 ) -> Option<Vec<u8>> {
-    let mut writer = Writer { meta: Vec::new(), text: Vec::new(), streams: Vec::new(), plain: 0, columns: 0, binary };
+    let mut writer =
+        Writer { meta: Vec::new(), text: Vec::new(), streams: Vec::new(), plain: 0, columns: 0, values: 0, binary };
     varint(&mut writer.meta, rows.columns as u64);
     varint(&mut writer.meta, rows.count() as u64);
     varint(&mut writer.meta, rows.odd.len() as u64);
@@ -36,9 +37,11 @@ pub(super) fn write(
         values.extend(rows.fields.chunks_exact(rows.columns).map(|row| row[column]));
         writer.column(&values, DEPTH_MAX)?;
     }
-    let Writer { mut meta, text: mut text_bytes, streams, plain, columns, .. } = writer;
-    let fits =
-        columns <= COLUMNS_MAX && plain <= binary_max(raw_len) && meta.len() + text_bytes.len() <= text_max(raw_len);
+    let Writer { mut meta, text: mut text_bytes, streams, plain, columns, values, .. } = writer;
+    let fits = columns <= COLUMNS_MAX
+        && values <= values_max(raw_len)
+        && plain <= binary_max(raw_len)
+        && meta.len() + text_bytes.len() <= text_max(raw_len);
     if !fits || streams.len() >= raw_len {
         return None;
     }
@@ -55,6 +58,11 @@ pub(super) fn write(
 
 /// Most plain bytes of binary streams of a chunk.
 pub(super) fn binary_max(raw_len: usize) -> usize {
+    8 * raw_len + (64 << 10)
+}
+
+/// Most values of all columns of a chunk, those within others included.
+pub(super) fn values_max(raw_len: usize) -> usize {
     8 * raw_len + (64 << 10)
 }
 
@@ -85,12 +93,14 @@ struct Writer<'w> {
     /// Their plain bytes.
     plain: usize,
     columns: usize,
+    values: usize,
     binary: &'w mut Compressor,
 }
 
 impl Writer<'_> {
     fn column(&mut self, values: &[&[u8]], depth: u8) -> Option<()> {
         self.columns += 1;
+        self.values += values.len();
         let Some((first, rest)) = values.split_first() else {
             self.meta.extend([kind::CONSTANT, 0]);
             return Some(());
