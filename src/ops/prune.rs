@@ -372,21 +372,25 @@ impl Work<'_, '_> {
             self.repacked.extend(packs);
             return Ok(());
         }
+        let mut moving = Vec::with_capacity(packs.len());
+        for pack in packs {
+            moving.push((*pack, used_entries(pack)?));
+        }
         // Of two used copies the one of the lower version does for both.
         let mut lowest: HashMap<BlobId, u8> = HashMap::new();
-        for pack in packs {
-            for (_, entry) in used_entries(pack)? {
+        for (_, entries) in &moving {
+            for (_, entry) in entries {
                 lowest.entry(entry.id).and_modify(|v| *v = entry.version().min(*v)).or_insert(entry.version());
             }
         }
         write(self.session, options.write, self.report, self.cancel, |writer| {
-            for (done, pack) in packs.iter().enumerate() {
-                for (offset, entry) in used_entries(pack)? {
+            for (done, (pack, entries)) in moving.iter().enumerate() {
+                for (offset, entry) in entries {
                     self.cancel.check()?;
                     if lowest.get(&entry.id).is_some_and(|lowest| *lowest < entry.version()) {
                         continue;
                     }
-                    self.move_blob(writer, &reader, *pack, offset, &entry)?;
+                    self.move_blob(writer, &reader, *pack, *offset, entry)?;
                 }
                 self.report.progress(done as u64 + 1);
             }
@@ -394,8 +398,8 @@ impl Work<'_, '_> {
         })?;
         // Every used blob now has a copy outside the packs that are to go, as good as a base; or they stay.
         let going: HashSet<PackId> = packs.iter().copied().collect();
-        for pack in packs {
-            for (_, entry) in used_entries(pack)? {
+        for (pack, entries) in &moving {
+            for (_, entry) in entries {
                 let will_do = |l: &Location| !going.contains(&l.pack) && l.version() <= entry.version();
                 if self.repo.cache.lookup(&entry.id, &will_do)?.is_none() {
                     return Err(refused(
