@@ -2,14 +2,18 @@
 #![no_main]
 
 use alluvium::format::FORMAT_VERSION;
-use alluvium::format::config::{Config, Parameters};
+use alluvium::format::config::{Config, KNOWN_FEATURES, Parameters};
 use alluvium::transform::chunk::Chunker;
 use alluvium_fuzz::json;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
     if let Some(config) = json(input, Config::decode, Config::encode) {
-        assert!(config.version == FORMAT_VERSION && config.required_features.iter().all(|f| KNOWN_FEATURES.contains(&f.as_str())), "nothing unknown is accepted");
+        assert!(
+            config.version == FORMAT_VERSION
+                && config.required_features.iter().all(|f| KNOWN_FEATURES.contains(&f.as_str())),
+            "nothing unknown is accepted"
+        );
     }
     if let Some(parameters) = json(input, Parameters::decode, Parameters::encode) {
         for sizes in [parameters.chunks, parameters.recipes] {

@@ -12,7 +12,7 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(input.len(), HEADER_LEN);
     }
     if let Some(trailer) = binary(input, Trailer::decode, Trailer::encode) {
-        assert_eq!(input.len(), Trailer::encoded_len(trailer.entries.len()));
+        assert_eq!(input.len(), Trailer::encoded_len(&trailer.entries));
         let mut end = HEADER_LEN as u64;
         for (offset, entry) in with_offsets(&trailer.entries) {
             assert_eq!(u64::from(offset), end, "blobs lie back to back");
