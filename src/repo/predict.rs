@@ -1,5 +1,5 @@
 //! Guesses the next chunks of a stream from the recipe of its previous snapshot, so that unchanged
-//! data need not be scanned for cuts (after `RapidCDC`, Ni and Jiang, `SoCC` 2019, but exact).
+//! data need not be scanned for cuts, and tells what changed data probably resembles (after `RapidCDC`, Ni and Jiang, `SoCC` 2019, but exact).
 //!
 //! A guess is a chunk's id and length. When the bytes at hand have this id, they are the same bytes,
 //! and since a cut depends on nothing but the chunk's own bytes, the cut is the one that scanning

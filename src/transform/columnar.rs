@@ -24,7 +24,7 @@ mod write;
 
 use super::compress::{Compressor, Decompressor};
 
-/// Levels of templates within templates: a template's words have none.
+/// How many columns may stand within each other, when they are written: nulls, affixes, templates, words.
 const DEPTH_MAX: u8 = 4;
 /// Columns and slots of a chunk at most.
 const COLUMNS_MAX: usize = 4096;
