@@ -70,14 +70,14 @@ fn the_digest_of_seed_3() {
     println!("digest {}", play(3, None, false).digest);
 }
 
-/// A rule that is switched off loses data within ten thousand histories: so the simulation would find its violation.
+/// A rule that is switched off loses data within a few thousand histories: so the simulation would find its violation.
 /// (`Settle`, `PacksThere`, `StayCondemned`, `SpareCopies`, `DoubtListing` and `RelyOnBases` it has not found within 4,000; the
 /// model has the first five, `docs/protocol.md`.)
 #[test]
 fn every_rule_is_needed() {
-    for (rule, seeds) in NEEDED {
+    for (rule, first) in NEEDED {
         let loss = AtomicU64::new(0);
-        play_all(seeds, Some(rule), &|seed, played| {
+        play_all(first..first + 4000, Some(rule), &|seed, played| {
             if played.loss.is_some() {
                 loss.store(seed, Ordering::SeqCst);
             }
@@ -87,18 +87,18 @@ fn every_rule_is_needed() {
     }
 }
 
-/// Rules, and seeds among which one loses something without them: the first of them did when the seeds were counted
-/// from 1.
-const NEEDED: [(Rule, std::ops::Range<u64>); 11] = [
-    (Rule::IndexBeforeManifest, 1..100),
-    (Rule::Register, 29..300),
-    (Rule::AvoidCondemned, 193..600),
-    (Rule::CondemnFirst, 55..300),
-    (Rule::Wait, 977..2000),
-    (Rule::Fence, 575..1500),
-    (Rule::MarkAgain, 8..100),
-    (Rule::ProveListing, 320..1000),
-    (Rule::IndexCovers, 419..1200),
-    (Rule::RepackFirst, 1..100),
-    (Rule::MarkBases, 2..100),
+/// Rules, and the first seed that loses something without each: so it is found at once. When other code moves the
+/// histories, it takes a little longer, and the seeds are to be counted again.
+const NEEDED: [(Rule, u64); 11] = [
+    (Rule::IndexBeforeManifest, 1),
+    (Rule::Register, 29),
+    (Rule::AvoidCondemned, 89),
+    (Rule::CondemnFirst, 37),
+    (Rule::Wait, 977),
+    (Rule::Fence, 1150),
+    (Rule::MarkAgain, 8),
+    (Rule::ProveListing, 759),
+    (Rule::IndexCovers, 390),
+    (Rule::RepackFirst, 1),
+    (Rule::MarkBases, 2),
 ];

@@ -36,6 +36,7 @@ use self::recent::Recent;
 use crate::error::Result;
 use crate::format::bytes::Decoder;
 use crate::format::index::IndexObject;
+use crate::format::manifest::FENCE_LEN;
 use crate::format::pack::{Base, BlobEntry, Codec, WrappedKey};
 use crate::id::{BlobId, DataKeyId, IndexId, PackId, RepoId, SnapshotId};
 use crate::transform::sketch::FEATURES;
@@ -401,15 +402,15 @@ impl Index {
         Ok(())
     }
 
-    /// The snapshots whose manifests are kept.
+    /// The snapshots whose manifests are kept; fences, which are told by their size, are kept too and are none.
     ///
     /// # Errors
     /// See [`Index`].
     pub fn manifests(&self) -> Result<HashSet<SnapshotId>> {
         Ok(self.reading(|connection| {
-            let mut statement = connection.prepare_cached("SELECT id FROM manifests")?;
-            let ids = statement.query_map([], |row| row.get(0).map(SnapshotId))?.collect::<Result<HashSet<_>, _>>()?;
-            Ok(ids)
+            let mut statement = connection.prepare_cached("SELECT id FROM manifests WHERE length(sealed) <> ?1")?;
+            let ids = statement.query_map([FENCE_LEN.cast_signed()], |row| row.get(0).map(SnapshotId))?;
+            Ok(ids.collect::<Result<HashSet<_>, _>>()?)
         })?)
     }
 
