@@ -15,6 +15,7 @@ use std::time::Instant;
 use alluvium::env::{Cancel, SystemEnv};
 use alluvium::id::BlobId;
 use alluvium::ops::restore::{Target, restore};
+use alluvium::ops::select::Wanted;
 use alluvium::ops::snapshot::{SnapshotOptions, Source, snapshot};
 use alluvium::repo::writer::WriteOptions;
 use alluvium::repo::{InitOptions, Repository};
@@ -70,7 +71,8 @@ fn main() {
             .map(|_| {
                 let target = Target::Stream(&mut std::io::sink());
                 timed(|| {
-                    restore(&repo, snapshot, None, target, 256 << 20, &Silent, &Cancel::new()).expect("restore");
+                    restore(&repo, snapshot, &Wanted::Whole, target, 256 << 20, &Silent, &Cancel::new())
+                        .expect("restore");
                 })
             })
             .collect();

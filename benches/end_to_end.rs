@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use alluvium::env::{Cancel, SystemEnv};
 use alluvium::ops::restore::{Target, restore};
+use alluvium::ops::select::Wanted;
 use alluvium::ops::snapshot::{SnapshotOptions, Source, snapshot};
 use alluvium::repo::writer::WriteOptions;
 use alluvium::repo::{InitOptions, Repository};
@@ -46,7 +47,7 @@ fn main() {
             restore(
                 &repo,
                 &snapshots[0],
-                None,
+                &Wanted::Whole,
                 Target::Stream(&mut std::io::sink()),
                 256 << 20,
                 &Silent,

@@ -20,6 +20,7 @@ mod regression;
 mod remote;
 mod retention;
 mod sample;
+mod segments;
 mod services;
 mod shards;
 mod simulation;

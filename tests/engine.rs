@@ -12,6 +12,7 @@ use alluvium::format::manifest::{Digest, Header, Manifest, Part, PartKind, Sourc
 use alluvium::format::recipe::Recipe;
 use alluvium::ops::check::{Subset, check};
 use alluvium::ops::restore::{Target, restore};
+use alluvium::ops::select::Wanted;
 use alluvium::ops::snapshot::{Source, snapshot};
 use alluvium::ops::{diff, key, select, stats};
 use alluvium::repo::session::{Session, Writing};
@@ -456,9 +457,15 @@ fn hostile_part_names_stay_inside_the_target() {
         kind: PartKind::File { mode: 0o644, modified: now },
         digest,
         recipe: Recipe::default(),
+        stored_bytes: None,
     };
-    let link =
-        Part { name: "link".into(), kind: PartKind::Link { target: "/tmp".into() }, digest, recipe: Recipe::default() };
+    let link = Part {
+        name: "link".into(),
+        kind: PartKind::Link { target: "/tmp".into() },
+        digest,
+        recipe: Recipe::default(),
+        stored_bytes: None,
+    };
     let hostile = ["../escape", "/etc/escape", "a/../../escape", "", ".", "a/./../..", "nul\0"];
     let mut parts: Vec<Part> = hostile.iter().map(|n| file(n)).collect();
     parts.extend([link, file("link/escape"), file("good/one"), file("new\nline\u{202e}")]);
@@ -488,7 +495,8 @@ fn hostile_part_names_stay_inside_the_target() {
     let snapshot = repo.snapshots().expect("snapshots").0.remove(0);
     let report = Collect::default();
     let to = Target::Path { path: &target, overwrite: false };
-    let done = restore(&repo, &snapshot, None, to, 96 << 20, &report, &Cancel::new()).expect("restore goes on");
+    let done =
+        restore(&repo, &snapshot, &Wanted::Whole, to, 96 << 20, &report, &Cancel::new()).expect("restore goes on");
     assert!(done.failed >= 7 && done.parts >= 2, "{done:?}");
     assert_eq!(report.problems().len() as u64, done.failed);
     assert!(target.join("good/one").exists() && target.join("new\nline\u{202e}").exists());
@@ -525,8 +533,16 @@ fn files_and_folders_come_back_as_they_were() {
     assert_eq!(taken.left_out, 0);
     let found = repo.snapshots().expect("snapshots").0.remove(0);
     let back = folder.path().join("back");
-    restore(&repo, &found, None, Target::Path { path: &back, overwrite: false }, 96 << 20, &Silent, &Cancel::new())
-        .expect("restore");
+    restore(
+        &repo,
+        &found,
+        &Wanted::Whole,
+        Target::Path { path: &back, overwrite: false },
+        96 << 20,
+        &Silent,
+        &Cancel::new(),
+    )
+    .expect("restore");
     let name = found.manifest.parts.iter().find(|p| p.name.ends_with("a.csv")).expect("a.csv").name.clone();
     let restored_file = back.join(&name);
     assert_eq!(std::fs::read(&restored_file).expect("read"), dump(3000, 1));
@@ -540,7 +556,7 @@ fn files_and_folders_come_back_as_they_were() {
             .expect("part");
     let file = folder.path().join("one.csv");
     let once = |overwrite| {
-        restore(&repo, &found, part, Target::Path { path: &file, overwrite }, 96 << 20, &Silent, &Cancel::new())
+        restore(&repo, &found, &part, Target::Path { path: &file, overwrite }, 96 << 20, &Silent, &Cancel::new())
     };
     once(false).expect("restore");
     assert_eq!(once(false).expect_err("exists").kind(), Kind::AlreadyExists);
@@ -557,11 +573,11 @@ fn diff_tells_what_changed_from_recipes_alone() {
     world.pass(SignedDuration::from_hours(24));
     take(&repo, "shop", &new).expect("take");
     let (snapshots, _) = repo.snapshots().expect("snapshots");
-    let parts = diff::diff(&repo, &snapshots[1], &snapshots[0], &Silent).expect("diff");
+    let parts = diff::diff(&repo, &snapshots[1], &snapshots[0], false, &Silent).expect("diff");
     assert_eq!(parts.len(), 1);
     assert_eq!(parts[0].change, diff::Change::Changed);
     assert!((50_000..60_000).contains(&parts[0].added_bytes) && parts[0].removed_bytes < 8_000, "{parts:?}");
-    let same = diff::diff(&repo, &snapshots[0], &snapshots[0], &Silent).expect("diff");
+    let same = diff::diff(&repo, &snapshots[0], &snapshots[0], true, &Silent).expect("diff");
     assert_eq!((same[0].change, same[0].added_bytes), (diff::Change::Same, 0));
 }
 
@@ -588,7 +604,7 @@ fn snapshots_are_called_by_id_name_time_and_part() {
     let (found, part) =
         select::snapshot_and_part(&snapshots, &format!("shop@{}:shop", snapshots[3].manifest.time), &utc)
             .expect("part");
-    assert_eq!((found.id, part.map(|p| p.name.as_str())), (snapshots[3].id, Some("shop")));
+    assert_eq!((found.id, part), (snapshots[3].id, Wanted::Part(&snapshots[3].manifest.parts[0])));
 }
 
 #[test]

@@ -191,6 +191,8 @@ fn slot_keys() -> impl Strategy<Value = Vec<u8>> {
 fn part_kind() -> impl Strategy<Value = PartKind> {
     prop_oneof![
         Just(PartKind::Stream),
+        Just(PartKind::Statements),
+        any::<u64>().prop_map(|rows| PartKind::Table { rows }),
         (any::<u32>(), time()).prop_map(|(mode, modified)| PartKind::File { mode, modified }),
         any::<u32>().prop_map(|mode| PartKind::Folder { mode }),
         text().prop_map(|target| PartKind::Link { target }),
@@ -204,7 +206,13 @@ fn digest() -> impl Strategy<Value = Digest> {
 fn part() -> impl Strategy<Value = Part> {
     let recipe =
         (0..=8u8, prop::collection::vec(recipe_entry(), 0..4)).prop_map(|(depth, chunks)| Recipe { depth, chunks });
-    (text(), part_kind(), digest(), recipe).prop_map(|(name, kind, digest, recipe)| Part { name, kind, digest, recipe })
+    (text(), part_kind(), digest(), recipe).prop_map(|(name, kind, digest, recipe)| Part {
+        name,
+        kind,
+        digest,
+        recipe,
+        stored_bytes: None,
+    })
 }
 
 fn manifest_body() -> impl Strategy<Value = Manifest> {

@@ -24,6 +24,7 @@ use alluvium::ops::check::{Subset, check};
 use alluvium::ops::key;
 use alluvium::ops::prune::{MaxUnused, PruneOptions, prune};
 use alluvium::ops::restore::{Target, restore};
+use alluvium::ops::select::Wanted;
 use alluvium::ops::snapshot::{SnapshotOptions, Source, Taken, snapshot};
 use alluvium::repo::session::{Session, Writing};
 use alluvium::repo::snapshots::Snapshot;
@@ -117,6 +118,8 @@ fn found(repo: &Repository) -> BTreeMap<String, ExpectedSnapshot> {
 fn kind_of(part: &Part) -> String {
     match &part.kind {
         PartKind::Stream => "stream".to_owned(),
+        PartKind::Statements => "statements".to_owned(),
+        PartKind::Table { rows } => format!("table of {rows} rows"),
         PartKind::File { mode, modified } => format!("file {mode:o} {modified}"),
         PartKind::Folder { mode } => format!("folder {mode:o}"),
         PartKind::Link { target } => format!("link {target}"),
@@ -126,7 +129,8 @@ fn kind_of(part: &Part) -> String {
 /// A part's bytes; of a folder or a link none.
 fn bytes_of(repo: &Repository, snapshot: &Snapshot, part: &Part) -> Vec<u8> {
     let mut out = Vec::new();
-    restore(repo, snapshot, Some(part), Target::Stream(&mut out), 96 << 20, &Silent, &Cancel::new()).expect("restore");
+    restore(repo, snapshot, &Wanted::Part(part), Target::Stream(&mut out), 96 << 20, &Silent, &Cancel::new())
+        .expect("restore");
     out
 }
 

@@ -12,6 +12,7 @@ use alluvium::error::{Error, Kind};
 use alluvium::format::manifest::SourceKind;
 use alluvium::ops::check::{Subset, check};
 use alluvium::ops::restore::{Target, restore};
+use alluvium::ops::select::Wanted;
 use alluvium::ops::snapshot::{Source, Taken, snapshot};
 use alluvium::repo::{InitOptions, Repository};
 use alluvium::report::{Collect, Silent};
@@ -219,8 +220,16 @@ fn days_of_a_real_database_come_back() {
     for (number, (taken, dump)) in days.iter().enumerate() {
         let file = folder.path().join(format!("{number}.sql"));
         let found = repo.snapshot(taken.id).expect("snapshot");
-        restore(&repo, &found, None, Target::Path { path: &file, overwrite: false }, 96 << 20, &Silent, &Cancel::new())
-            .expect("restore");
+        restore(
+            &repo,
+            &found,
+            &Wanted::Whole,
+            Target::Path { path: &file, overwrite: false },
+            96 << 20,
+            &Silent,
+            &Cancel::new(),
+        )
+        .expect("restore");
         assert!(std::fs::read(&file).expect("read") == *dump, "day {number} restores byte for byte");
         let database = format!("restored_{number}");
         server.load(&database, &file);

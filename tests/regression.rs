@@ -181,8 +181,8 @@ fn a_file_that_fails_half_way_does_no_harm_to_the_next() {
         for (n, file) in files.iter().enumerate() {
             // In the first segment, or in a later one.
             let mut failing = Failing { left: if n % 2 == 0 { 1 << 20 } else { 3 << 20 } };
-            assert_eq!(writer.store(&mut failing, None).expect_err("fails").kind(), Kind::Source);
-            recipes.push(writer.store(&mut std::fs::File::open(file).expect("open"), None)?);
+            assert_eq!(writer.store(&mut failing, None, &|_| None).expect_err("fails").kind(), Kind::Source);
+            recipes.push(writer.store(&mut std::fs::File::open(file).expect("open"), None, &|_| None)?);
         }
         Ok(recipes)
     })
@@ -195,7 +195,9 @@ fn a_file_that_fails_half_way_does_no_harm_to_the_next() {
             back.extend_from_slice(bytes);
             Ok(())
         };
-        reader.stream(&stored.recipe, stored.digest, 96 << 20, &Silent, &Cancel::new(), &mut out).expect("restore");
+        reader
+            .stream(&[&stored.parts[0].recipe], stored.digest, 96 << 20, &Silent, &Cancel::new(), &mut out)
+            .expect("restore");
         assert!(back == noise(5_000 + n, n as u64), "file {n}");
     }
 }

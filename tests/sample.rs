@@ -74,7 +74,7 @@ pub fn header() -> Header {
 fn part(name: &str, kind: PartKind, chunks: &[u8]) -> Part {
     let chunks: Vec<_> = chunks.iter().map(|&n| RecipeEntry { id: BlobId(filled(n)), len: 4000 }).collect();
     let digest = Digest { bytes: 4000 * chunks.len() as u64, blake3: filled(10) };
-    Part { name: name.to_owned(), kind, digest, recipe: Recipe { depth: 0, chunks } }
+    Part { name: name.to_owned(), kind, digest, recipe: Recipe { depth: 0, chunks }, stored_bytes: None }
 }
 
 fn manifest(kind: SourceKind, whole: Option<Digest>, parts: Vec<Part>) -> Manifest {

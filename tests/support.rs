@@ -9,6 +9,7 @@ use alluvium::error::Result;
 use alluvium::ops::forget;
 use alluvium::ops::prune::{MaxUnused, Plan, PruneOptions, prune};
 use alluvium::ops::restore::{Target, restore};
+use alluvium::ops::select::Wanted;
 use alluvium::ops::snapshot::{SnapshotOptions, Source, Taken, snapshot};
 use alluvium::repo::keys::KdfCost;
 use alluvium::repo::snapshots::Snapshot;
@@ -95,7 +96,7 @@ pub fn take_with(repo: &Repository, name: &str, data: &[u8], report: &dyn Report
 /// What a snapshot gives back.
 pub fn restored(repo: &Repository, snapshot: &Snapshot) -> Result<Vec<u8>> {
     let mut out = Vec::new();
-    restore(repo, snapshot, None, Target::Stream(&mut out), 96 << 20, &Silent, &Cancel::new())?;
+    restore(repo, snapshot, &Wanted::Whole, Target::Stream(&mut out), 96 << 20, &Silent, &Cancel::new())?;
     Ok(out)
 }
 

@@ -112,15 +112,8 @@ pub enum Command {
         #[arg(value_name = "SNAP")]
         snapshot: String,
     },
-    /// Compare two snapshots; no data is read
-    Diff {
-        /// The older one
-        #[arg(value_name = "A")]
-        old: String,
-        /// The newer one
-        #[arg(value_name = "B")]
-        new: String,
-    },
+    /// Compare two snapshots, tables row by row
+    Diff(Diff),
     /// What the repository holds, and what it saves
     Stats,
     /// Write a snapshot, or one part of it, to standard output
@@ -313,6 +306,37 @@ pub struct Restore {
     /// Replace files that exist
     #[arg(long, requires = "output")]
     pub overwrite: bool,
+    /// Of a table, only its rows
+    #[arg(long, conflicts_with = "schema_only")]
+    pub data_only: bool,
+    /// Of a table, only its definition
+    #[arg(long)]
+    pub schema_only: bool,
+}
+
+/// `diff`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  alluvium -r REPO diff shop@2026-11-22 shop@2026-11-23
+  alluvium -r REPO diff shop@2026-11-22 shop@2026-11-23 --table public.orders --rows
+  alluvium -r REPO diff shop@2026-11-22 shop@2026-11-23 --quick   # from recipes alone: no data is read")]
+pub struct Diff {
+    /// The older one
+    #[arg(value_name = "A")]
+    pub old: String,
+    /// The newer one
+    #[arg(value_name = "B")]
+    pub new: String,
+    /// Only this table
+    #[arg(long, value_name = "TABLE")]
+    pub table: Option<String>,
+    /// Show the rows that differ
+    #[arg(long, requires = "table")]
+    pub rows: bool,
+    /// Do not read data: sizes and numbers of rows only
+    #[arg(long, conflicts_with = "rows")]
+    pub quick: bool,
 }
 
 /// `forget`

@@ -72,7 +72,7 @@ fn dispatch(context: &mut Context<'_>, command: Command) -> Result<Outcome> {
         Command::Snapshot(arguments) => commands::snapshot::snapshot(context, arguments),
         Command::Snapshots(filter) => commands::list::snapshots(context, filter),
         Command::Ls { snapshot } => commands::list::ls(context, &snapshot),
-        Command::Diff { old, new } => commands::list::diff(context, &old, &new),
+        Command::Diff(arguments) => commands::list::diff(context, &arguments),
         Command::Stats => commands::list::stats(context),
         Command::Cat { snapshot } => commands::restore::cat(context, &snapshot),
         Command::Restore(arguments) => commands::restore::restore(context, &arguments),

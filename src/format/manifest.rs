@@ -247,7 +247,7 @@ pub struct Digest {
     pub blake3: [u8; 32],
 }
 
-/// One named part: the stream itself, or a file.
+/// One named part: the stream itself, a segment of it, or a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Part {
@@ -259,6 +259,9 @@ pub struct Part {
     pub digest: Digest,
     /// Its chunks.
     pub recipe: Recipe,
+    /// Bytes that its chunks took where they were stored first, about; with the feature `segments`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_bytes: Option<u64>,
 }
 
 /// What a part is.
@@ -267,6 +270,13 @@ pub struct Part {
 pub enum PartKind {
     /// A stream.
     Stream,
+    /// Statements of a dump that belong to no one table.
+    Statements,
+    /// A table of a dump, or a stream whose lines are rows.
+    Table {
+        /// Its rows.
+        rows: u64,
+    },
     /// A file with its permission bits and modification time.
     File {
         /// Permission bits.

@@ -33,7 +33,7 @@ use super::forget::{self, Filter};
 use super::prune::{MaxUnused, PruneOptions, prune};
 use super::restore::{Target, restore};
 use super::retention::{Count, Policy};
-use super::select::only_part;
+use super::select::{Wanted, only_part};
 use super::snapshot::{SnapshotOptions, Source, Taken, snapshot};
 use super::stats::stats;
 
@@ -162,7 +162,7 @@ impl Story<'_> {
         let new = self.repo.snapshot(self.snapshots[RESTORED_NIGHT + 1])?;
         let day = day(old.manifest.time);
         self.chapter(&format!("What did {day} change? Comparing two snapshots reads none of their data."));
-        for part in diff(&self.repo, &old, &new, self.report)? {
+        for part in diff(&self.repo, &old, &new, false, self.report)? {
             let (same, added) = (size(part.new_bytes - part.added_bytes), size(part.added_bytes));
             self.tell(format!("{same} of the database are the same; {added} are new, before compression."));
         }
@@ -268,7 +268,7 @@ impl Story<'_> {
     fn restore(&self, id: SnapshotId, path: &Path) -> Result<()> {
         let snapshot = self.repo.snapshot(id)?;
         let (part, target) = (only_part(&snapshot)?, Target::Path { path, overwrite: false });
-        restore(&self.repo, &snapshot, Some(part), target, MEMORY_BYTES, self.report, self.cancel).map(|_| ())
+        restore(&self.repo, &snapshot, &Wanted::Part(part), target, MEMORY_BYTES, self.report, self.cancel).map(|_| ())
     }
 
     /// Flips a bit in the middle of a snapshot's data. No operation can do that: objects never change, so the pack

@@ -1,15 +1,20 @@
-//! `diff`: what two snapshots have in common, told from their recipes alone: no data is read.
+//! `diff`: what two snapshots have in common, told from their recipes alone; of tables also which rows differ, for which the
+//! chunks are read that only one of them has ([`rows`]).
 
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
+use self::rows::{Changes, RowDiff};
+use super::select::no_part;
 use crate::error::Result;
-use crate::format::manifest::Part;
+use crate::format::manifest::{Part, PartKind};
 use crate::repo::Repository;
 use crate::repo::reader::Reader;
 use crate::repo::snapshots::Snapshot;
-use crate::report::Report;
+use crate::report::{Report, Unit};
+
+pub mod rows;
 
 /// One part in two snapshots.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -26,6 +31,15 @@ pub struct PartDiff {
     pub removed_bytes: u64,
     /// Bytes in chunks that only the newer one has.
     pub added_bytes: u64,
+    /// Rows of a table, in the older one and in the newer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub old_rows: Option<u64>,
+    /// Its rows in the newer one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_rows: Option<u64>,
+    /// The rows that differ, where they were read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<RowDiff>,
 }
 
 /// What became of a part.
@@ -42,13 +56,48 @@ pub enum Change {
     Removed,
 }
 
-/// Compares `old` with `new`, part by part, in the order of names.
+/// Compares `old` with `new`, part by part, in the order of names; with `rows` tables row by row, for which data is read.
 ///
 /// # Errors
-/// `Damaged` when a recipe can't be read; `Storage`.
-pub fn diff(repo: &Repository, old: &Snapshot, new: &Snapshot, report: &dyn Report) -> Result<Vec<PartDiff>> {
+/// `Damaged` when a recipe or a chunk can't be read; `Storage`.
+pub fn diff(
+    repo: &Repository,
+    old: &Snapshot,
+    new: &Snapshot,
+    rows: bool,
+    report: &dyn Report,
+) -> Result<Vec<PartDiff>> {
     let indexed = repo.index_to_read(report)?;
     let reader = Reader::new(&indexed)?;
+    let names = by_name(old, new);
+    report.task("Comparing", Unit::Things, Some(names.len() as u64));
+    let compare = |(i, (name, (old, new))): (usize, (&str, Both<'_>))| {
+        report.progress(i as u64);
+        part_diff(&reader, name, old, new, rows)
+    };
+    names.into_iter().enumerate().map(compare).collect()
+}
+
+/// The rows of the table `name` that differ.
+///
+/// # Errors
+/// `NotFound` when neither has it; `Damaged`, `Storage`.
+pub fn table(repo: &Repository, old: &Snapshot, new: &Snapshot, name: &str, report: &dyn Report) -> Result<Changes> {
+    let mut names = by_name(old, new).into_iter();
+    let (_, (before, after)) = names.find(|(full, _)| is_called(full, name)).ok_or_else(|| no_part(new, name))?;
+    let indexed = repo.index_to_read(report)?;
+    rows::changes(&Reader::new(&indexed)?, before, after, true)
+}
+
+/// Whether a part goes by this name: its own, or the end of it.
+pub fn is_called(part: &str, name: &str) -> bool {
+    part.strip_suffix(name).is_some_and(|front| front.is_empty() || front.ends_with(['.', '/']))
+}
+
+/// A part in the older snapshot and in the newer.
+type Both<'s> = (Option<&'s Part>, Option<&'s Part>);
+
+fn by_name<'s>(old: &'s Snapshot, new: &'s Snapshot) -> BTreeMap<&'s str, Both<'s>> {
     let mut names: BTreeMap<&str, (Option<&Part>, Option<&Part>)> = BTreeMap::new();
     for part in &old.manifest.parts {
         names.entry(&part.name).or_default().0 = Some(part);
@@ -56,10 +105,10 @@ pub fn diff(repo: &Repository, old: &Snapshot, new: &Snapshot, report: &dyn Repo
     for part in &new.manifest.parts {
         names.entry(&part.name).or_default().1 = Some(part);
     }
-    names.into_iter().map(|(name, (old, new))| part_diff(&reader, name, old, new)).collect()
+    names
 }
 
-fn part_diff(reader: &Reader<'_>, name: &str, old: Option<&Part>, new: Option<&Part>) -> Result<PartDiff> {
+fn part_diff(reader: &Reader<'_>, name: &str, old: Option<&Part>, new: Option<&Part>, rows: bool) -> Result<PartDiff> {
     let bytes = |part: Option<&Part>| part.map_or(0, |p| p.digest.bytes);
     let (old_bytes, new_bytes) = (bytes(old), bytes(new));
     let (change, removed_bytes, added_bytes) = match (old, new) {
@@ -71,7 +120,19 @@ fn part_diff(reader: &Reader<'_>, name: &str, old: Option<&Part>, new: Option<&P
         (None, _) => (Change::Added, 0, new_bytes),
         (_, None) => (Change::Removed, old_bytes, 0),
     };
-    Ok(PartDiff { name: name.to_owned(), change, old_bytes, new_bytes, removed_bytes, added_bytes })
+    let rows_of = |part: Option<&Part>| match part.map(|part| &part.kind) {
+        Some(PartKind::Table { rows }) => Some(*rows),
+        _ => None,
+    };
+    let (old_rows, new_rows) = (rows_of(old), rows_of(new));
+    let is_table = old_rows.is_some() || new_rows.is_some();
+    let rows = match change {
+        Change::Same => None,
+        _ if rows && is_table => Some(rows::count(reader, old, new)?),
+        _ => None,
+    };
+    let name = name.to_owned();
+    Ok(PartDiff { name, change, old_bytes, new_bytes, removed_bytes, added_bytes, old_rows, new_rows, rows })
 }
 
 /// Bytes in chunks that only `old` has, and that only `new` has.

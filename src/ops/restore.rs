@@ -12,14 +12,19 @@ use std::time::SystemTime;
 
 use crate::env::{Cancel, Env};
 use crate::error::{Error, Kind, Result};
-use crate::format::manifest::{Part, PartKind};
+use crate::format::manifest::{Digest, Part, PartKind};
+use crate::format::recipe::Recipe;
 use crate::id::{PackId, SnapshotId};
 use crate::repo::Repository;
 use crate::repo::reader::Reader;
 use crate::repo::snapshots::Snapshot;
 use crate::report::{Problem, Report, Unit};
 
-use super::select::only_part;
+use self::table::TablePlan;
+use super::select::{Wanted, only_part, short};
+
+mod definitions;
+mod table;
 
 /// Where to.
 pub enum Target<'t> {
@@ -49,7 +54,7 @@ pub struct Restored {
     pub damaged: u64,
 }
 
-/// Restores a part, or a whole snapshot when `part` is `None`.
+/// Restores what is `wanted` of a snapshot.
 ///
 /// # Errors
 /// `Damaged` naming the object: nothing unverified was written; `Usage` when several parts go to a stream;
@@ -57,7 +62,7 @@ pub struct Restored {
 pub fn restore(
     repo: &Repository,
     snapshot: &Snapshot,
-    part: Option<&Part>,
+    wanted: &Wanted<'_>,
     target: Target<'_>,
     memory_bytes: usize,
     report: &dyn Report,
@@ -67,42 +72,88 @@ pub fn restore(
     let reader = Reader::new(&indexed)?;
     let work = Work { reader: &reader, env: repo.env.as_ref(), memory_bytes, report, cancel };
     let mut restored = Restored { id: snapshot.id, parts: 1, bytes: 0, failed: 0, damaged: 0 };
-    report.task("Restoring", Unit::Bytes, Some(part.map_or_else(|| snapshot.manifest.bytes(), |p| p.digest.bytes)));
-    match target {
-        Target::Stream(out) => {
-            let part = part.map_or_else(|| only_part(snapshot), Ok)?;
-            work.stream(part, out)?;
-            restored.bytes = part.digest.bytes;
+    let data = match wanted {
+        Wanted::Whole => whole(snapshot, &target)?,
+        Wanted::Part(Part { kind: PartKind::Folder { .. }, .. }) => None,
+        Wanted::Part(part) => Some(Data::of(part)),
+        Wanted::Table { name, narrow } => Some(Data::Table(TablePlan::make(&work, snapshot, name, *narrow)?)),
+    };
+    report.task("Restoring", Unit::Bytes, Some(data.as_ref().map_or_else(|| snapshot.manifest.bytes(), Data::bytes)));
+    match (target, data) {
+        (Target::Stream(out), Some(data)) => restored.bytes = work.stream(&data, out)?,
+        (Target::Stream(_), None) => return Err(only_part(snapshot).err().unwrap_or_else(|| no_folder(snapshot))),
+        (Target::Path { path, overwrite }, Some(data)) => {
+            let inside = path.is_dir().then(|| inside(path, data.file_name())).transpose()?;
+            restored.bytes = work.part(&data, inside.as_deref().unwrap_or(path), overwrite)?;
         }
-        // A folder with all that lies below it.
-        Target::Path { path, overwrite } if part.is_some_and(|p| matches!(p.kind, PartKind::Folder { .. })) => {
-            let folder = part.map_or("", |p| &p.name);
-            let below =
-                |p: &&Part| p.name.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-            let parts: Vec<Part> = snapshot.manifest.parts.iter().filter(below).cloned().collect();
+        (Target::Path { path, overwrite }, None) => {
+            // A folder with all that lies below it.
+            let folder = if let Wanted::Part(part) = wanted { part.name.as_str() } else { "" };
+            let below = |p: &&Part| {
+                folder.is_empty()
+                    || p.name.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            };
+            let parts: Vec<&Part> = snapshot.manifest.parts.iter().filter(below).collect();
             work.tree(&parts, path, overwrite, &mut restored)?;
         }
-        Target::Path { path, overwrite } => match part.or_else(|| single(snapshot, path)) {
-            Some(part) => {
-                let inside = path
-                    .is_dir()
-                    .then(|| inside(path, part.name.rsplit('/').next().unwrap_or_default()))
-                    .transpose()?;
-                work.part(part, inside.as_deref().unwrap_or(path), overwrite)?;
-                restored.bytes = part.digest.bytes;
-            }
-            None => work.tree(&snapshot.manifest.parts, path, overwrite, &mut restored)?,
-        },
     }
     Ok(restored)
 }
 
-/// The part of a snapshot that is one stream or one file; several files keep their names and go into a folder.
-fn single<'s>(snapshot: &'s Snapshot, path: &Path) -> Option<&'s Part> {
-    match &snapshot.manifest.parts[..] {
-        [part] if part.kind == PartKind::Stream => Some(part),
-        [part] if matches!(part.kind, PartKind::File { .. }) && !path.is_dir() => Some(part),
-        _ => None,
+/// The data of a snapshot that is one stream or one file; several files keep their names and go into a folder.
+fn whole<'s>(snapshot: &'s Snapshot, target: &Target<'_>) -> Result<Option<Data<'s>>> {
+    let manifest = &snapshot.manifest;
+    if let Some(digest) = manifest.whole {
+        let recipes = manifest.parts.iter().map(|part| &part.recipe).collect();
+        return Ok(Some(Data::Stream { name: &manifest.source, recipes, digest, kind: &PartKind::Stream }));
+    }
+    match (target, &manifest.parts[..]) {
+        (Target::Stream(_), _) => only_part(snapshot).map(|part| Some(Data::of(part))),
+        (Target::Path { path, .. }, [part @ Part { kind: PartKind::File { .. }, .. }]) if !path.is_dir() => {
+            Ok(Some(Data::of(part)))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn no_folder(snapshot: &Snapshot) -> Error {
+    Error::new(Kind::Usage, format!("a folder of snapshot {} can't go to standard output", short(snapshot)))
+        .hint("restore it with -o")
+}
+
+/// What becomes one file.
+enum Data<'d> {
+    /// A part, or all parts of a stream.
+    Stream {
+        /// For messages.
+        name: &'d str,
+        recipes: Vec<&'d Recipe>,
+        digest: Digest,
+        kind: &'d PartKind,
+    },
+    /// What recreates a table.
+    Table(TablePlan<'d>),
+}
+
+impl<'d> Data<'d> {
+    fn of(part: &'d Part) -> Self {
+        Self::Stream { name: &part.name, recipes: vec![&part.recipe], digest: part.digest, kind: &part.kind }
+    }
+
+    /// Plain bytes, of a table about.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Stream { digest, .. } => digest.bytes,
+            Self::Table(plan) => plan.bytes(),
+        }
+    }
+
+    /// Its name in a folder.
+    fn file_name(&self) -> &str {
+        match self {
+            Self::Stream { name, .. } => name.rsplit('/').next().unwrap_or_default(),
+            Self::Table(plan) => plan.name(),
+        }
     }
 }
 
@@ -115,17 +166,35 @@ struct Work<'w> {
 }
 
 impl Work<'_> {
-    fn stream(&self, part: &Part, out: &mut dyn Write) -> Result<()> {
-        self.data(part, &mut |bytes| {
-            out.write_all(bytes).map_err(|e| Error::storage("writing the restored data failed", e))
+    /// Returns the bytes written.
+    fn stream(&self, data: &Data<'_>, out: &mut dyn Write) -> Result<u64> {
+        let failed = |e| Error::storage("writing the restored data failed", e);
+        let mut written = 0;
+        self.data(data, &mut |bytes| {
+            written += bytes.len() as u64;
+            out.write_all(bytes).map_err(failed)
         })?;
-        out.flush().map_err(|e| Error::storage("writing the restored data failed", e))
+        out.flush().map_err(failed)?;
+        Ok(written)
     }
 
-    fn data(&self, part: &Part, out: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        self.reader.stream(&part.recipe, part.digest, self.memory_bytes, self.report, self.cancel, out).map_err(|e| {
+    fn data(&self, data: &Data<'_>, out: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        match data {
+            Data::Stream { name, recipes, digest, .. } => self.recipes(name, recipes, *digest, out),
+            Data::Table(plan) => plan.write(self, out),
+        }
+    }
+
+    fn recipes(
+        &self,
+        name: &str,
+        recipes: &[&Recipe],
+        digest: Digest,
+        out: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        self.reader.stream(recipes, digest, self.memory_bytes, self.report, self.cancel, out).map_err(|e| {
             let hint = e.advice().is_none() && e.kind() == Kind::Damaged;
-            let e = e.during(format!("restoring `{}`", part.name.escape_debug()));
+            let e = e.during(format!("restoring `{}`", name.escape_debug()));
             if !hint {
                 return e;
             }
@@ -136,27 +205,29 @@ impl Work<'_> {
         })
     }
 
-    /// Writes one part to `path`: whole and durable, or not at all.
-    fn part(&self, part: &Part, path: &Path, overwrite: bool) -> Result<()> {
-        match &part.kind {
-            PartKind::Folder { .. } => match fs::symlink_metadata(path) {
+    /// Writes what becomes one file, folder or link to `path`: whole and durable, or not at all. Returns its bytes.
+    fn part(&self, data: &Data<'_>, path: &Path, overwrite: bool) -> Result<u64> {
+        match data {
+            Data::Stream { kind: PartKind::Folder { .. }, .. } => match fs::symlink_metadata(path) {
                 Ok(found) if !found.is_dir() => Err(in_the_way(path)),
-                _ => make_folders(path),
+                _ => make_folders(path).map(|()| 0),
             },
-            PartKind::Link { target } => {
+            Data::Stream { kind: PartKind::Link { target }, .. } => {
                 refuse_existing(path, overwrite)?;
                 let _ = fs::remove_file(path);
-                std::os::unix::fs::symlink(target, path).map_err(|e| failed(path, e))
+                std::os::unix::fs::symlink(target, path).map_err(|e| failed(path, e))?;
+                Ok(0)
             }
-            PartKind::Stream | PartKind::File { .. } => self.file(part, path, overwrite),
+            _ => self.file(data, path, overwrite),
         }
     }
 
-    fn file(&self, part: &Part, path: &Path, overwrite: bool) -> Result<()> {
+    fn file(&self, data: &Data<'_>, path: &Path, overwrite: bool) -> Result<u64> {
         refuse_existing(path, overwrite)?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         // A random name of its own; PackId is merely the random id at hand.
         let temporary = folder.join(format!(".alluvium-{}.part", PackId::random(self.env)));
+        let mut bytes_written = 0;
         let written = (|| {
             let mut file = OpenOptions::new()
                 .write(true)
@@ -164,10 +235,13 @@ impl Work<'_> {
                 .mode(0o600)
                 .open(&temporary)
                 .map_err(|e| failed(&temporary, e))?;
-            self.data(part, &mut |bytes| file.write_all(bytes).map_err(|e| failed(&temporary, e)))?;
-            if let PartKind::File { mode, modified } = part.kind {
+            self.data(data, &mut |bytes| {
+                bytes_written += bytes.len() as u64;
+                file.write_all(bytes).map_err(|e| failed(&temporary, e))
+            })?;
+            if let Data::Stream { kind: PartKind::File { mode, modified }, .. } = data {
                 file.set_permissions(Permissions::from_mode(mode & 0o777)).map_err(|e| failed(&temporary, e))?;
-                let _ = file.set_modified(SystemTime::from(modified));
+                let _ = file.set_modified(SystemTime::from(*modified));
             }
             file.sync_all().map_err(|e| failed(&temporary, e))?;
             refuse_existing(path, overwrite)?;
@@ -177,29 +251,29 @@ impl Work<'_> {
         if written.is_err() {
             let _ = fs::remove_file(&temporary);
         }
-        written
+        written.map(|()| bytes_written)
     }
 
     /// Restores files into `folder`: folders, then files, then links, so that nothing is written through
     /// a restored link. One damaged file does not stop the others.
-    fn tree(&self, parts: &[Part], folder: &Path, overwrite: bool, restored: &mut Restored) -> Result<()> {
+    fn tree(&self, parts: &[&Part], folder: &Path, overwrite: bool, restored: &mut Restored) -> Result<()> {
         make_folders(folder)?;
         restored.parts = 0;
         let order = |part: &&Part| match part.kind {
             PartKind::Folder { .. } => 0,
-            PartKind::File { .. } | PartKind::Stream => 1,
             PartKind::Link { .. } => 2,
+            _ => 1,
         };
-        let mut ordered: Vec<&Part> = parts.iter().collect();
+        let mut ordered: Vec<&Part> = parts.to_vec();
         ordered.sort_by_key(order);
         for part in &ordered {
             self.cancel.check()?;
             let done = inside(folder, &part.name).and_then(|path| {
                 make_parents(folder, &path)?;
-                self.part(part, &path, overwrite)
+                self.part(&Data::of(part), &path, overwrite)
             });
             match done {
-                Ok(()) => {
+                Ok(_) => {
                     restored.parts += 1;
                     restored.bytes += part.digest.bytes;
                 }

@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{Part, PartKind};
 use crate::id::SnapshotId;
 use crate::repo::snapshots::Snapshot;
+use crate::transform::segment::base_name;
 
 /// Fewest digits of an id that name a snapshot.
 const ID_DIGITS_MIN: usize = 4;
@@ -50,33 +51,112 @@ pub fn snapshot<'s>(snapshots: &'s [Snapshot], text: &str, zone: &TimeZone) -> R
     }
 }
 
-/// The snapshot and, behind a colon, the part that `text` names. The longest beginning that names a
-/// snapshot wins, since times hold colons too.
+/// How much of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Narrow {
+    /// What recreates it: definition, rows, indexes and constraints.
+    Everything,
+    /// Only its rows.
+    Data,
+    /// Only its definition.
+    Schema,
+    /// Its parts of the dump, as they are.
+    AsItIs,
+}
+
+/// What somebody wants of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted<'s> {
+    /// All of it.
+    Whole,
+    /// This part.
+    Part(&'s Part),
+    /// This table of a dump, whatever parts it takes.
+    Table {
+        /// Its whole name.
+        name: String,
+        /// How much of it.
+        narrow: Narrow,
+    },
+}
+
+impl Wanted<'_> {
+    fn table(name: &str) -> Self {
+        Self::Table { name: name.to_owned(), narrow: Narrow::Everything }
+    }
+
+    /// Only so much of the table.
+    ///
+    /// # Errors
+    /// `Usage` when it is no table.
+    pub fn narrowed(self, narrow: Narrow) -> Result<Self> {
+        match self {
+            Self::Table { name, .. } => Ok(Self::Table { name, narrow }),
+            other if matches!(narrow, Narrow::Everything | Narrow::AsItIs) => Ok(other),
+            _ => Err(Error::new(Kind::Usage, "only a table has rows and a definition apart from each other")
+                .hint("name one (SNAP:TABLE); `alluvium ls SNAP` lists them")),
+        }
+    }
+}
+
+/// The snapshot and what of it, behind a colon, `text` names. The longest beginning that names a
+/// snapshot wins, since times hold colons too. A table goes by its whole name, or by its end where that is enough:
+/// `orders` for `public.orders`.
 ///
 /// # Errors
-/// As [`snapshot`]; `NotFound` for an unknown part.
+/// As [`snapshot`]; `NotFound` for an unknown part; `Usage` for a name that several tables end with.
 pub fn snapshot_and_part<'s>(
     snapshots: &'s [Snapshot],
     text: &str,
     zone: &TimeZone,
-) -> Result<(&'s Snapshot, Option<&'s Part>)> {
+) -> Result<(&'s Snapshot, Wanted<'s>)> {
     let whole = snapshot(snapshots, text, zone);
     if whole.is_ok() {
-        return whole.map(|s| (s, None));
+        return whole.map(|s| (s, Wanted::Whole));
     }
     for (colon, _) in text.rmatch_indices(':') {
         let (name, part) = (&text[..colon], &text[colon + 1..]);
         if let Ok(found) = snapshot(snapshots, name, zone) {
-            // Files are named without the slash that their paths began with.
-            let part = part.strip_prefix('/').unwrap_or(part);
-            let part = found.manifest.parts.iter().find(|p| p.name == part).ok_or_else(|| {
-                Error::new(Kind::NotFound, format!("snapshot {} has no part `{part}`", short(found)))
-                    .hint("`alluvium ls SNAP` lists its parts")
-            })?;
-            return Ok((found, Some(part)));
+            return wanted(found, part).map(|wanted| (found, wanted));
         }
     }
-    whole.map(|s| (s, None))
+    whole.map(|s| (s, Wanted::Whole))
+}
+
+fn wanted<'s>(snapshot: &'s Snapshot, name: &str) -> Result<Wanted<'s>> {
+    let parts = &snapshot.manifest.parts;
+    // Files are named without the slash that their paths began with.
+    let plain = name.strip_prefix('/').unwrap_or(name);
+    let is_dump = parts.iter().any(|part| part.kind == PartKind::Statements);
+    let of = |part: &'s Part| match part.kind {
+        PartKind::Table { .. } if is_dump => Wanted::table(base_name(&part.name)),
+        _ => Wanted::Part(part),
+    };
+    if let Some(part) = parts.iter().find(|part| part.name == plain) {
+        return Ok(of(part));
+    }
+    if snapshot.manifest.whole.is_some() && snapshot.manifest.source == plain {
+        return Ok(Wanted::Whole);
+    }
+    let ends = |part: &&Part| {
+        let front = base_name(&part.name).strip_suffix(plain);
+        matches!(part.kind, PartKind::Table { .. }) && front.is_some_and(|front| front.ends_with(['.', '/']))
+    };
+    let mut names: Vec<&str> = parts.iter().filter(ends).map(|part| base_name(&part.name)).collect();
+    names.dedup();
+    match names[..] {
+        [only] => Ok(Wanted::table(only)),
+        // It may be defined, and hold no rows of its own.
+        [] if is_dump => Ok(Wanted::table(plain)),
+        [] => Err(no_part(snapshot, plain)),
+        _ => Err(Error::new(Kind::Usage, format!("`{plain}` may be any of {}", names.join(", "))).hint("say which")),
+    }
+}
+
+/// That a snapshot has no such part.
+pub fn no_part(snapshot: &Snapshot, name: &str) -> Error {
+    Error::new(Kind::NotFound, format!("snapshot {} has no part `{name}`", short(snapshot)))
+        .hint("`alluvium ls SNAP` lists its parts")
 }
 
 /// An id as people read it.

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 
 use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
+use crate::format::config::SEGMENTS;
 use crate::format::keyslot::SlotKind;
 use crate::format::limits::NAME_BYTES_MAX;
 use crate::format::manifest::{Digest, Header, Manifest, Part, PartKind, SourceKind, Stored};
@@ -28,7 +29,7 @@ use crate::repo::publish::publish;
 use crate::repo::reader::Reader;
 use crate::repo::session::{Session, Writing};
 use crate::repo::snapshots::Snapshot;
-use crate::repo::writer::{StoredStream, WriteOptions, Writer, write};
+use crate::repo::writer::{StoredPart, StoredStream, WriteOptions, Writer, write};
 use crate::report::{Counter, Problem, Report, Unit};
 use crate::source::command;
 use crate::source::files::{self, Found, FoundKind};
@@ -37,6 +38,7 @@ use crate::source::sniff::sniff;
 use crate::source::verdict::judge;
 use crate::source::watch::Watched;
 use crate::transform::hash::stream_digest;
+use crate::transform::segment::{Holds, Segmenter};
 
 /// What is backed up.
 pub enum Source<'s> {
@@ -217,7 +219,7 @@ fn gather(
                 judge(watched.head(), watched.tail(), watched.length())?;
                 Ok((stored, writer.stored()))
             })?;
-            Ok(Gathered::stream(SourceKind::Stream, &options.name, stored, stats))
+            Ok(Gathered::stream(session, SourceKind::Stream, &options.name, stored, stats))
         }
         Source::Command(argv) => {
             report.task(&options.name, Unit::Bytes, previous.map(|(_, h)| h.bytes));
@@ -237,7 +239,7 @@ fn gather(
             })?;
             let program =
                 PathBuf::from(program).file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-            Ok(Gathered::stream(SourceKind::Command { program }, &options.name, stored, stats))
+            Ok(Gathered::stream(session, SourceKind::Command { program }, &options.name, stored, stats))
         }
         Source::Files(paths) => {
             let found = files::walk(&paths, report)?;
@@ -261,9 +263,21 @@ fn gather(
 }
 
 impl Gathered {
-    fn stream(kind: SourceKind, name: &str, stored: StoredStream, stats: Stored) -> Self {
-        let part = Part { name: name.to_owned(), kind: PartKind::Stream, digest: stored.digest, recipe: stored.recipe };
-        Self { kind, whole: Some(stored.digest), parts: vec![part], stored: stats, left_out: 0 }
+    fn stream(session: &Session<'_>, kind: SourceKind, name: &str, stored: StoredStream, stats: Stored) -> Self {
+        let segments = session.repo().parameters.requires(SEGMENTS);
+        let part = |part: StoredPart| Part {
+            name: part.name.unwrap_or_else(|| name.to_owned()),
+            kind: match part.holds {
+                None => PartKind::Stream,
+                Some(Holds::Statements) => PartKind::Statements,
+                Some(Holds::Table) => PartKind::Table { rows: part.rows },
+            },
+            digest: part.digest,
+            recipe: part.recipe,
+            stored_bytes: segments.then_some(part.stored_bytes),
+        };
+        let parts = stored.parts.into_iter().map(part).collect();
+        Self { kind, whole: Some(stored.digest), parts, stored: stats, left_out: 0 }
     }
 }
 
@@ -278,7 +292,11 @@ fn store_stream(
     if let Some(opaque) = sniff(head) {
         report.warn(&format!("the data is {}: {}", opaque.what, opaque.advice));
     }
-    writer.store(watched, before.prediction(0))
+    let segmenter = if writer.cuts_segments() { Segmenter::recognise(head) } else { None };
+    writer.store(watched, segmenter, &|segment| match segment {
+        Some(name) => before.prediction_of(name),
+        None => before.prediction(0),
+    })
 }
 
 /// Stores one thing that a walk found; `None` when it could not be read, which was told as a problem.
@@ -303,7 +321,10 @@ fn store_found(
                     return Ok(None);
                 }
             };
-            let stored = match writer.store(&mut watched, before.prediction_of(&found.name)) {
+            let stored = match writer
+                .store(&mut watched, None, &|_| before.prediction_of(&found.name))
+                .map(StoredStream::only)
+            {
                 Ok(stored) => stored,
                 Err(e) if e.kind() == Kind::Source => {
                     let cause = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
@@ -321,7 +342,7 @@ fn store_found(
             (PartKind::File { mode: *mode, modified: *modified }, stored.digest, stored.recipe)
         }
     };
-    Ok(Some(Part { name: found.name.clone(), kind, digest, recipe }))
+    Ok(Some(Part { name: found.name.clone(), kind, digest, recipe, stored_bytes: None }))
 }
 
 /// The previous snapshot's recipes, for prediction; nothing for the first snapshot and for a

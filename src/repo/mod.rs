@@ -120,7 +120,7 @@ impl Repository {
     ) -> Result<RepoId> {
         let parameters = Parameters {
             version: FORMAT_VERSION,
-            required_features: vec![config::COLUMNAR.to_owned(), config::DELTA.to_owned()],
+            required_features: [config::COLUMNAR, config::DELTA, config::SEGMENTS].map(str::to_owned).to_vec(),
             chunks: ChunkSizes::around(options.chunk_bytes),
             recipes: ChunkSizes::around(RECIPE_CHUNK_BYTES),
             pack_bytes: options.pack_bytes,

@@ -369,14 +369,14 @@ impl<'r> Reader<'r> {
         group.iter().map(|one| (one.0, read(one).map_or_else(|| self.blob(&one.0), Ok))).collect()
     }
 
-    /// Reads a whole stream in order and gives it to `out`, verified chunk by chunk; at its end, length
+    /// Reads a whole stream in order, all `recipes` of it, and gives it to `out`, verified chunk by chunk; at its end, length
     /// and digest must be those of the manifest.
     ///
     /// # Errors
     /// `Damaged` with the object's name; `Interrupted`; `Storage`; what `out` says.
     pub fn stream(
         &self,
-        recipe: &Recipe,
+        recipes: &[&Recipe],
         expected: Digest,
         memory_bytes: usize,
         report: &dyn Report,
@@ -395,7 +395,7 @@ impl<'r> Reader<'r> {
             let (fetched, to_decode) = bounded::<(Batch, Result<Vec<Range>>)>(batches);
             let (decoded, results) = unbounded();
             (0..batches).for_each(|_| give.send(Vec::new()).expect("the receiver is here"));
-            let plan = scope.spawn(move || self.plan(recipe, batch_bytes, &free, &planned));
+            let plan = scope.spawn(move || self.plan(recipes, batch_bytes, &free, &planned));
             for _ in 0..fetchers.min(batches) {
                 let (to_fetch, fetched) = (to_fetch.clone(), fetched.clone());
                 scope.spawn(move || {
@@ -444,15 +444,15 @@ impl<'r> Reader<'r> {
         }
     }
 
-    /// Cuts the recipe into batches, each with a free buffer and the places of its chunks.
+    /// Cuts the recipes into batches, each with a free buffer and the places of its chunks.
     fn plan(
         &self,
-        recipe: &Recipe,
+        recipes: &[&Recipe],
         batch_bytes: usize,
         free: &Receiver<Vec<u8>>,
         planned: &Sender<Batch>,
     ) -> Result<()> {
-        let mut entries = self.entries(recipe).peekable();
+        let mut entries = recipes.iter().flat_map(|recipe| self.entries(recipe)).peekable();
         let mut seq = 0;
         while entries.peek().is_some() {
             // The buffers end when the caller has failed: there is nothing more to plan.

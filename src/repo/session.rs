@@ -63,6 +63,20 @@ pub struct Session<'r> {
     beat: Option<Heartbeat>,
 }
 
+/// What is to be done with a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The caller must store it now.
+    Mine,
+    /// It is stored already, and takes so many bytes.
+    Stored {
+        /// Stored bytes.
+        bytes: u32,
+    },
+    /// Somebody else is storing it.
+    Others,
+}
+
 impl<'r> Session<'r> {
     /// Registers a session and brings the index up to date, in this order.
     ///
@@ -111,20 +125,19 @@ impl<'r> Session<'r> {
         self.indexed.repo
     }
 
-    /// Decides a chunk's fate: `false` when it is stored already or is being stored, `true` when the
-    /// caller must store it now. Two chunks of the same content within the data in flight get one `true`.
+    /// Decides a chunk's fate: two chunks of the same content within the data in flight get one [`Claim::Mine`].
     ///
     /// # Errors
     /// Of the local cache.
-    pub fn claim(&self, id: &BlobId) -> Result<bool> {
+    pub fn claim(&self, id: &BlobId) -> Result<Claim> {
         if lock(&self.claimed).contains(id) {
-            return Ok(false);
+            return Ok(Claim::Others);
         }
         if let Some(chain) = self.indexed.usable_chain(id, u8::MAX)? {
             self.rely_on(&chain);
-            return Ok(false);
+            return Ok(Claim::Stored { bytes: chain[0].1.stored_len });
         }
-        Ok(lock(&self.claimed).insert(*id))
+        Ok(if lock(&self.claimed).insert(*id) { Claim::Mine } else { Claim::Others })
     }
 
     /// As [`claim`](Self::claim) for a chunk that is to be stored again although a copy exists.

@@ -6,27 +6,27 @@
 //! the stream        into chunks         seal                              packs        then index
 //!      ^                 |                     |
 //!      |            recipe, in order <- ids ---+
-//!      +---- free segments <------- dropped ---+
+//!      +---- free buffers <------- dropped ---+
 //! ```
 //!
-//! All at the same time, with every queue bounded: the segments that hold a stream's bytes come from a
-//! fixed pool, so a reader that is ahead waits. Chunks are slices of segments, never copied; what is
-//! left uncut at a segment's end (less than a chunk) is moved in front of the next.
+//! All at the same time, with every queue bounded: the buffers that hold a stream's bytes come from a
+//! fixed pool, so a reader that is ahead waits. Chunks are slices of buffers, never copied; what is
+//! left uncut at a buffer's end (less than a chunk) is moved in front of the next.
 //!
 //! A failure anywhere is remembered once ([`Failure`]), everybody else drains and stops, and the source
 //! is told by the cancel token, so that a dump command is killed rather than left hanging.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::env::{Cancel, lock};
 use crate::error::{Error, Kind, Result};
-use crate::format::config::{COLUMNAR, DELTA};
+use crate::format::config::{COLUMNAR, DELTA, SEGMENTS};
 use crate::format::keyslot::SlotKind;
 use crate::format::limits::RECIPE_INLINE_MAX;
 use crate::format::manifest::{Digest, Stored};
@@ -38,6 +38,7 @@ use crate::source::pipe::read_error;
 use crate::transform::chunk::Chunker;
 use crate::transform::delta::base_version;
 use crate::transform::hash::StreamHasher;
+use crate::transform::segment::{Begin, Holds, LOOKAHEAD, Segmenter};
 use crate::transform::sketch::{FEATURES, Sketcher};
 
 use super::blob::{BlobEncoder, DeltaBase, SealedBlob};
@@ -46,7 +47,7 @@ use super::packer::{Packer, Shelf};
 use super::parallel::at_once;
 use super::predict::Prediction;
 use super::reader::Reader;
-use super::session::Session;
+use super::session::{Claim, Session};
 
 /// How a session writes.
 #[derive(Clone, Copy, Debug)]
@@ -70,19 +71,53 @@ impl Default for WriteOptions {
     }
 }
 
-/// New bytes of a stream per segment: enough chunks to keep all cores busy, few enough to stay small.
-const SEGMENT_BYTES: usize = 2 << 20;
+/// New bytes of a stream per buffer: enough chunks to keep all cores busy, few enough to stay small.
+const BUFFER_BYTES: usize = 2 << 20;
 /// Sealed blobs waiting for the packer.
 const BLOBS_WAITING: usize = 64;
 
 /// A stream as it was stored.
 #[derive(Clone, Debug)]
 pub struct StoredStream {
-    /// Its chunks.
-    pub recipe: Recipe,
+    /// Its segments, in order; one where there is nothing to tell apart.
+    pub parts: Vec<StoredPart>,
     /// Its length and digest.
     pub digest: Digest,
 }
+
+impl StoredStream {
+    /// The one part of a stream that was not cut into segments.
+    pub fn only(mut self) -> StoredPart {
+        self.parts.pop().unwrap_or(StoredPart {
+            name: None,
+            holds: None,
+            rows: 0,
+            stored_bytes: 0,
+            digest: self.digest,
+            recipe: Recipe::default(),
+        })
+    }
+}
+
+/// A segment of a stream as it was stored.
+#[derive(Clone, Debug)]
+pub struct StoredPart {
+    /// Its name and what it holds, where it is known.
+    pub name: Option<String>,
+    /// What it holds; `None` for a stream that was not recognised.
+    pub holds: Option<Holds>,
+    /// Rows of a table.
+    pub rows: u64,
+    /// Bytes that its chunks take, about: none of those that another thread was storing.
+    pub stored_bytes: u64,
+    /// Its length and digest.
+    pub digest: Digest,
+    /// Its chunks.
+    pub recipe: Recipe,
+}
+
+/// The prediction for a segment by its name, for the stream itself without one; from the source's previous snapshot.
+pub type Predict<'p> = &'p (dyn Fn(Option<&str>) -> Option<Prediction<'p>> + 'p);
 
 /// Runs `body` with a writer for `session`. When this returns `Ok`, all that `body` stored is durable and
 /// listed by durable index objects (rule I1): a manifest may be published.
@@ -239,21 +274,30 @@ pub struct Writer<'w> {
     /// Each job is waited for, so that the storage is called by one thread at a time.
     in_step: bool,
     jobs: Sender<Job>,
-    results: Receiver<(u64, Vec<RecipeEntry>)>,
+    results: Receiver<Worked>,
     blobs: Sender<SealedBlob>,
 }
 
 impl Writer<'_> {
-    /// Stores a stream to its end. `prediction` comes from the source's previous snapshot; it changes
-    /// how fast this is, never what is stored.
+    /// Whether the repository holds segments of streams as parts.
+    pub fn cuts_segments(&self) -> bool {
+        self.session.repo().parameters.requires(SEGMENTS)
+    }
+
+    /// Stores a stream to its end, cut by `segmenter`. What is predicted changes how fast this is, never what is stored.
     ///
     /// # Errors
     /// What `input` says (as `Source`); `Interrupted`; a failure of the pipeline.
-    pub fn store(&mut self, input: &mut (dyn Read + Send), prediction: Option<Prediction<'_>>) -> Result<StoredStream> {
-        let headroom = self.chunker.max();
+    pub fn store(
+        &mut self,
+        input: &mut (dyn Read + Send),
+        segmenter: Option<Segmenter>,
+        predict: Predict<'_>,
+    ) -> Result<StoredStream> {
+        let headroom = self.pool.headroom;
         let mut first = self.pool.take();
         let mut hasher = StreamHasher::new();
-        let n = match read_segment(input, &mut first[headroom..], &mut hasher, self.cancel, self.report) {
+        let n = match read_buffer(input, &mut first[headroom..], &mut hasher, self.cancel, self.report) {
             Ok(n) => n,
             Err(e) => {
                 self.pool.give(first);
@@ -261,10 +305,10 @@ impl Writer<'_> {
             }
         };
         let ended = n < first.len() - headroom;
-        let mut cutting = Cutting::new(prediction, self.next_seq);
-        // A stream of one segment needs no thread of its own.
+        let mut cutting = Cutting::new(segmenter, predict, self.next_seq);
+        // A stream of one buffer needs no thread of its own.
         let digest = if ended {
-            self.cut_segment(&mut cutting, first, n)?;
+            self.cut_buffer(&mut cutting, first, n)?;
             Digest { bytes: hasher.count(), blake3: *hasher.finalize().as_bytes() }
         } else {
             self.store_long(input, hasher, first, &mut cutting)?
@@ -274,13 +318,16 @@ impl Writer<'_> {
             let result = self.results.recv().map_err(|_| stopped())?;
             self.collect(&mut cutting, result)?;
         }
+        self.finish_parts(&mut cutting)?;
         self.failure.check()?;
         if cutting.bytes != digest.bytes {
             let what = format!("the chunks hold {} bytes, the stream had {}", cutting.bytes, digest.bytes);
             return Err(Error::new(Kind::Failed, what).hint("this is a defect of alluvium; nothing was published"));
         }
-        let recipe = self.finish_recipe(cutting.recipe)?;
-        Ok(StoredStream { recipe, digest })
+        if let [only] = &mut cutting.parts[..] {
+            only.digest = digest;
+        }
+        Ok(StoredStream { parts: cutting.parts, digest })
     }
 
     /// Stores `raw` under `id` even where a copy exists: the one in an old pack is about to go.
@@ -290,7 +337,7 @@ impl Writer<'_> {
     /// A failure of the pipeline.
     pub fn store_again(&mut self, id: BlobId, raw: Vec<u8>) -> Result<()> {
         let cuts = vec![Cut { range: 0..raw.len(), id: Some(id), similar: None }];
-        let job = Job { seq: None, segment: Arc::new(Segment { bytes: raw, home: None }), cuts };
+        let job = Job { seq: None, buffer: Arc::new(Buffer { bytes: raw, home: None }), cuts };
         self.jobs.send(job).map_err(|_| stopped())?;
         self.failure.check()
     }
@@ -329,74 +376,108 @@ impl Writer<'_> {
         first: Vec<u8>,
         cutting: &mut Cutting<'_>,
     ) -> Result<Digest> {
-        let headroom = self.chunker.max();
-        let (filled, segments) = bounded(2);
-        let (pool, home, cancel, report) = (self.pool.free.clone(), self.pool.home.clone(), self.cancel, self.report);
-        let segment_len = self.pool.segment;
+        let headroom = self.pool.headroom;
+        let (filled, buffers) = bounded(2);
+        let (pool, cancel, report) = (self.pool.clone(), self.cancel, self.report);
+        let buffer_len = pool.buffer;
         std::thread::scope(|scope| {
             let reading = scope.spawn(move || -> Result<Digest> {
                 loop {
-                    // The pool's other end is held by the writer, which outlives this thread.
-                    let segment = pool.recv().map_err(|_| Error::new(Kind::Failed, "the writer is gone"))?;
-                    let mut segment = ready(segment, segment_len);
-                    let n = match read_segment(input, &mut segment[headroom..], &mut hasher, cancel, report) {
+                    let mut buffer = pool.take();
+                    let n = match read_buffer(input, &mut buffer[headroom..], &mut hasher, cancel, report) {
                         Ok(n) => n,
                         Err(e) => {
-                            let _ = home.send(segment);
+                            pool.give(buffer);
                             return Err(e);
                         }
                     };
-                    let ended = n < segment.len() - headroom;
-                    if filled.send((segment, n)).is_err() || ended {
+                    let ended = n < buffer.len() - headroom;
+                    if filled.send((buffer, n)).is_err() || ended {
                         return Ok(Digest { bytes: hasher.count(), blake3: *hasher.finalize().as_bytes() });
                     }
                 }
             });
-            let mut cut = self.cut_segment(cutting, first, SEGMENT_BYTES.max(headroom));
-            for (segment, n) in segments {
+            let mut cut = self.cut_buffer(cutting, first, buffer_len - headroom);
+            for (buffer, n) in buffers {
                 if cut.is_err() {
                     // The source is told; reading it to its end would help nobody.
                     self.cancel.cancel();
-                    self.pool.give(segment);
+                    self.pool.give(buffer);
                     break;
                 }
-                cut = self.cut_segment(cutting, segment, n);
+                cut = self.cut_buffer(cutting, buffer, n);
             }
             let read = reading.join().unwrap_or_else(|_| Err(Error::new(Kind::Failed, "the reading thread panicked")));
             cut.and(read)
         })
     }
 
-    /// Cuts what is certain of a segment with `n` new bytes, hands the chunks to the workers, and keeps
+    /// Cuts what is certain of a buffer with `n` new bytes, hands the chunks to the workers, and keeps
     /// the rest for the next.
-    fn cut_segment(&mut self, cutting: &mut Cutting<'_>, mut bytes: Vec<u8>, n: usize) -> Result<()> {
-        let headroom = self.chunker.max();
+    fn cut_buffer(&mut self, cutting: &mut Cutting<'_>, mut bytes: Vec<u8>, n: usize) -> Result<()> {
+        let headroom = self.pool.headroom;
         let begin = headroom - cutting.rest.len();
         bytes[begin..headroom].copy_from_slice(&cutting.rest);
+        let buffer = Arc::new(Buffer { bytes, home: Some(self.pool.home.clone()) });
         let end = headroom + n;
-        let mut cuts = Vec::with_capacity(n / self.session.repo().parameters.chunks.average as usize + 2);
-        let mut at = begin;
-        while end - at >= self.chunker.max() {
-            let cut = self.cut(cutting, &bytes, at..end);
-            at = cut.range.end;
-            cuts.push(cut);
-        }
+        let at = self.cut_segments(cutting, &buffer, begin..end, n, false)?;
         cutting.rest.clear();
-        cutting.rest.extend_from_slice(&bytes[at..end]);
-        self.send(cutting, Segment { bytes, home: Some(self.pool.home.clone()) }, cuts)
+        cutting.rest.extend_from_slice(&buffer.bytes[at..end]);
+        Ok(())
     }
 
     /// Cuts the stream's end.
     fn cut_rest(&mut self, cutting: &mut Cutting<'_>) -> Result<()> {
-        let bytes = std::mem::take(&mut cutting.rest);
-        let mut cuts = Vec::new();
-        let mut at = 0;
-        while at < bytes.len() {
-            let cut = self.cut(cutting, &bytes, at..bytes.len());
+        let buffer = Arc::new(Buffer { bytes: std::mem::take(&mut cutting.rest), home: None });
+        self.cut_segments(cutting, &buffer, 0..buffer.bytes.len(), 0, true)?;
+        let rows = cutting.segmenter.as_ref().map_or(0, Segmenter::rows);
+        cutting.end_part(rows, None);
+        Ok(())
+    }
+
+    /// Cuts `buffer[range]`, of which `n` bytes are new, segment by segment; returns up to where.
+    fn cut_segments(
+        &mut self,
+        cutting: &mut Cutting<'_>,
+        buffer: &Arc<Buffer>,
+        range: Range<usize>,
+        n: usize,
+        last: bool,
+    ) -> Result<usize> {
+        let mut at = range.start;
+        let mut settled = range.end;
+        if let Some(segmenter) = &mut cutting.segmenter {
+            let from = range.end - n - cutting.unconsumed;
+            let mut begun = Vec::new();
+            settled = from + segmenter.scan(&buffer.bytes[from..range.end], last, &mut begun);
+            cutting.unconsumed = range.end - settled;
+            for begin in begun {
+                at = self.cut_until(cutting, buffer, at..from + begin.at, true)?;
+                cutting.end_part(begin.rows_before, Some(begin));
+            }
+        }
+        self.cut_until(cutting, buffer, at..settled, last)
+    }
+
+    /// Cuts a part's bytes, all of them when its end is known; returns up to where.
+    fn cut_until(
+        &mut self,
+        cutting: &mut Cutting<'_>,
+        buffer: &Arc<Buffer>,
+        range: Range<usize>,
+        whole: bool,
+    ) -> Result<usize> {
+        let least = if whole { 1 } else { self.chunker.max() };
+        let mut cuts = Vec::with_capacity(range.len() / self.session.repo().parameters.chunks.average as usize + 2);
+        let mut at = range.start;
+        while range.end - at >= least {
+            let cut = self.cut(cutting, &buffer.bytes, at..range.end);
             at = cut.range.end;
             cuts.push(cut);
         }
-        self.send(cutting, Segment { bytes, home: None }, cuts)
+        cutting.part.take_in(&buffer.bytes[range.start..at]);
+        self.send(cutting, buffer, cuts)?;
+        Ok(at)
     }
 
     /// The next chunk of `bytes[range]`: as guessed where the guess is right, else by scanning.
@@ -421,12 +502,12 @@ impl Writer<'_> {
         Cut { range, id: Some(id), similar }
     }
 
-    fn send(&mut self, cutting: &mut Cutting<'_>, segment: Segment, cuts: Vec<Cut>) -> Result<()> {
+    fn send(&mut self, cutting: &mut Cutting<'_>, buffer: &Arc<Buffer>, cuts: Vec<Cut>) -> Result<()> {
         if cuts.is_empty() {
             return Ok(());
         }
         self.report.count(Counter::PredictedChunks, std::mem::take(&mut cutting.predicted));
-        let job = Job { seq: Some(cutting.sent), segment: Arc::new(segment), cuts };
+        let job = Job { seq: Some(cutting.sent), buffer: Arc::clone(buffer), cuts };
         self.jobs.send(job).map_err(|_| stopped())?;
         cutting.sent += 1;
         self.next_seq = cutting.sent;
@@ -440,19 +521,31 @@ impl Writer<'_> {
         self.failure.check()
     }
 
-    /// Takes a segment's ids; puts those that are next in order into the recipe.
-    fn collect(&mut self, cutting: &mut Cutting<'_>, (seq, entries): (u64, Vec<RecipeEntry>)) -> Result<()> {
+    /// Takes a buffer's ids; puts those that are next in order into the recipe.
+    fn collect(&mut self, cutting: &mut Cutting<'_>, worked: Worked) -> Result<()> {
         // Of a stream that could not be read to its end, and was left out.
-        if seq < cutting.collected {
+        if worked.seq < cutting.collected {
             return Ok(());
         }
-        cutting.early.insert(seq, entries);
-        while let Some(entries) = cutting.early.remove(&cutting.collected) {
+        cutting.early.insert(worked.seq, worked);
+        while let Some(worked) = cutting.early.remove(&cutting.collected) {
+            self.finish_parts(cutting)?;
             cutting.collected += 1;
-            for entry in entries {
+            cutting.stored_bytes += worked.stored_bytes;
+            for entry in worked.entries {
                 cutting.bytes += u64::from(entry.len);
                 self.push(&mut cutting.recipe, 0, entry)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Puts aside the parts whose last chunk was collected.
+    fn finish_parts(&mut self, cutting: &mut Cutting<'_>) -> Result<()> {
+        while let Some((_, part)) = cutting.ended.pop_front_if(|(seq, _)| *seq == cutting.collected) {
+            let recipe = self.finish_recipe(std::mem::take(&mut cutting.recipe))?;
+            let stored_bytes = std::mem::take(&mut cutting.stored_bytes);
+            cutting.parts.push(StoredPart { recipe, stored_bytes, ..part });
         }
         Ok(())
     }
@@ -514,7 +607,7 @@ impl Writer<'_> {
         let repo = self.session.repo();
         let id = repo.keys.hasher.id(raw);
         self.tally.chunks.fetch_add(1, Ordering::Relaxed);
-        if self.session.claim(&id)? {
+        if self.session.claim(&id)? == Claim::Mine {
             let blob = self.encoder.encode(repo.env.as_ref(), &self.session.key, id, raw, &[])?;
             self.tally.new_chunk(raw.len(), self.report);
             self.blobs.send(blob).map_err(|_| stopped())?;
@@ -524,7 +617,7 @@ impl Writer<'_> {
 }
 
 /// Fills `into` with what `input` gives; fewer bytes only at its end.
-fn read_segment(
+fn read_buffer(
     input: &mut dyn Read,
     into: &mut [u8],
     hasher: &mut StreamHasher,
@@ -555,30 +648,90 @@ fn read_segment(
 
 /// One stream being cut.
 struct Cutting<'p> {
+    segmenter: Option<Segmenter>,
+    /// Bytes at the end of what was read that the segmenter has not consumed.
+    unconsumed: usize,
+    predict: Predict<'p>,
     prediction: Option<Prediction<'p>>,
     predicted: u64,
-    /// Bytes that are not certain to be cut yet, less than the longest chunk.
+    /// Bytes that are not certain to be cut yet: less than the longest chunk, and what is unconsumed.
     rest: Vec<u8>,
     sent: u64,
     collected: u64,
     /// Bytes of the chunks collected.
     bytes: u64,
-    early: BTreeMap<u64, Vec<RecipeEntry>>,
+    early: BTreeMap<u64, Worked>,
+    /// Stored bytes of the recipe's chunks.
+    stored_bytes: u64,
+    /// The recipe of the first part whose chunks are not all collected.
     recipe: RecipeBuilder,
+    /// The part that is being cut.
+    part: CutPart,
+    /// Parts that were cut to their ends, without their recipes, and how many jobs that took.
+    ended: VecDeque<(u64, StoredPart)>,
+    parts: Vec<StoredPart>,
+}
+
+/// A part while it is cut.
+struct CutPart {
+    name: Option<String>,
+    holds: Option<Holds>,
+    bytes: u64,
+    /// Absent where the part is the whole stream, which is digested elsewhere.
+    hasher: Option<StreamHasher>,
+}
+
+impl CutPart {
+    fn take_in(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+    }
 }
 
 impl<'p> Cutting<'p> {
-    fn new(prediction: Option<Prediction<'p>>, first: u64) -> Self {
+    fn new(mut segmenter: Option<Segmenter>, predict: Predict<'p>, first: u64) -> Self {
+        let (name, holds) = segmenter.as_mut().map_or((None, None), |segmenter| {
+            let (name, holds) = segmenter.first();
+            (name, Some(holds))
+        });
+        let hasher = name.is_some().then(StreamHasher::new);
         Self {
-            prediction,
+            segmenter,
+            unconsumed: 0,
+            predict,
+            prediction: predict(name.as_deref()),
             predicted: 0,
             rest: Vec::new(),
             sent: first,
             collected: first,
             bytes: 0,
             early: BTreeMap::new(),
+            stored_bytes: 0,
             recipe: RecipeBuilder::default(),
+            part: CutPart { name, holds, bytes: 0, hasher },
+            ended: VecDeque::new(),
+            parts: Vec::new(),
         }
+    }
+
+    /// The part ends, and the one that `begin` names begins.
+    fn end_part(&mut self, rows: u64, begin: Option<Begin>) {
+        let next = CutPart {
+            name: begin.as_ref().map(|begin| begin.name.clone()),
+            holds: begin.as_ref().map(|begin| begin.holds),
+            bytes: 0,
+            hasher: Some(StreamHasher::new()),
+        };
+        self.prediction = begin.and_then(|begin| (self.predict)(Some(&begin.name)));
+        let CutPart { name, holds, bytes, hasher } = std::mem::replace(&mut self.part, next);
+        let blake3 = hasher.map_or([0; 32], |hasher| *hasher.finalize().as_bytes());
+        let digest = Digest { bytes, blake3 };
+        self.ended.push_back((
+            self.sent,
+            StoredPart { name, holds, rows, stored_bytes: 0, digest, recipe: Recipe::default() },
+        ));
     }
 }
 
@@ -595,12 +748,12 @@ struct Level {
 }
 
 /// A piece of a stream in memory.
-struct Segment {
+struct Buffer {
     bytes: Vec<u8>,
     home: Option<Sender<Vec<u8>>>,
 }
 
-impl Drop for Segment {
+impl Drop for Buffer {
     fn drop(&mut self) {
         if let Some(home) = &self.home {
             let _ = home.send(std::mem::take(&mut self.bytes));
@@ -608,39 +761,45 @@ impl Drop for Segment {
     }
 }
 
-/// The fixed number of segments that streams pass through: the larger part of the memory budget.
+/// The fixed number of buffers that streams pass through: the larger part of the memory budget. A buffer that comes back is
+/// used again before a new one gets memory, so that a small stream, or a fast one, stays in few of them.
+#[derive(Clone)]
 struct Pool {
     home: Sender<Vec<u8>>,
     free: Receiver<Vec<u8>>,
-    segment: usize,
+    /// Buffers that have no memory yet.
+    unused: Arc<AtomicUsize>,
+    buffer: usize,
+    /// Bytes in front of the new ones, for what the buffer before left.
+    headroom: usize,
 }
 
 impl Pool {
-    fn new(memory_bytes: usize, headroom: usize) -> Self {
-        let segment = headroom + SEGMENT_BYTES.max(headroom);
-        let segments = (memory_bytes / 4 / segment).clamp(6, 64);
+    fn new(memory_bytes: usize, chunk_max: usize) -> Self {
+        let headroom = chunk_max + LOOKAHEAD;
+        let buffer = headroom + BUFFER_BYTES.max(chunk_max);
+        let unused = Arc::new(AtomicUsize::new((memory_bytes / 4 / buffer).clamp(6, 64)));
         let (home, free) = unbounded();
-        for _ in 0..segments {
-            let _ = home.send(Vec::new());
-        }
-        Self { home, free, segment }
+        Self { home, free, unused, buffer, headroom }
     }
 
     fn take(&self) -> Vec<u8> {
-        ready(self.free.recv().expect("the pool holds its own sender"), self.segment)
+        if let Ok(buffer) = self.free.try_recv() {
+            return buffer;
+        }
+        let new = self.unused.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |unused| unused.checked_sub(1));
+        match new {
+            Ok(_) => vec![0; self.buffer],
+            Err(_) => self.free.recv().expect("the pool holds its own sender"),
+        }
     }
 
-    fn give(&self, segment: Vec<u8>) {
-        let _ = self.home.send(segment);
+    fn give(&self, buffer: Vec<u8>) {
+        let _ = self.home.send(buffer);
     }
 }
 
-/// A segment gets its memory when it is used first: a small stream pays for what it fills.
-fn ready(segment: Vec<u8>, len: usize) -> Vec<u8> {
-    if segment.is_empty() { vec![0; len] } else { segment }
-}
-
-/// A chunk of a segment; its id where the caller had to know it.
+/// A chunk of a buffer; its id where the caller had to know it.
 struct Cut {
     range: Range<usize>,
     id: Option<BlobId>,
@@ -651,8 +810,15 @@ struct Cut {
 /// Chunks for a worker. Without `seq` they are stored again, whatever exists, and nobody waits for the ids.
 struct Job {
     seq: Option<u64>,
-    segment: Arc<Segment>,
+    buffer: Arc<Buffer>,
     cuts: Vec<Cut>,
+}
+
+/// A job that is done.
+struct Worked {
+    seq: u64,
+    entries: Vec<RecipeEntry>,
+    stored_bytes: u64,
 }
 
 /// What one core does.
@@ -669,28 +835,32 @@ struct Worker<'w> {
     tally: &'w Tally,
     report: &'w dyn Report,
     blobs: Sender<SealedBlob>,
-    done: Sender<(u64, Vec<RecipeEntry>)>,
+    done: Sender<Worked>,
 }
 
 impl Worker<'_> {
     fn run(&self, jobs: &Receiver<Job>, mut encoder: BlobEncoder) {
-        for Job { seq, segment, cuts } in jobs {
-            let mut entries = Vec::with_capacity(cuts.len());
+        for Job { seq, buffer, cuts } in jobs {
+            let (mut entries, mut stored_bytes) = (Vec::with_capacity(cuts.len()), 0);
             self.tally.chunks.fetch_add(cuts.len() as u64, Ordering::Relaxed);
             self.report.count(Counter::Chunks, cuts.len() as u64);
             for cut in cuts {
-                let raw = &segment.bytes[cut.range.clone()];
+                let raw = &buffer.bytes[cut.range.clone()];
                 let id = cut.id.unwrap_or_else(|| self.session.repo().keys.hasher.id(raw));
                 entries.push(RecipeEntry { id, len: raw.len() as u32 });
-                self.failure.guard(|| self.store(&mut encoder, id, raw, cut.similar, seq.is_none()));
+                self.failure.guard(|| {
+                    stored_bytes += u64::from(self.store(&mut encoder, id, raw, cut.similar, seq.is_none())?);
+                    Ok(())
+                });
             }
-            drop(segment);
+            drop(buffer);
             if let Some(seq) = seq {
-                let _ = self.done.send((seq, entries));
+                let _ = self.done.send(Worked { seq, entries, stored_bytes });
             }
         }
     }
 
+    /// Stores a chunk unless it is there; returns the bytes that it takes, 0 where they are not known.
     fn store(
         &self,
         encoder: &mut BlobEncoder,
@@ -698,20 +868,29 @@ impl Worker<'_> {
         raw: &[u8],
         similar: Option<BlobId>,
         again: bool,
-    ) -> Result<()> {
-        let mine = if again { self.session.claim_again(&id) } else { self.session.claim(&id)? };
-        if mine {
-            // What is stored again is stored whole: somebody may need it as a base.
-            let near = if again { Vec::new() } else { self.near(id, raw, similar) };
-            let bases: Vec<&DeltaBase> = near.iter().map(|near| &near.base).collect();
-            let blob = encoder.encode(self.session.repo().env.as_ref(), &self.session.key, id, raw, &bases)?;
-            if let Some(near) = near.iter().find(|near| Some(near.base.base) == blob.entry.base) {
-                self.session.rely_on(&near.chain);
+    ) -> Result<u32> {
+        let claim = match again {
+            true if self.session.claim_again(&id) => Claim::Mine,
+            true => Claim::Others,
+            false => self.session.claim(&id)?,
+        };
+        Ok(match claim {
+            Claim::Stored { bytes } => bytes,
+            Claim::Others => 0,
+            Claim::Mine => {
+                // What is stored again is stored whole: somebody may need it as a base.
+                let near = if again { Vec::new() } else { self.near(id, raw, similar) };
+                let bases: Vec<&DeltaBase> = near.iter().map(|near| &near.base).collect();
+                let blob = encoder.encode(self.session.repo().env.as_ref(), &self.session.key, id, raw, &bases)?;
+                if let Some(near) = near.iter().find(|near| Some(near.base.base) == blob.entry.base) {
+                    self.session.rely_on(&near.chain);
+                }
+                self.tally.new_chunk(raw.len(), self.report);
+                let bytes = blob.entry.stored_len;
+                let _ = self.blobs.send(blob);
+                bytes
             }
-            self.tally.new_chunk(raw.len(), self.report);
-            let _ = self.blobs.send(blob);
-        }
-        Ok(())
+        })
     }
 
     /// What a chunk may be the difference to: what looks most like it, and what the recipe of the last snapshot has in its

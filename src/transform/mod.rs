@@ -8,4 +8,5 @@ pub mod delta;
 pub mod hash;
 pub mod kdf;
 pub mod seal;
+pub mod segment;
 pub mod sketch;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::error::Result;
 use crate::format::manifest::PartKind;
 use crate::ops;
+use crate::ops::diff::rows::{Changes, RowDiff};
 use crate::ops::diff::{Change, PartDiff};
 use crate::ops::select;
 use crate::ops::stats::Stats;
@@ -101,22 +102,33 @@ pub fn ls(context: &mut Context<'_>, name: &str) -> Result<Outcome> {
     let parts = &snapshot.manifest.parts;
     if context.global.json {
         let list = parts.iter().map(|part| {
-            json!({ "name": part.name, "kind": part.kind, "bytes": part.digest.bytes, "blake3": to_value(&part.digest)["blake3"] })
+            json!({
+                "name": part.name,
+                "kind": part.kind,
+                "bytes": part.digest.bytes,
+                "stored_bytes": part.stored_bytes,
+                "blake3": to_value(&part.digest)["blake3"],
+            })
         });
         let list: Vec<Value> = list.collect();
         context.document(json!({ "snapshot": describe(snapshot), "parts": list }));
         return Ok(Outcome::Done);
     }
-    let mut table = Table::new(&["kind", ">bytes", "digest", "name"]);
+    let mut table = Table::new(&["kind", ">rows", ">bytes", ">stored", "digest", "name"]);
     for part in parts {
-        let data = [size(part.digest.bytes), short(&to_value(&part.digest)["blake3"].as_str().unwrap_or_default())];
-        let (kind, [bytes, digest], target) = match &part.kind {
-            PartKind::Stream => ("stream", data, String::new()),
-            PartKind::File { .. } => ("file", data, String::new()),
-            PartKind::Folder { .. } => ("folder", Default::default(), String::new()),
-            PartKind::Link { target } => ("link", Default::default(), format!(" -> {target}")),
+        let stored = part.stored_bytes.map(size).unwrap_or_default();
+        let digest = short(&to_value(&part.digest)["blake3"].as_str().unwrap_or_default());
+        let data = [size(part.digest.bytes), stored, digest];
+        let (kind, rows, [bytes, stored, digest], target) = match &part.kind {
+            PartKind::Stream => ("stream", None, data, String::new()),
+            PartKind::Statements => ("statements", None, data, String::new()),
+            PartKind::Table { rows } => ("table", Some(*rows), data, String::new()),
+            PartKind::File { .. } => ("file", None, data, String::new()),
+            PartKind::Folder { .. } => ("folder", None, Default::default(), String::new()),
+            PartKind::Link { target } => ("link", None, Default::default(), format!(" -> {target}")),
         };
-        table.row([kind.to_owned(), bytes, digest, format!("{}{target}", part.name)]);
+        let rows = rows.map(|rows| rows.to_string()).unwrap_or_default();
+        table.row([kind.to_owned(), rows, bytes, stored, digest, format!("{}{target}", part.name)]);
     }
     context.out.table(&table);
     Ok(Outcome::Done)
@@ -126,12 +138,23 @@ pub fn ls(context: &mut Context<'_>, name: &str) -> Result<Outcome> {
 ///
 /// # Errors
 /// `NotFound`, `Usage`, `Damaged`, `WrongKey`, `Storage`.
-pub fn diff(context: &mut Context<'_>, old: &str, new: &str) -> Result<Outcome> {
+pub fn diff(context: &mut Context<'_>, arguments: &args::Diff) -> Result<Outcome> {
+    let args::Diff { old, new, table, rows, quick } = arguments;
     let repo = context.open()?;
     let snapshots = context.snapshots(&repo)?;
     let zone = &context.global.timezone;
     let (old, new) = (select::snapshot(&snapshots, old, zone)?, select::snapshot(&snapshots, new, zone)?);
-    let parts = ops::diff::diff(&repo, old, new, context.report)?;
+    if let Some(table) = table.as_deref().filter(|_| *rows) {
+        let changes = ops::diff::table(&repo, old, new, table, context.report)?;
+        return Ok(show_rows(context, table, &changes));
+    }
+    let mut parts = ops::diff::diff(&repo, old, new, !quick, context.report)?;
+    if let Some(table) = table {
+        parts.retain(|part| ops::diff::is_called(&part.name, table));
+        if parts.is_empty() {
+            return Err(select::no_part(new, table));
+        }
+    }
     let sum = |bytes: fn(&PartDiff) -> u64| parts.iter().map(bytes).sum::<u64>();
     let (added, removed) = (sum(|p| p.added_bytes), sum(|p| p.removed_bytes));
     if context.global.json {
@@ -140,7 +163,7 @@ pub fn diff(context: &mut Context<'_>, old: &str, new: &str) -> Result<Outcome> 
         return Ok(Outcome::Done);
     }
     let signed = |sign: char, bytes: u64| if bytes == 0 { String::new() } else { format!("{sign}{}", size(bytes)) };
-    let mut table = Table::new(&["change", ">added", ">removed", "name"]);
+    let mut table = Table::new(&["change", ">added", ">removed", ">rows", ">added", ">removed", ">changed", "name"]);
     let mut same = 0;
     for part in &parts {
         let change = match part.change {
@@ -153,7 +176,13 @@ pub fn diff(context: &mut Context<'_>, old: &str, new: &str) -> Result<Outcome> 
             Change::Removed => "removed",
         };
         let (added, removed) = (signed('+', part.added_bytes), signed('-', part.removed_bytes));
-        table.row([change.to_owned(), added, removed, part.name.clone()]);
+        let rows = part.new_rows.or(part.old_rows.map(|_| 0)).map(|rows| rows.to_string()).unwrap_or_default();
+        let counted =
+            |count: fn(&RowDiff) -> u64| part.rows.as_ref().map(|rows| count(rows).to_string()).unwrap_or_default();
+        let counts = [counted(|rows| rows.added), counted(|rows| rows.removed), counted(|rows| rows.changed)];
+        let [rows_added, rows_removed, rows_changed] = counts;
+        let name = part.name.clone();
+        table.row([change.to_owned(), added, removed, rows, rows_added, rows_removed, rows_changed, name]);
     }
     if same < parts.len() {
         context.out.table(&table);
@@ -163,6 +192,25 @@ pub fn diff(context: &mut Context<'_>, old: &str, new: &str) -> Result<Outcome> 
         format!("{old} -> {new}: +{} -{}, {} the same", size(added), size(removed), counted(same as u64, "part"));
     context.out.line(&text);
     Ok(Outcome::Done)
+}
+
+/// Rows that differ: removed and older ones behind `-`, added and newer ones behind `+`.
+fn show_rows(context: &mut Context<'_>, table: &str, changes: &Changes) -> Outcome {
+    let text = |row: &Option<Vec<u8>>| row.as_ref().map(|row| String::from_utf8_lossy(row).into_owned());
+    if context.global.json {
+        let list: Vec<Value> = changes.iter().map(|(old, new)| json!({ "old": text(old), "new": text(new) })).collect();
+        context.document(json!({ "table": table, "rows": list }));
+        return Outcome::Done;
+    }
+    for (old, new) in changes {
+        for (sign, row) in [('-', text(old)), ('+', text(new))] {
+            if let Some(row) = row {
+                context.out.line(&format!("{sign} {}", row.replace('\t', "  ")));
+            }
+        }
+    }
+    context.closing(&format!("{} differ", counted(changes.len() as u64, "row")));
+    Outcome::Done
 }
 
 /// What the repository holds.

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::error::Result;
 use crate::ops;
 use crate::ops::restore::{Restored, Target};
-use crate::ops::select::snapshot_and_part;
+use crate::ops::select::{Narrow, snapshot_and_part};
 
 use super::super::args::Restore;
 use super::super::context::{Context, to_value};
@@ -21,7 +21,12 @@ use super::super::show::{counted, short, size, took};
 /// Those of [`ops::restore::restore`].
 pub fn restore(context: &mut Context<'_>, arguments: &Restore) -> Result<Outcome> {
     let output = arguments.output.as_deref().filter(|path| *path != Path::new("-"));
-    work(context, &arguments.snapshot, output, arguments.overwrite)
+    let narrow = match (arguments.data_only, arguments.schema_only) {
+        (true, _) => Narrow::Data,
+        (_, true) => Narrow::Schema,
+        _ => Narrow::Everything,
+    };
+    work(context, &arguments.snapshot, narrow, output, arguments.overwrite)
 }
 
 /// Writes a part to standard output.
@@ -29,20 +34,27 @@ pub fn restore(context: &mut Context<'_>, arguments: &Restore) -> Result<Outcome
 /// # Errors
 /// Those of [`ops::restore::restore`].
 pub fn cat(context: &mut Context<'_>, name: &str) -> Result<Outcome> {
-    work(context, name, None, false)
+    work(context, name, Narrow::AsItIs, None, false)
 }
 
-fn work(context: &mut Context<'_>, name: &str, output: Option<&Path>, overwrite: bool) -> Result<Outcome> {
+fn work(
+    context: &mut Context<'_>,
+    name: &str,
+    narrow: Narrow,
+    output: Option<&Path>,
+    overwrite: bool,
+) -> Result<Outcome> {
     let repo = context.open()?;
     let begun = Instant::now();
     let snapshots = context.snapshots(&repo)?;
-    let (snapshot, part) = snapshot_and_part(&snapshots, name, &context.global.timezone)?;
+    let (snapshot, wanted) = snapshot_and_part(&snapshots, name, &context.global.timezone)?;
+    let wanted = wanted.narrowed(narrow)?;
     let target = match output {
         Some(path) => Target::Path { path, overwrite },
         None => Target::Stream(&mut *context.out),
     };
     let restored =
-        ops::restore::restore(&repo, snapshot, part, target, context.global.memory, context.report, context.cancel)?;
+        ops::restore::restore(&repo, snapshot, &wanted, target, context.global.memory, context.report, context.cancel)?;
     let document = || {
         let mut document = to_value(&restored);
         document["seconds"] = json!(begun.elapsed().as_secs_f64());

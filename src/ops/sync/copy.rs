@@ -20,7 +20,7 @@ use crate::repo::predict::Prediction;
 use crate::repo::reader::Reader;
 use crate::repo::session::Session;
 use crate::repo::snapshots::Snapshot;
-use crate::repo::writer::{StoredStream, Writer, write};
+use crate::repo::writer::{Predict, Writer, write};
 use crate::report::{Counter, Problem, Report};
 
 use super::{SyncOptions, Tally, Way};
@@ -329,9 +329,10 @@ impl<'c> Copying<'c> {
         let (parts, stored) = write(session, self.options.write, self.tally, self.cancel, |writer| {
             let mut parts = Vec::with_capacity(snapshot.manifest.parts.len());
             for part in &snapshot.manifest.parts {
-                let prediction = recipes.get(part.name.as_str()).map(|recipe| Prediction::new(there.entries(recipe)));
-                match self.stream(writer, part, prediction)? {
-                    Ok(stored) => parts.push(Part { recipe: stored.recipe, ..part.clone() }),
+                let before = recipes.get(part.name.as_str());
+                let predict = |_: Option<&str>| before.map(|recipe| Prediction::new(there.entries(recipe)));
+                match self.stream(writer, part, &predict)? {
+                    Ok(recipe) => parts.push(Part { recipe, ..part.clone() }),
                     Err(lost) => self.lose(&lost),
                 }
             }
@@ -342,21 +343,16 @@ impl<'c> Copying<'c> {
     }
 
     /// One part. The inner error is the source's.
-    fn stream(
-        &self,
-        writer: &mut Writer<'_>,
-        part: &Part,
-        prediction: Option<Prediction<'_>>,
-    ) -> Result<Result<StoredStream, Error>> {
+    fn stream(&self, writer: &mut Writer<'_>, part: &Part, predict: Predict<'_>) -> Result<Result<Recipe, Error>> {
         if part.digest.bytes == 0 {
-            return Ok(Ok(StoredStream { recipe: Recipe::default(), digest: part.digest }));
+            return Ok(Ok(Recipe::default()));
         }
         let memory = self.options.write.memory_bytes / 4;
         let (stored, read) = std::thread::scope(|scope| {
             let (send, pieces) = bounded(PIECES_WAITING);
             let reading = scope.spawn(move || {
                 let read =
-                    self.reader.stream(&part.recipe, part.digest, memory, self.tally, self.cancel, &mut |bytes| {
+                    self.reader.stream(&[&part.recipe], part.digest, memory, self.tally, self.cancel, &mut |bytes| {
                         let sent = send.send(Some(bytes.to_vec()));
                         sent.map_err(|_| Error::new(Kind::Interrupted, "the destination takes no more"))
                     });
@@ -367,7 +363,7 @@ impl<'c> Copying<'c> {
                 read
             });
             let mut pipe = Pieces { waiting: pieces, piece: Vec::new(), at: 0, tally: self.tally };
-            let stored = writer.store(&mut pipe, prediction);
+            let stored = writer.store(&mut pipe, None, predict);
             drop(pipe);
             let panicked = || Err(Error::new(Kind::Failed, "the reading thread panicked"));
             (stored, reading.join().unwrap_or_else(|_| panicked()))
@@ -375,7 +371,7 @@ impl<'c> Copying<'c> {
         match (stored, read) {
             (_, Err(e)) if e.kind() != Kind::Interrupted => Ok(Err(e)),
             (Err(e), _) | (_, Err(e)) => Err(e),
-            (Ok(stored), Ok(())) if stored.digest == part.digest => Ok(Ok(stored)),
+            (Ok(stored), Ok(())) if stored.digest == part.digest => Ok(Ok(stored.only().recipe)),
             (Ok(_), Ok(())) => Err(Error::new(Kind::Failed, "a stream changed on its way; nothing was published")
                 .hint("this machine computes wrongly: test its memory and processor before trusting it with backups")),
         }

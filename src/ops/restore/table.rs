@@ -1,0 +1,113 @@
+//! One table of a dump: the statements that recreate it, chosen from the parts of the snapshot that hold it.
+//!
+//! The rows are whole parts. What defines the table is searched in the statements around them
+//! ([`definitions`](super::definitions)): they are read into memory, of which there is little, since dumps keep rows in tables.
+
+use crate::error::{Error, Kind, Result};
+use crate::format::manifest::{Part, PartKind};
+use crate::repo::snapshots::Snapshot;
+use crate::transform::segment::base_name;
+use crate::transform::segment::sql::{Dialect, UnitFilter};
+
+use super::super::select::{Narrow, no_part};
+use super::Work;
+use super::definitions::{Chosen, Role, choose};
+
+/// Statements of more than this many bytes in one part are not searched: they are large objects, not definitions.
+const TEXT_BYTES_MAX: u64 = 64 << 20;
+
+/// What will be written.
+pub struct TablePlan<'d> {
+    name: String,
+    dialect: Dialect,
+    before: Vec<u8>,
+    parts: Vec<&'d Part>,
+    after: Vec<u8>,
+    narrow: Narrow,
+}
+
+impl<'d> TablePlan<'d> {
+    /// Reads the definitions around the table `name` (`DATABASE/SCHEMA.TABLE`).
+    pub(super) fn make(work: &Work<'_>, snapshot: &'d Snapshot, name: &str, narrow: Narrow) -> Result<Self> {
+        let parts = &snapshot.manifest.parts;
+        let (database, plain) = name.split_once('/').map_or((None, name), |(database, table)| (Some(database), table));
+        let here = |part: &Part| {
+            let of = part.name.split_once('/').map(|(database, _)| database);
+            of.is_none() || of == database
+        };
+        let mut texts: Vec<(usize, Vec<u8>)> = Vec::new();
+        for (i, part) in parts.iter().enumerate().filter(|(_, part)| part.kind == PartKind::Statements && here(part)) {
+            if part.digest.bytes > TEXT_BYTES_MAX {
+                work.report.warn(&format!("`{}` is too large to be searched for definitions", part.name));
+                continue;
+            }
+            let mut text = Vec::with_capacity(part.digest.bytes as usize);
+            work.recipes(&part.name, &[&part.recipe], part.digest, &mut |bytes| {
+                text.extend_from_slice(bytes);
+                Ok(())
+            })?;
+            texts.push((i, text));
+        }
+        let dialect = texts.iter().find_map(|(_, text)| Dialect::recognise(text));
+        let dialect = dialect.ok_or_else(|| no_part(snapshot, name))?;
+        let chosen = choose(dialect, &texts.iter().map(|(_, text)| &text[..]).collect::<Vec<_>>(), plain);
+        let in_set = |part: &&Part| {
+            let table = base_name(&part.name);
+            let table = table.split_once('/').map_or(table, |(_, table)| table);
+            matches!(part.kind, PartKind::Table { .. }) && here(part) && chosen.tables.iter().any(|t| t == table)
+        };
+        let tables: Vec<&Part> = parts.iter().filter(in_set).collect();
+        if tables.is_empty() && !chosen.defined {
+            return Err(no_part(snapshot, name));
+        }
+        let first = parts.iter().position(|part| in_set(&part)).unwrap_or(parts.len());
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for ((at, _), statements) in texts.iter().zip(&chosen.statements) {
+            let into = if *at < first { &mut before } else { &mut after };
+            for Chosen { text, role } in statements {
+                if *role == Role::Setting || narrow != Narrow::Data {
+                    into.extend_from_slice(text);
+                }
+            }
+        }
+        for note in &chosen.left_out {
+            work.report.warn(note);
+        }
+        if narrow == Narrow::AsItIs {
+            if tables.is_empty() {
+                return Err(Error::new(Kind::NotFound, format!("`{name}` has no rows of its own"))
+                    .hint("`alluvium restore` writes its definition"));
+            }
+            (before, after) = (Vec::new(), Vec::new());
+        }
+        // PostgreSQL's tables are defined outside of their parts.
+        let parts = if narrow == Narrow::Schema && dialect == Dialect::Postgres { Vec::new() } else { tables };
+        Ok(Self { name: name.to_owned(), dialect, before, parts, after, narrow })
+    }
+
+    /// Bytes to be written, about.
+    pub fn bytes(&self) -> u64 {
+        (self.before.len() + self.after.len()) as u64 + self.parts.iter().map(|part| part.digest.bytes).sum::<u64>()
+    }
+
+    /// A name for its file.
+    pub fn name(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or_default()
+    }
+
+    pub(super) fn write(&self, work: &Work<'_>, out: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        out(&self.before)?;
+        for part in &self.parts {
+            let recipes = [&part.recipe];
+            if self.dialect == Dialect::Postgres || matches!(self.narrow, Narrow::Everything | Narrow::AsItIs) {
+                work.recipes(&part.name, &recipes, part.digest, out)?;
+                continue;
+            }
+            // Definition and rows stand together.
+            let mut filter = UnitFilter::new(self.dialect, self.narrow == Narrow::Data);
+            work.recipes(&part.name, &recipes, part.digest, &mut |bytes| filter.pass(bytes, false, out))?;
+            filter.pass(&[], true, out)?;
+        }
+        out(&self.after)
+    }
+}

@@ -1,0 +1,172 @@
+//! Cuts a dump into named segments where its tables begin and end, while it passes.
+//!
+//! A dump is recognised by how it begins, never by its name. What is not recognised is one segment, and what is malformed
+//! goes on in the segment that it is in: a segmenter that is wrong costs economy and convenience, never a byte, since the
+//! segments are what lies between the cuts.
+
+use memchr::memchr_iter;
+
+use self::sql::Sql;
+
+pub mod sql;
+
+/// Bytes that a segmenter may leave unconsumed to see what follows them.
+pub const LOOKAHEAD: usize = 64 << 10;
+
+/// Most segments of a stream; what follows is the last one.
+const SEGMENTS_MAX: usize = 4096;
+
+/// What a segment holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// Statements that belong to no one table: definitions, constraints, settings.
+    Statements,
+    /// The statements of one table; or lines that are rows.
+    Table,
+}
+
+/// A segment begins, and the one before it ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begin {
+    /// Where, in the bytes of this scan.
+    pub at: usize,
+    /// The segment's name, which no other segment of the stream has.
+    pub name: String,
+    /// What it holds.
+    pub holds: Holds,
+    /// Rows of the segment that ends here.
+    pub rows_before: u64,
+}
+
+/// Watches a stream pass.
+pub struct Segmenter {
+    how: How,
+    ledger: Ledger,
+}
+
+enum How {
+    Sql(Box<Sql>),
+    /// CSV, TSV and NDJSON: every line is a row.
+    Lines,
+}
+
+impl Segmenter {
+    /// A segmenter for a stream that begins with `head`; `None` where there is nothing to be told apart.
+    pub fn recognise(head: &[u8]) -> Option<Self> {
+        let how = match Sql::recognise(head) {
+            Some(sql) => How::Sql(Box::new(sql)),
+            None if is_lines(head) => How::Lines,
+            None => return None,
+        };
+        Some(Self { how, ledger: Ledger::default() })
+    }
+
+    /// The first segment: its name, where it has one of its own, and what it holds.
+    pub fn first(&mut self) -> (Option<String>, Holds) {
+        match self.how {
+            How::Sql(_) => (Some(self.ledger.unique(sql::DEFINITIONS)), Holds::Statements),
+            How::Lines => (None, Holds::Table),
+        }
+    }
+
+    /// Looks at the next bytes of the stream, of which those not consumed by the last scan are the first, and returns how
+    /// many it has consumed: fewer than [`LOOKAHEAD`] are left, and none when this is the `last` scan. Segments that begin
+    /// in them are appended to `begun`.
+    pub fn scan(&mut self, bytes: &[u8], last: bool, begun: &mut Vec<Begin>) -> usize {
+        match &mut self.how {
+            How::Sql(sql) => {
+                let consumed = sql.scan(bytes, last, &mut self.ledger);
+                begun.append(&mut self.ledger.begun);
+                consumed
+            }
+            How::Lines => {
+                self.ledger.rows += memchr_iter(b'\n', bytes).count() as u64;
+                self.ledger.open = bytes.last().map_or(self.ledger.open, |byte| *byte != b'\n');
+                // A last line without its end is a row too.
+                self.ledger.rows += u64::from(last && self.ledger.open);
+                bytes.len()
+            }
+        }
+    }
+
+    /// Rows of the last segment.
+    pub fn rows(&self) -> u64 {
+        self.ledger.rows
+    }
+}
+
+/// What a segmenter has found out.
+#[derive(Default)]
+pub struct Ledger {
+    begun: Vec<Begin>,
+    names: std::collections::HashMap<String, u32>,
+    /// Rows of the current segment.
+    rows: u64,
+    /// The last line has not ended.
+    open: bool,
+}
+
+impl Ledger {
+    /// A segment begins at `at`.
+    fn begin(&mut self, at: usize, name: &str, holds: Holds) {
+        let full = self.names.len() >= SEGMENTS_MAX;
+        let (name, holds) = if full { ("the rest", Holds::Statements) } else { (name, holds) };
+        let name = self.unique(name);
+        self.begun.push(Begin { at, name, holds, rows_before: std::mem::take(&mut self.rows) });
+    }
+
+    /// No more segments begin.
+    fn is_full(&self) -> bool {
+        self.names.len() > SEGMENTS_MAX
+    }
+
+    /// `name`, with a number behind it where another segment has it already.
+    fn unique(&mut self, name: &str) -> String {
+        let mut unique = name.to_owned();
+        loop {
+            let times = self.names.entry(unique.clone()).or_default();
+            *times += 1;
+            if *times == 1 {
+                return unique;
+            }
+            unique = format!("{name} ({times})");
+        }
+    }
+}
+
+/// The name without the number that tells it from another segment of the same table.
+pub fn base_name(name: &str) -> &str {
+    let numbered = name.strip_suffix(')').and_then(|rest| rest.rsplit_once(" ("));
+    numbered.filter(|(_, n)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())).map_or(name, |(base, _)| base)
+}
+
+/// Lines to look at.
+const LINES: usize = 20;
+
+/// NDJSON, or at least three lines of text with the same number, at least one, of tabs or commas.
+fn is_lines(head: &[u8]) -> bool {
+    let Some(end) = memchr::memrchr(b'\n', head) else { return false };
+    let lines: Vec<&[u8]> = head[..end].split(|b| *b == b'\n').take(LINES).collect();
+    if head.contains(&0) || std::str::from_utf8(&head[..end]).is_err() {
+        return false;
+    }
+    let trimmed = |line: &&[u8]| line.trim_ascii().len();
+    let is_json = |line: &&[u8]| line.starts_with(b"{") && line.trim_ascii_end().ends_with(b"}");
+    let separators = |by: u8| {
+        let count = |line: &&[u8]| outside_quotes(line, by);
+        let first = count(&lines[0]);
+        first > 0 && lines.len() >= 3 && lines.iter().all(|line| count(line) == first)
+    };
+    lines.iter().all(|line| trimmed(line) > 0) && (lines.iter().all(is_json) || separators(b'\t') || separators(b','))
+}
+
+/// How often `by` stands in a line of CSV outside double quotes.
+fn outside_quotes(line: &[u8], by: u8) -> usize {
+    let mut quoted = false;
+    line.iter()
+        .filter(|byte| {
+            quoted ^= **byte == b'"';
+            **byte == by && !quoted
+        })
+        .count()
+}

@@ -1,0 +1,723 @@
+//! Dumps that are SQL text: `pg_dump`, `pg_dumpall` (COPY and INSERT), `mysqldump`, `mariadb-dump`, `.dump` of `SQLite`.
+//!
+//! A lexer follows the statements as the database's own client does: quotes, dollar quotes, comments, parentheses, rows
+//! behind `COPY ... FROM stdin`, `DELIMITER`. So a dump inside a string, or a function's body, is told from the dump. A unit
+//! is a statement with the comments in front of it; whose table it belongs to decides where segments begin.
+
+use memchr::{memchr, memchr_iter, memchr2, memmem};
+
+use super::{Holds, LOOKAHEAD, Ledger};
+
+/// The name of what belongs to no one table.
+pub const DEFINITIONS: &str = "definitions";
+
+/// Whose dump it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// `pg_dump`, `pg_dumpall`.
+    Postgres,
+    /// `mysqldump`, `mariadb-dump`.
+    Mysql,
+    /// `.dump`.
+    Sqlite,
+}
+
+impl Dialect {
+    /// Tells by the first lines.
+    pub fn recognise(head: &[u8]) -> Option<Self> {
+        let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
+        let mut lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
+        for line in lines.by_ref().take(8) {
+            if line.starts_with(b"-- PostgreSQL database") {
+                return Some(Self::Postgres);
+            }
+            if line.starts_with(b"-- MySQL dump ") || line.starts_with(b"-- MariaDB dump ") {
+                return Some(Self::Mysql);
+            }
+            if line == b"PRAGMA foreign_keys=OFF;" {
+                return Some(Self::Sqlite);
+            }
+            // MariaDB begins with a comment that a client executes.
+            if !line.starts_with(b"--") && !line.starts_with(b"/*") {
+                break;
+            }
+        }
+        None
+    }
+}
+
+/// Bytes of a statement that tell what it is.
+const HEAD: usize = 1 << 10;
+/// Bytes that any step may look at behind its place.
+const AHEAD: usize = 80;
+/// Bytes kept of what was consumed.
+const BEHIND: usize = 48;
+
+/// The lexer, and in whose segment it is.
+pub struct Sql {
+    dialect: Dialect,
+    state: State,
+    statement: Statement,
+    /// What ends a statement.
+    delimiter: Vec<u8>,
+    /// The last bytes that were consumed.
+    behind: Vec<u8>,
+    /// Bytes consumed by earlier scans.
+    consumed: u64,
+    /// The database that statements go to, where the dump names it.
+    database: Option<String>,
+    /// The table that the current segment belongs to.
+    table: Option<String>,
+    /// Where units begin, and whether they hold rows, when somebody wants to know.
+    units: Option<Vec<(u64, bool)>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// At the beginning of a unit.
+    Between,
+    /// In a statement.
+    Inside,
+    /// Between `FROM stdin;` and the end of its line.
+    BeforeRows,
+    /// In rows; at the beginning of one?
+    Rows { fresh: bool },
+}
+
+/// A statement so far.
+#[derive(Debug)]
+struct Statement {
+    kind: Kind,
+    lexed: Lexed,
+    /// Open parentheses.
+    depth: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Copy,
+    /// Were its `VALUES` seen?
+    Insert {
+        values: bool,
+    },
+    /// Holds statements, and ends with `END;`.
+    Body,
+    /// A routine, which is such a body if it is `ATOMIC`.
+    Routine,
+    Other,
+}
+
+/// What a lexer is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Lexed {
+    Plain,
+    Quoted { by: u8, escapes: bool },
+    Dollar(Vec<u8>),
+    LineComment,
+    BlockComment { depth: u32 },
+}
+
+/// Where a unit belongs.
+enum Belongs {
+    /// To this table.
+    To(String),
+    /// To whatever it stands in.
+    Here,
+    /// To no table.
+    Apart,
+}
+
+impl Sql {
+    /// A segmenter for a dump that begins with `head`.
+    pub fn recognise(head: &[u8]) -> Option<Self> {
+        Some(Self::new(Dialect::recognise(head)?))
+    }
+
+    fn new(dialect: Dialect) -> Self {
+        Self {
+            dialect,
+            state: State::Between,
+            statement: Statement { kind: Kind::Other, lexed: Lexed::Plain, depth: 0 },
+            delimiter: b";".to_vec(),
+            behind: Vec::new(),
+            consumed: 0,
+            database: None,
+            table: None,
+            units: None,
+        }
+    }
+
+    /// See [`Segmenter::scan`](super::Segmenter::scan).
+    pub fn scan(&mut self, bytes: &[u8], last: bool, ledger: &mut Ledger) -> usize {
+        let limit = if last { bytes.len() } else { bytes.len().saturating_sub(AHEAD) };
+        let mut at = 0;
+        while at < limit {
+            let before = self.state;
+            let next = match before {
+                State::Between => self.between(bytes, at, last, ledger),
+                State::Inside => self.inside(bytes, at, limit, ledger),
+                State::BeforeRows => {
+                    let end = memchr(b'\n', &bytes[at..limit]).map(|end| at + end + 1);
+                    if end.is_some() {
+                        self.state = State::Rows { fresh: true };
+                    }
+                    end.unwrap_or(limit)
+                }
+                State::Rows { fresh } => self.rows(bytes, at, limit, fresh, ledger),
+            };
+            if next == at && self.state == before {
+                break;
+            }
+            at = next;
+        }
+        let keep = &bytes[at.saturating_sub(BEHIND)..at];
+        self.behind.drain(..self.behind.len().saturating_sub(BEHIND - keep.len()));
+        self.behind.extend_from_slice(keep);
+        self.consumed += at as u64;
+        at
+    }
+
+    /// Looks at a whole unit's beginning. Stays where it is until there is enough of it.
+    fn between(&mut self, bytes: &[u8], at: usize, last: bool, ledger: &mut Ledger) -> usize {
+        let rest = &bytes[at..];
+        let given_up = rest.len() >= LOOKAHEAD - HEAD;
+        let blank = blank(self.dialect, rest);
+        let enough = blank.is_some_and(|blank| rest.len() - blank >= HEAD);
+        if !enough && !last && !given_up {
+            return at;
+        }
+        let Some(blank) = blank.filter(|blank| *blank < rest.len()) else {
+            if last {
+                return bytes.len();
+            }
+            // Comments without an end: whatever follows them is not looked at.
+            self.enter(Kind::Other);
+            return at;
+        };
+        let (comments, head) = (&rest[..blank], &rest[blank..rest.len().min(blank + HEAD)]);
+        if let Some(line) = memchr(b'\n', head).or_else(|| last.then(|| head.len() - 1))
+            && self.command(&head[..=line].trim_ascii_end())
+        {
+            self.belong(if self.dialect == Dialect::Mysql { Belongs::Here } else { Belongs::Apart }, at, ledger);
+            self.note_unit(at, Kind::Other);
+            return at + blank + line + 1;
+        }
+        let (kind, belongs) = self.classify(comments, head);
+        self.belong(belongs, at, ledger);
+        self.note_unit(at, kind);
+        self.enter(kind);
+        at + blank
+    }
+
+    fn note_unit(&mut self, at: usize, kind: Kind) {
+        if let Some(units) = &mut self.units {
+            units.push((self.consumed + at as u64, matches!(kind, Kind::Copy | Kind::Insert { .. })));
+        }
+    }
+
+    fn enter(&mut self, kind: Kind) {
+        self.state = State::Inside;
+        self.statement = Statement { kind, lexed: Lexed::Plain, depth: 0 };
+    }
+
+    /// A line for the client rather than for the database.
+    fn command(&mut self, line: &[u8]) -> bool {
+        match self.dialect {
+            Dialect::Postgres if line.starts_with(b"\\") => {
+                if let Some(name) = line.strip_prefix(b"\\connect ") {
+                    let name = name.strip_prefix(b"-reuse-previous=on ").unwrap_or(name);
+                    let name = String::from_utf8_lossy(name).replace(['"', '\''], "");
+                    self.other_database(name.strip_prefix("dbname=").unwrap_or(&name));
+                }
+                true
+            }
+            Dialect::Mysql if line.len() > 10 && line[..10].eq_ignore_ascii_case(b"DELIMITER ") => {
+                self.delimiter = line[10..].trim_ascii().to_vec();
+                !self.delimiter.is_empty()
+            }
+            _ => false,
+        }
+    }
+
+    /// What follows belongs to another database: to none of the segments so far.
+    fn other_database(&mut self, name: &str) {
+        if self.database.as_deref() != Some(name) {
+            self.database = Some(name.to_owned());
+            self.table = Some(String::new());
+        }
+    }
+
+    /// The unit at `at` belongs there: a segment begins where that is another one.
+    fn belong(&mut self, belongs: Belongs, at: usize, ledger: &mut Ledger) {
+        let table = match belongs {
+            // Commands to the client end nothing in a dump of MySQL.
+            Belongs::Here => return,
+            Belongs::Apart => None,
+            Belongs::To(table) => Some(table),
+        };
+        if table == self.table || ledger.is_full() {
+            return;
+        }
+        let inside = |name: &str| self.database.as_ref().map_or_else(|| name.to_owned(), |d| format!("{d}/{name}"));
+        match &table {
+            Some(name) => ledger.begin(at, &inside(name), Holds::Table),
+            None => ledger.begin(at, &inside(DEFINITIONS), Holds::Statements),
+        }
+        self.table = table;
+    }
+
+    fn classify(&mut self, comments: &[u8], head: &[u8]) -> (Kind, Belongs) {
+        let words = Words::of(head);
+        let starts = |pattern: &[&str]| words.after(pattern).and_then(name).map(Belongs::To);
+        match self.dialect {
+            Dialect::Postgres => {
+                let trigger = |b: Belongs| match &b {
+                    Belongs::To(_) if memmem::find(head, b" TRIGGER ALL;").is_some_and(|at| at < 300) => Some(b),
+                    _ => None,
+                };
+                if let Some(belongs) = starts(&["COPY"]) {
+                    return (Kind::Copy, belongs);
+                }
+                if let Some(belongs) = starts(&["INSERT", "INTO"]) {
+                    return (Kind::Insert { values: false }, belongs);
+                }
+                if let Some(belongs) = starts(&["ALTER", "TABLE"]).and_then(trigger) {
+                    return (Kind::Other, belongs);
+                }
+                let routine = words.after(&["CREATE", "FUNCTION"]).or(words.after(&["CREATE", "PROCEDURE"]));
+                (if routine.is_some() { Kind::Routine } else { Kind::Other }, Belongs::Apart)
+            }
+            Dialect::Mysql => {
+                if let Some(database) = words.after(&["USE"]).and_then(name) {
+                    self.other_database(&database);
+                    return (Kind::Other, Belongs::Apart);
+                }
+                for insert in [&["INSERT", "INTO"][..], &["REPLACE", "INTO"], &["INSERT", "IGNORE", "INTO"]] {
+                    if let Some(belongs) = starts(insert) {
+                        return (Kind::Insert { values: false }, belongs);
+                    }
+                }
+                let tables = [
+                    &["DROP", "TABLE", "IF", "EXISTS"][..],
+                    &["CREATE", "TABLE"],
+                    &["LOCK", "TABLES"],
+                    &["ALTER", "TABLE"],
+                ];
+                let of_table = tables.iter().find_map(|pattern| starts(pattern));
+                let heading = |text: &[u8]| memmem::find(comments, text).is_some();
+                let apart = heading(b"-- Dumping routines")
+                    || heading(b"-- Dumping events")
+                    || heading(b"-- Current Database")
+                    || heading(b"-- Temporary ")
+                    || heading(b"-- Final view ")
+                    || heading(b"-- Temporary view ")
+                    || memmem::find(head.split(|b| *b == b'\n').next().unwrap_or(head), b"=@OLD_").is_some();
+                match of_table {
+                    _ if apart => (Kind::Other, Belongs::Apart),
+                    Some(belongs) => (Kind::Other, belongs),
+                    None if self.table.is_some() => (Kind::Other, Belongs::Here),
+                    None => (Kind::Other, Belongs::Apart),
+                }
+            }
+            Dialect::Sqlite => {
+                if let Some(belongs) = starts(&["INSERT", "INTO"]) {
+                    return (Kind::Insert { values: false }, belongs);
+                }
+                if let Some(belongs) =
+                    starts(&["CREATE", "TABLE", "IF", "NOT", "EXISTS"]).or_else(|| starts(&["CREATE", "TABLE"]))
+                {
+                    return (Kind::Other, belongs);
+                }
+                let trigger = words.after(&["CREATE", "TRIGGER"]).is_some();
+                (if trigger { Kind::Body } else { Kind::Other }, Belongs::Apart)
+            }
+        }
+    }
+
+    /// Follows a statement up to its end, or to `limit`.
+    fn inside(&mut self, bytes: &[u8], from: usize, limit: usize, ledger: &mut Ledger) -> usize {
+        let mut at = from;
+        while at < limit {
+            match &mut self.statement.lexed {
+                Lexed::Plain => {
+                    let Some(found) = bytes[at..limit].iter().position(|byte| INTERESTING[usize::from(*byte)]) else {
+                        return limit;
+                    };
+                    at += found;
+                    if bytes[at..].starts_with(&self.delimiter) && self.is_end(bytes, at) {
+                        at += self.delimiter.len();
+                        let copies = self.statement.kind == Kind::Copy && self.ends_with(bytes, at - 1, b"STDIN");
+                        self.state = if copies { State::BeforeRows } else { State::Between };
+                        return at;
+                    }
+                    at = self.plain(bytes, at, ledger);
+                }
+                Lexed::Quoted { by, escapes } => {
+                    let (by, escapes) = (*by, *escapes);
+                    let found =
+                        if escapes { memchr2(by, b'\\', &bytes[at..limit]) } else { memchr(by, &bytes[at..limit]) };
+                    let Some(found) = found else { return limit };
+                    at += found;
+                    let doubled = bytes.get(at + 1) == Some(&by) && bytes[at] == by;
+                    if (bytes[at] == b'\\' && escapes) || doubled {
+                        at += 2;
+                    } else {
+                        at += 1;
+                        self.statement.lexed = Lexed::Plain;
+                    }
+                }
+                Lexed::Dollar(tag) => {
+                    // Its first byte lies before the limit, and all of it within the bytes.
+                    let until = bytes.len().min(limit + tag.len() - 1);
+                    let Some(found) = memmem::find(&bytes[at..until], tag) else { return limit };
+                    at += found + tag.len();
+                    self.statement.lexed = Lexed::Plain;
+                }
+                Lexed::LineComment => {
+                    let Some(found) = memchr(b'\n', &bytes[at..limit]) else { return limit };
+                    at += found + 1;
+                    self.statement.lexed = Lexed::Plain;
+                }
+                Lexed::BlockComment { depth } => {
+                    let Some(found) = memchr2(b'*', b'/', &bytes[at..limit]) else { return limit };
+                    at += found;
+                    match &bytes[at..bytes.len().min(at + 2)] {
+                        b"*/" if *depth == 1 => {
+                            at += 2;
+                            self.statement.lexed = Lexed::Plain;
+                        }
+                        b"*/" => (*depth, at) = (*depth - 1, at + 2),
+                        // Only PostgreSQL's comments nest.
+                        b"/*" if self.dialect == Dialect::Postgres => (*depth, at) = (*depth + 1, at + 2),
+                        _ => at += 1,
+                    }
+                }
+            }
+        }
+        at.min(bytes.len())
+    }
+
+    /// A byte that means something outside of quotes and comments.
+    fn plain(&mut self, bytes: &[u8], at: usize, ledger: &mut Ledger) -> usize {
+        use Dialect::{Mysql, Postgres};
+        let next = bytes.get(at + 1).copied();
+        let lexed = match bytes[at] {
+            b'\'' => Lexed::Quoted { by: b'\'', escapes: self.dialect == Mysql || self.is_escape_string(bytes, at) },
+            b'"' => Lexed::Quoted { by: b'"', escapes: self.dialect == Mysql },
+            b'`' if self.dialect != Postgres => Lexed::Quoted { by: b'`', escapes: false },
+            b'[' if self.dialect == Dialect::Sqlite => Lexed::Quoted { by: b']', escapes: false },
+            b'$' if self.dialect == Postgres => match self.dollar_tag(bytes, at) {
+                Some(tag) => {
+                    let end = at + tag.len();
+                    self.statement.lexed = Lexed::Dollar(tag);
+                    return end;
+                }
+                None => return at + 1,
+            },
+            b'-' if next == Some(b'-') => Lexed::LineComment,
+            b'#' if self.dialect == Mysql => Lexed::LineComment,
+            // MySQL executes what stands in `/*! ... */`.
+            b'/' if next == Some(b'*')
+                && !(self.dialect == Mysql && matches!(bytes.get(at + 2), Some(b'!' | b'M'))) =>
+            {
+                self.statement.lexed = Lexed::BlockComment { depth: 1 };
+                return at + 2;
+            }
+            b'(' => {
+                self.open(bytes, at, ledger);
+                return at + 1;
+            }
+            b')' => {
+                self.statement.depth = self.statement.depth.saturating_sub(1);
+                return at + 1;
+            }
+            _ => return at + 1,
+        };
+        self.statement.lexed = lexed;
+        at + 1
+    }
+
+    /// A parenthesis opens: behind `VALUES`, and behind the next commas, that is a row.
+    fn open(&mut self, bytes: &[u8], at: usize, ledger: &mut Ledger) {
+        if self.statement.depth == 0
+            && let Kind::Insert { values } = self.statement.kind
+        {
+            let values = values || self.ends_with(bytes, at, b"VALUES");
+            self.statement.kind = Kind::Insert { values };
+            ledger.rows += u64::from(values);
+        }
+        self.statement.depth += 1;
+    }
+
+    /// Does the delimiter at `at` end the statement?
+    fn is_end(&mut self, bytes: &[u8], at: usize) -> bool {
+        if self.statement.depth > 0 && self.delimiter == b";" {
+            return false;
+        }
+        match self.statement.kind {
+            Kind::Body => self.ends_with(bytes, at, b"END"),
+            Kind::Routine => {
+                // A body in quotes ends with one; what is `ATOMIC` holds statements.
+                let quoted = matches!(self.before(bytes, at, 1), Some(b'$' | b'\''));
+                let body = !quoted && memmem::find(&bytes[at.saturating_sub(HEAD)..at], b"BEGIN ATOMIC").is_some();
+                if body {
+                    self.statement.kind = Kind::Body;
+                }
+                !body
+            }
+            _ => true,
+        }
+    }
+
+    /// A string whose backslashes escape: `E'...'`.
+    fn is_escape_string(&self, bytes: &[u8], at: usize) -> bool {
+        matches!(self.before(bytes, at, 1), Some(b'E' | b'e'))
+            && !self.before(bytes, at, 2).is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    }
+
+    /// The byte `back` bytes before `at`.
+    fn before(&self, bytes: &[u8], at: usize, back: usize) -> Option<u8> {
+        match at.checked_sub(back) {
+            Some(there) => Some(bytes[there]),
+            None => self.behind.len().checked_sub(back - at).map(|there| self.behind[there]),
+        }
+    }
+
+    /// Does `word` stand in front of `at`, blanks between them ignored?
+    fn ends_with(&self, bytes: &[u8], at: usize, word: &[u8]) -> bool {
+        let mut back = 1;
+        while self.before(bytes, at, back).is_some_and(|byte| byte.is_ascii_whitespace()) && back < BEHIND {
+            back += 1;
+        }
+        let letters = word.iter().rev().enumerate();
+        letters
+            .into_iter()
+            .all(|(i, letter)| self.before(bytes, at, back + i).is_some_and(|byte| byte.eq_ignore_ascii_case(letter)))
+    }
+
+    /// The tag of a dollar quote that opens at `at`, both dollars included.
+    fn dollar_tag(&self, bytes: &[u8], at: usize) -> Option<Vec<u8>> {
+        if self.before(bytes, at, 1).is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            return None;
+        }
+        let name = &bytes[at + 1..bytes.len().min(at + AHEAD - 8)];
+        let length = name.iter().position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80))?;
+        let is_tag = name[length] == b'$' && !name[0].is_ascii_digit();
+        is_tag.then(|| bytes[at..at + length + 2].to_vec())
+    }
+
+    /// Follows rows up to the line `\.`, or to `limit`.
+    fn rows(&mut self, bytes: &[u8], from: usize, limit: usize, fresh: bool, ledger: &mut Ledger) -> usize {
+        let end_at = |at: usize| match &bytes[at..] {
+            [b'\\', b'.', b'\r', b'\n', ..] => Some(at + 4),
+            [b'\\', b'.', b'\n', ..] => Some(at + 3),
+            [b'\\', b'.'] => Some(at + 2),
+            _ => None,
+        };
+        if let Some(end) = end_at(from).filter(|_| fresh) {
+            self.state = State::Between;
+            return end;
+        }
+        let mut at = from;
+        while let Some(found) = memmem::find(&bytes[at..bytes.len().min(limit + 2)], b"\n\\.") {
+            let line = at + found + 1;
+            if let Some(end) = end_at(line) {
+                ledger.rows += memchr_iter(b'\n', &bytes[from..line]).count() as u64;
+                self.state = State::Between;
+                return end;
+            }
+            at = line;
+        }
+        ledger.rows += memchr_iter(b'\n', &bytes[from..limit]).count() as u64;
+        self.state = State::Rows { fresh: bytes[limit - 1] == b'\n' };
+        limit
+    }
+}
+
+/// The length of the blanks and comments that `bytes` begin with; `None` when they go on to its end and a comment is
+/// open.
+pub fn blank(dialect: Dialect, bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let rest = &bytes[at..];
+        at += match rest {
+            [b' ' | b'\t' | b'\r' | b'\n' | 0x0c, ..] => 1,
+            [b'-', b'-', ..] => memchr(b'\n', rest)? + 1,
+            [b'#', ..] if dialect == Dialect::Mysql => memchr(b'\n', rest)? + 1,
+            // The one that a client of MariaDB obeys, in front of all else.
+            [b'/', b'*', b'M', b'!', b'9', b'9', b'9', b'9', b'9', b'9', b'\\', b'-', ..] => {
+                block_comment(dialect, rest)?
+            }
+            [b'/', b'*', b'!' | b'M', ..] if dialect == Dialect::Mysql => return Some(at),
+            [b'/', b'*', ..] => block_comment(dialect, rest)?,
+            [b'-' | b'/'] => return None,
+            _ => return Some(at),
+        };
+    }
+}
+
+/// The length of the comment that `bytes` begin with. Only PostgreSQL's nest.
+fn block_comment(dialect: Dialect, bytes: &[u8]) -> Option<usize> {
+    let (mut at, mut depth) = (2, 1);
+    while depth > 0 {
+        at += memchr2(b'*', b'/', &bytes[at..])?;
+        match bytes.get(at..at + 2)? {
+            b"*/" => (depth, at) = (depth - 1, at + 2),
+            b"/*" if dialect == Dialect::Postgres => (depth, at) = (depth + 1, at + 2),
+            _ => at += 1,
+        }
+    }
+    Some(at)
+}
+
+/// Bytes that a lexer stops at outside of quotes and comments; the delimiters of MySQL begin with one of `;$/`.
+const INTERESTING: [bool; 256] = {
+    let mut table = [false; 256];
+    let bytes = b"'\"`[$-#/();|";
+    let mut i = 0;
+    while i < bytes.len() {
+        table[bytes[i] as usize] = true;
+        i += 1;
+    }
+    table
+};
+
+/// The first words of a statement. Words that change nothing for us (`OR REPLACE`, `ONLY`, `UNIQUE`) are left out of it, and
+/// so are the signs of a comment that MySQL executes.
+pub struct Words<'h>(&'h [u8]);
+
+const IGNORED: [&str; 8] = ["OR", "REPLACE", "ONLY", "TEMPORARY", "TEMP", "UNLOGGED", "FOREIGN", "DEFINER"];
+
+impl<'h> Words<'h> {
+    /// Of a statement that begins so.
+    pub fn of(head: &'h [u8]) -> Self {
+        let rest = match head {
+            [b'/', b'*', b'!' | b'M', rest @ ..] => {
+                let digits = rest.iter().take_while(|byte| byte.is_ascii_digit() || **byte == b'!').count();
+                &rest[digits..]
+            }
+            other => other,
+        };
+        Self(rest.trim_ascii_start())
+    }
+
+    /// What follows these words.
+    pub fn after(&self, words: &[&str]) -> Option<&'h [u8]> {
+        let mut rest = self.0;
+        let mut words = words.iter().peekable();
+        loop {
+            let length = rest.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
+            let is_ignored = |w: &&str| rest[..length].eq_ignore_ascii_case(w.as_bytes());
+            match words.peek() {
+                Some(word) if rest[..length].eq_ignore_ascii_case(word.as_bytes()) => {
+                    words.next();
+                }
+                _ if length > 0 && IGNORED.iter().any(is_ignored) => {}
+                Some(_) => return None,
+                None => return Some(rest),
+            }
+            rest = rest[length..].trim_ascii_start();
+        }
+    }
+}
+
+/// The name that `text` begins with, as people write it: `public.orders`.
+pub fn name(text: &[u8]) -> Option<String> {
+    let (name, _) = name_and_rest(text)?;
+    Some(name)
+}
+
+/// As [`name`], with what follows it.
+pub fn name_and_rest(text: &[u8]) -> Option<(String, &[u8])> {
+    let mut name = Vec::new();
+    let mut rest = text;
+    loop {
+        match rest {
+            [quote @ (b'"' | b'`' | b'\''), inner @ ..] => {
+                let mut at = 0;
+                loop {
+                    let end = at + memchr(*quote, &inner[at..])?;
+                    name.extend_from_slice(&inner[at..end]);
+                    at = end + 1;
+                    if inner.get(at) != Some(quote) {
+                        break;
+                    }
+                    name.push(*quote);
+                    at += 1;
+                }
+                rest = &inner[at..];
+            }
+            _ => {
+                let ends = |byte: &u8| byte.is_ascii_whitespace() || b".(),;=".contains(byte);
+                let length = rest.iter().position(ends).unwrap_or(rest.len());
+                if length == 0 {
+                    return None;
+                }
+                name.extend_from_slice(&rest[..length]);
+                rest = &rest[length..];
+            }
+        }
+        match rest {
+            [b'.', more @ ..] => {
+                name.push(b'.');
+                rest = more;
+            }
+            _ => return Some((String::from_utf8_lossy(&name).into_owned(), rest)),
+        }
+    }
+}
+
+/// Cuts a text of whole statements into its units: each statement with the comments in front of it.
+pub fn units(dialect: Dialect, text: &[u8]) -> Vec<&[u8]> {
+    let mut sql = Sql { units: Some(Vec::new()), ..Sql::new(dialect) };
+    sql.scan(text, true, &mut Ledger::default());
+    let mut begins: Vec<usize> = sql.units.unwrap_or_default().into_iter().map(|(at, _)| at as usize).collect();
+    begins.push(text.len());
+    begins.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
+}
+
+/// Lets pass only the units of a stream that hold rows, or only those that don't.
+pub struct UnitFilter {
+    sql: Sql,
+    rows: bool,
+    /// Bytes that were not consumed.
+    rest: Vec<u8>,
+    /// The unit that passes is wanted.
+    wanted: bool,
+}
+
+impl UnitFilter {
+    /// Lets rows pass, or all but `rows`.
+    pub fn new(dialect: Dialect, rows: bool) -> Self {
+        let sql = Sql { units: Some(Vec::new()), ..Sql::new(dialect) };
+        Self { sql, rows, rest: Vec::new(), wanted: false }
+    }
+
+    /// Gives `out` what is wanted of the next bytes.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn pass<E>(
+        &mut self,
+        bytes: &[u8],
+        last: bool,
+        out: &mut (impl FnMut(&[u8]) -> Result<(), E> + ?Sized),
+    ) -> Result<(), E> {
+        self.rest.extend_from_slice(bytes);
+        let begin = self.sql.consumed;
+        let consumed = self.sql.scan(&self.rest, last, &mut Ledger::default());
+        let mut at = 0;
+        for (unit, rows) in self.sql.units.iter_mut().flat_map(|units| units.drain(..)) {
+            let unit = (unit - begin) as usize;
+            if self.wanted {
+                out(&self.rest[at..unit])?;
+            }
+            (at, self.wanted) = (unit, rows == self.rows);
+        }
+        if self.wanted {
+            out(&self.rest[at..consumed])?;
+        }
+        self.rest.drain(..consumed);
+        Ok(())
+    }
+}
