@@ -12,6 +12,9 @@ as_root() {
 need=()
 ls -d /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need+=(postgresql)
 command -v psql >/dev/null || need+=(postgresql-client)
+# MariaDB's too.
+[ -x /usr/sbin/mariadbd ] || need+=(mariadb-server)
+command -v mariadb-dump >/dev/null || need+=(mariadb-client)
 command -v c++ >/dev/null || need+=(build-essential)
 # The model of the protocol is searched by spin and a C compiler.
 command -v spin >/dev/null || need+=(spin)

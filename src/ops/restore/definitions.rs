@@ -203,7 +203,12 @@ impl Postgres {
                     }
                     Subject::Sequence(name) if self.sequences.contains(&name) => Role::Definition,
                     Subject::Other(name) if self.others.contains(&name) => Role::Definition,
-                    Subject::Other(name) if attaches_index(text) && indexes.contains(&name) => Role::Definition,
+                    Subject::Other(name)
+                        if indexes.contains(&name)
+                            && attached_index(text).is_some_and(|index| indexes.contains(&index)) =>
+                    {
+                        Role::Definition
+                    }
                     Subject::Schema(name) if name != "public" && schemas.contains(&name[..]) => {
                         let text = format!("CREATE SCHEMA IF NOT EXISTS {};\n\n", quoted(&name)).into_bytes();
                         chosen.push(Chosen { text, role: Role::Definition });
@@ -247,8 +252,10 @@ fn attached(statement: &[u8]) -> Option<(String, String)> {
     Some((parent, name(Words::of(rest).after(&["ATTACH", "PARTITION"])?)?))
 }
 
-fn attaches_index(statement: &[u8]) -> bool {
-    Words::of(statement).after(&["ALTER", "INDEX"]).is_some()
+/// `ALTER INDEX parent ATTACH PARTITION child`
+fn attached_index(statement: &[u8]) -> Option<String> {
+    let (_, rest) = name_and_rest(Words::of(statement).after(&["ALTER", "INDEX"])?)?;
+    name(Words::of(rest).after(&["ATTACH", "PARTITION"])?)
 }
 
 /// The index that a statement about a table makes, in the schema of the table.
@@ -342,18 +349,7 @@ fn subject(statement: &[u8]) -> Subject {
         &["ALTER", "FUNCTION"],
         &["ALTER", "INDEX"],
     ];
-    match first(&others) {
-        Some(other) if attaches_index(statement) => {
-            // It is about the index that is attached.
-            let (_, rest) = words.after(&["ALTER", "INDEX"]).and_then(name_and_rest).unwrap_or_default();
-            Words::of(rest.trim_ascii_start())
-                .after(&["ATTACH", "PARTITION"])
-                .and_then(name)
-                .map_or(Subject::Other(other), Subject::Other)
-        }
-        Some(other) => Subject::Other(other),
-        None => Subject::Nothing,
-    }
+    first(&others).map_or(Subject::Nothing, Subject::Other)
 }
 
 /// Does `text` hold the name by itself, quoted or not?
