@@ -24,8 +24,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::env::Cancel;
-use crate::error::{Kind, Result};
-use crate::format::manifest::{Header, Manifest, Original, object_name};
+use crate::error::{Error, Kind, Result};
+use crate::format::config::SEGMENTS;
+use crate::format::manifest::{Header, Manifest, Original, Part, PartKind, object_name};
 use crate::id::SnapshotId;
 use crate::repo::Repository;
 use crate::repo::publish::publish;
@@ -38,6 +39,7 @@ use crate::report::{Counter, Problem, Report, Silent, Unit};
 use super::check::Subset;
 use super::forget::{self, Filter};
 use super::retention::{Candidate, Policy, decide};
+use super::select::short;
 use super::snapshot::predecessor;
 
 use copy::{Copying, Moved};
@@ -183,6 +185,7 @@ pub fn sync(
     source.keys.require_full("reading the snapshots to copy")?;
     dest.keys.require_full("copying into a repository")?;
     let plan = Plan::make(source, dest, options, report)?;
+    refuse_segments(dest, plan.to_copy.iter().map(|(snapshot, _)| snapshot))?;
     let mut synced = Synced {
         way: plan.way,
         plan: None,
@@ -515,4 +518,18 @@ fn by_series<'s>(snapshots: impl IntoIterator<Item = &'s Snapshot>) -> Series {
         series.entry((manifest.host.clone(), manifest.source.clone())).or_default().push(*id);
     }
     series
+}
+
+/// A repository without the feature for segments takes none: older programs would not read them.
+fn refuse_segments<'s>(dest: &Repository, snapshots: impl Iterator<Item = &'s Snapshot>) -> Result<()> {
+    let is_segment = |part: &Part| matches!(part.kind, PartKind::Statements | PartKind::Table { .. });
+    let holds = |snapshot: &&Snapshot| snapshot.manifest.parts.iter().any(is_segment);
+    match snapshots.filter(|_| !dest.parameters.requires(SEGMENTS)).find(holds) {
+        None => Ok(()),
+        Some(snapshot) => {
+            let what = format!("snapshot {} is cut into tables, which the destination does not know", short(snapshot));
+            Err(Error::new(Kind::Usage, what)
+                .hint("the destination was made by an older alluvium: make another one with `init --like`"))
+        }
+    }
 }

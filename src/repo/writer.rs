@@ -545,7 +545,7 @@ impl Writer<'_> {
         while let Some((_, part)) = cutting.ended.pop_front_if(|(seq, _)| *seq == cutting.collected) {
             let recipe = self.finish_recipe(std::mem::take(&mut cutting.recipe))?;
             let stored_bytes = std::mem::take(&mut cutting.stored_bytes);
-            cutting.parts.push(StoredPart { recipe, stored_bytes, ..part });
+            cutting.parts.push(StoredPart { stored_bytes, recipe, ..part });
         }
         Ok(())
     }

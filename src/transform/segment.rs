@@ -16,6 +16,9 @@ pub const LOOKAHEAD: usize = 64 << 10;
 /// Most segments of a stream; what follows is the last one.
 const SEGMENTS_MAX: usize = 4096;
 
+/// Longest name: what is longer is cut off.
+const NAME_CHARS_MAX: usize = 1000;
+
 /// What a segment holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holds {
@@ -122,7 +125,8 @@ impl Ledger {
 
     /// `name`, with a number behind it where another segment has it already.
     fn unique(&mut self, name: &str) -> String {
-        let mut unique = name.to_owned();
+        let name: String = name.chars().take(NAME_CHARS_MAX).collect();
+        let mut unique = name.clone();
         loop {
             let times = self.names.entry(unique.clone()).or_default();
             *times += 1;

@@ -224,7 +224,9 @@ impl Postgres {
         let mut statements: Vec<_> = units.iter().map(&mut of_text).collect();
         if !defined {
             // Only what sets up the session: nothing else of it is known.
-            statements.iter_mut().for_each(|chosen| chosen.retain(|c| c.role == Role::Setting));
+            for chosen in &mut statements {
+                chosen.retain(|c| c.role == Role::Setting);
+            }
         }
         let tables = if defined { self.tables.into_iter().collect() } else { vec![self.table] };
         Definitions { statements, tables, defined, left_out }
@@ -242,7 +244,7 @@ impl Postgres {
 }
 
 /// A unit without the comments in front of it.
-fn statement<'u>(unit: &'u [u8]) -> &'u [u8] {
+fn statement(unit: &[u8]) -> &[u8] {
     &unit[blank(Dialect::Postgres, unit).unwrap_or(0)..]
 }
 
@@ -262,15 +264,14 @@ fn attached_index(statement: &[u8]) -> Option<String> {
 fn made_index(statement: &[u8]) -> Option<String> {
     let words = Words::of(statement);
     let index = words.after(&["CREATE", "INDEX"]).or_else(|| words.after(&["CREATE", "UNIQUE", "INDEX"]));
-    let made = match index {
-        Some(rest) => (name(rest)?, name(Words::of(after_word(rest, "ON")?).after(&[])?)?),
-        None => {
-            let (table, rest) = name_and_rest(words.after(&["ALTER", "TABLE"])?)?;
-            (name(Words::of(rest).after(&["ADD", "CONSTRAINT"])?)?, table)
-        }
+    let (index, table) = if let Some(rest) = index {
+        (name(rest)?, name(Words::of(after_word(rest, "ON")?).after(&[])?)?)
+    } else {
+        let (table, rest) = name_and_rest(words.after(&["ALTER", "TABLE"])?)?;
+        (name(Words::of(rest).after(&["ADD", "CONSTRAINT"])?)?, table)
     };
-    let (schema, _) = made.1.rsplit_once('.')?;
-    Some(format!("{schema}.{}", made.0))
+    let (schema, _) = table.rsplit_once('.')?;
+    Some(format!("{schema}.{index}"))
 }
 
 fn subject(statement: &[u8]) -> Subject {

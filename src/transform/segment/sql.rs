@@ -196,7 +196,7 @@ impl Sql {
         };
         let (comments, head) = (&rest[..blank], &rest[blank..rest.len().min(blank + HEAD)]);
         if let Some(line) = memchr(b'\n', head).or_else(|| last.then(|| head.len() - 1))
-            && self.command(&head[..=line].trim_ascii_end())
+            && self.command(head[..=line].trim_ascii_end())
         {
             self.belong(if self.dialect == Dialect::Mysql { Belongs::Here } else { Belongs::Apart }, at, ledger);
             self.note_unit(at, Kind::Other);
@@ -632,38 +632,37 @@ pub fn name_and_rest(text: &[u8]) -> Option<(String, &[u8])> {
     let mut name = Vec::new();
     let mut rest = text;
     loop {
-        match rest {
-            [quote @ (b'"' | b'`' | b'\''), inner @ ..] => {
-                let mut at = 0;
-                loop {
-                    let end = at + memchr(*quote, &inner[at..])?;
-                    name.extend_from_slice(&inner[at..end]);
-                    at = end + 1;
-                    if inner.get(at) != Some(quote) {
-                        break;
-                    }
-                    name.push(*quote);
-                    at += 1;
-                }
-                rest = &inner[at..];
+        rest = if let [quote @ (b'"' | b'`' | b'\''), inner @ ..] = rest {
+            quoted(*quote, inner, &mut name)?
+        } else {
+            let ends = |byte: &u8| byte.is_ascii_whitespace() || b".(),;=".contains(byte);
+            let length = rest.iter().position(ends).unwrap_or(rest.len());
+            if length == 0 {
+                return None;
             }
-            _ => {
-                let ends = |byte: &u8| byte.is_ascii_whitespace() || b".(),;=".contains(byte);
-                let length = rest.iter().position(ends).unwrap_or(rest.len());
-                if length == 0 {
-                    return None;
-                }
-                name.extend_from_slice(&rest[..length]);
-                rest = &rest[length..];
-            }
+            name.extend_from_slice(&rest[..length]);
+            &rest[length..]
+        };
+        let [b'.', more @ ..] = rest else {
+            return Some((String::from_utf8_lossy(&name).into_owned(), rest));
+        };
+        name.push(b'.');
+        rest = more;
+    }
+}
+
+/// Appends what stands between quotes, of which doubled ones are one; returns what follows.
+fn quoted<'t>(quote: u8, inner: &'t [u8], name: &mut Vec<u8>) -> Option<&'t [u8]> {
+    let mut at = 0;
+    loop {
+        let end = at + memchr(quote, &inner[at..])?;
+        name.extend_from_slice(&inner[at..end]);
+        at = end + 1;
+        if inner.get(at) != Some(&quote) {
+            return Some(&inner[at..]);
         }
-        match rest {
-            [b'.', more @ ..] => {
-                name.push(b'.');
-                rest = more;
-            }
-            _ => return Some((String::from_utf8_lossy(&name).into_owned(), rest)),
-        }
+        name.push(quote);
+        at += 1;
     }
 }
 
