@@ -115,7 +115,14 @@ pub enum Command {
     /// Compare two snapshots, tables row by row
     Diff(Diff),
     /// What the repository holds, and what it saves
-    Stats,
+    Stats {
+        /// Where each source's savings come from; recipes are read for it
+        #[arg(long)]
+        sources: bool,
+        /// The same for each table, or file
+        #[arg(long)]
+        tables: bool,
+    },
     /// Write a snapshot, or one part of it, to standard output
     Cat {
         /// Which snapshot, or which part of it

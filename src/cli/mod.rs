@@ -73,7 +73,7 @@ fn dispatch(context: &mut Context<'_>, command: Command) -> Result<Outcome> {
         Command::Snapshots(filter) => commands::list::snapshots(context, filter),
         Command::Ls { snapshot } => commands::list::ls(context, &snapshot),
         Command::Diff(arguments) => commands::list::diff(context, &arguments),
-        Command::Stats => commands::list::stats(context),
+        Command::Stats { sources, tables } => commands::list::stats(context, sources || tables, tables),
         Command::Cat { snapshot } => commands::restore::cat(context, &snapshot),
         Command::Restore(arguments) => commands::restore::restore(context, &arguments),
         Command::Forget(arguments) => commands::forget::forget(context, *arguments),

@@ -1,11 +1,17 @@
 //! `stats`: what the repository holds and what it saves.
 
+use std::collections::{BTreeMap, HashSet};
+
 use serde::Serialize;
 
+use crate::env::Cancel;
 use crate::error::Result;
 use crate::format::pack::Codec;
+use crate::id::BlobId;
 use crate::repo::Repository;
-use crate::report::Report;
+use crate::repo::reader::Reader;
+use crate::report::{Report, Unit};
+use crate::transform::segment::base_name;
 
 /// Totals.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -90,4 +96,76 @@ pub fn stats(repo: &Repository, report: &dyn Report) -> Result<Stats> {
         compression: ratio(totals.raw_bytes, pack_bytes),
         encodings: encodings(repo)?,
     })
+}
+
+/// Where the savings of a source, or of one of its parts, come from. Each step saves of what the one before left.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Savings {
+    /// The source.
+    pub source: String,
+    /// The part, where parts are told apart: a table, a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<String>,
+    /// Plain bytes in all snapshots together.
+    pub bytes: u64,
+    /// Bytes that were there already.
+    pub deduplication: u64,
+    /// Bytes saved in chunks that are differences.
+    pub delta: u64,
+    /// Bytes saved in chunks that are stored by columns.
+    pub columnar: u64,
+    /// Bytes saved in chunks that zstd alone made shorter.
+    pub zstd: u64,
+    /// Bytes that remain.
+    pub stored_bytes: u64,
+}
+
+/// Savings by source, and with `parts` by part, in the order of their names. A chunk that several have counts for the one that
+/// had it first. Recipes are read for it.
+///
+/// # Errors
+/// `Damaged`, `WrongKey`, `Storage`, `Interrupted`.
+pub fn savings(repo: &Repository, parts: bool, report: &dyn Report, cancel: &Cancel) -> Result<Vec<Savings>> {
+    let indexed = repo.index_to_read(report)?;
+    let reader = Reader::new(&indexed)?;
+    let (mut snapshots, _) = repo.snapshots()?;
+    snapshots.reverse();
+    let mut seen: HashSet<BlobId> = HashSet::new();
+    let mut found: BTreeMap<(String, Option<String>), Savings> = BTreeMap::new();
+    report.task("Reading recipes", Unit::Things, Some(snapshots.len() as u64));
+    for (done, snapshot) in snapshots.iter().enumerate() {
+        report.progress(done as u64);
+        for part in &snapshot.manifest.parts {
+            let name = parts.then(|| base_name(&part.name).to_owned());
+            let source = snapshot.manifest.source.clone();
+            let sum = found.entry((source.clone(), name.clone())).or_insert_with(|| Savings {
+                source,
+                part: name,
+                ..Savings::default()
+            });
+            let transfers = repo.storage.transfers();
+            reader.walk(&part.recipe, transfers, report, cancel, &mut |entry, depth| {
+                let len = u64::from(entry.len);
+                let is_new = seen.insert(entry.id);
+                if depth == 0 {
+                    sum.bytes += len;
+                    sum.deduplication += if is_new { 0 } else { len };
+                }
+                let Some(copy) = (if is_new { indexed.usable(&entry.id)? } else { None }) else { return Ok(()) };
+                let stored = u64::from(copy.stored_len);
+                sum.stored_bytes += stored;
+                if depth == 0 {
+                    let saved = len.saturating_sub(stored);
+                    match copy.codec {
+                        Codec::Delta => sum.delta += saved,
+                        Codec::Columnar => sum.columnar += saved,
+                        Codec::Zstd => sum.zstd += saved,
+                        Codec::Raw => {}
+                    }
+                }
+                Ok(())
+            })?;
+        }
+    }
+    Ok(found.into_values().collect())
 }

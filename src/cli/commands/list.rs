@@ -217,11 +217,17 @@ fn show_rows(context: &mut Context<'_>, table: &str, changes: &Changes) -> Outco
 ///
 /// # Errors
 /// `Damaged`, `WrongKey`, `Storage`.
-pub fn stats(context: &mut Context<'_>) -> Result<Outcome> {
+pub fn stats(context: &mut Context<'_>, by_source: bool, by_table: bool) -> Result<Outcome> {
     let repo = context.open()?;
     let stats = ops::stats::stats(&repo, context.report)?;
+    let savings =
+        if by_source { ops::stats::savings(&repo, by_table, context.report, context.cancel)? } else { Vec::new() };
     if context.global.json {
-        context.document(to_value(&stats));
+        let mut document = to_value(&stats);
+        if by_source {
+            document["savings"] = to_value(&savings);
+        }
+        context.document(document);
         return Ok(Outcome::Done);
     }
     let Stats {
@@ -259,5 +265,17 @@ pub fn stats(context: &mut Context<'_>) -> Result<Outcome> {
         table.row([name.to_owned(), chunks.to_string(), size(chunk_bytes), size(stored_bytes), times]);
     }
     context.out.table(&table);
+    if by_source {
+        let heads = ["source", "table", ">plain", ">deduplicated", ">delta", ">columnar", ">zstd", ">stored"];
+        let mut table = Table::new(&heads);
+        for row in savings {
+            let sizes = [row.bytes, row.deduplication, row.delta, row.columnar, row.zstd, row.stored_bytes].map(size);
+            let [plain, deduplicated, delta, columnar, zstd, stored] = sizes;
+            let name = row.part.unwrap_or_default();
+            table.row([row.source, name, plain, deduplicated, delta, columnar, zstd, stored]);
+        }
+        context.out.line("");
+        context.out.table(&table);
+    }
     Ok(Outcome::Done)
 }
