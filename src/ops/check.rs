@@ -471,7 +471,7 @@ fn read_data(
 fn read_pack_data(indexed: &Indexed<'_>, reader: &Reader<'_>, read: &ReadPack) -> Result<(HashSet<BlobId>, bool)> {
     let repo = indexed.repo;
     let key = repo.keys.open_data_key(&read.key).map_err(|e| e.during(object_name(read.indexed.id)))?;
-    let with = Opening { repo: repo.id, hasher: &repo.keys.hasher, key: &key, key_id: read.key.id };
+    let with = Opening { repo: repo.id, hasher: Some(&repo.keys.hasher), key: &key, key_id: read.key.id };
     let (mut bytes, whole) = repo.read_pack_content(read)?;
     let (mut decoder, mut raw) = (BlobDecoder::default(), Vec::new());
     let mut bad = HashSet::new();

@@ -182,7 +182,8 @@ impl<'r> Reader<'r> {
         let mut sealed =
             self.indexed.repo.storage.get_range(&name, u64::from(location.offset), location.stored_len as usize)?;
         let mut raw = vec![0; location.raw_len as usize];
-        let encoded = self.decode(&mut BlobDecoder::default(), id, location, &mut sealed, &mut raw)?.to_vec();
+        let mut decoder = BlobDecoder::default();
+        let encoded = self.decode(&mut decoder, id, location, &mut sealed, &mut raw, true)?.to_vec();
         Ok((raw, encoded))
     }
 
@@ -193,10 +194,12 @@ impl<'r> Reader<'r> {
         location: &Location,
         sealed: &'s mut [u8],
         raw: &mut [u8],
+        compare: bool,
     ) -> Result<&'s [u8]> {
         let repo = self.indexed.repo;
         let key = self.data_key(location.key)?;
-        let with = Opening { repo: repo.id, hasher: &repo.keys.hasher, key: &key, key_id: location.key };
+        let hasher = compare.then_some(&repo.keys.hasher);
+        let with = Opening { repo: repo.id, hasher, key: &key, key_id: location.key };
         let of_base = |e: Error| e.during(format!("reading the base of chunk {id}"));
         let base = location.base.map(|base| self.base(&base)).transpose().map_err(of_base)?;
         let base = base.as_ref().map(|raw| &raw[..]);
@@ -364,7 +367,7 @@ impl<'r> Reader<'r> {
             let at = (place.offset - start) as usize;
             let sealed = bytes.get_mut(at..at + place.stored_len as usize)?;
             let mut raw = vec![0; place.raw_len as usize];
-            self.decode(decoder, id, place, sealed, &mut raw).is_ok().then_some(raw)
+            self.decode(decoder, id, place, sealed, &mut raw, true).is_ok().then_some(raw)
         };
         group.iter().map(|one| (one.0, read(one).map_or_else(|| self.blob(&one.0), Ok))).collect()
     }
@@ -538,10 +541,11 @@ impl<'r> Reader<'r> {
                 continue;
             }
             // A copy: the same blob may be a chunk of this batch, and opening is done in place. What fails here is read
-            // elsewhere when it is needed.
+            // elsewhere when it is needed. Its id need not be compared: it was authenticated, and the chunk's own is.
             let mut raw = vec![0; location.raw_len as usize];
             let sealed = find(&mut ranges, location).map(|sealed| sealed.to_vec());
-            if sealed.is_some_and(|mut sealed| self.decode(decoder, id, location, &mut sealed, &mut raw).is_ok()) {
+            if sealed.is_some_and(|mut sealed| self.decode(decoder, id, location, &mut sealed, &mut raw, false).is_ok())
+            {
                 self.bases.put(*id, raw);
             }
         }
@@ -555,8 +559,9 @@ impl<'r> Reader<'r> {
             } else {
                 let out = &mut batch.raw[at..at + len];
                 let here = location.as_ref().and_then(|l| Some((l, find(&mut ranges, l)?)));
-                let decoded = here
-                    .is_some_and(|(location, sealed)| self.decode(decoder, &entry.id, location, sealed, out).is_ok());
+                let decoded = here.is_some_and(|(location, sealed)| {
+                    self.decode(decoder, &entry.id, location, sealed, out, true).is_ok()
+                });
                 if !decoded {
                     let raw = self.blob(&entry.id)?;
                     if raw.len() != len {
