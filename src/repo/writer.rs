@@ -490,7 +490,8 @@ impl Writer<'_> {
         };
         if let Some(guess) = prediction.guess() {
             let guessed = range.start..range.start + guess.len as usize;
-            // What was cut without regard to pages is no guess where they are regarded.
+            // What was cut without regard to pages is no guess where they are regarded. (Where pages were larger before,
+            // a chunk may be longer than scanning would make it: it is there already.)
             let is_cut = page.is_none_or(|page| self.chunker.is_page_end(guess.len as usize, page));
             if is_cut && guessed.end <= range.end && hasher.id(&bytes[guessed.clone()]) == guess.id {
                 prediction.advance(&guess.id);
