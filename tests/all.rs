@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one link step.
 
+mod archives;
 mod cli;
 mod conformance;
 mod crash;

@@ -27,7 +27,7 @@ const MYSQL: &str = include_str!("segments/mysql.sql");
 const SQLITE: &str = include_str!("segments/sqlite.sql");
 
 /// The segments of `stream`, scanned `step` bytes at a time: where each begins, its name, and its rows.
-fn segments(stream: &[u8], steps: &[usize]) -> Vec<(usize, String, u64)> {
+pub fn segments(stream: &[u8], steps: &[usize]) -> Vec<(usize, String, u64)> {
     let Some(mut segmenter) = Segmenter::recognise(&stream[..stream.len().min(64 << 10)]) else { return Vec::new() };
     let mut found = vec![(0, segmenter.first().0.unwrap_or_default(), 0)];
     let (mut consumed, mut end) = (0, 0);

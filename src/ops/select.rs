@@ -125,14 +125,14 @@ pub fn snapshot_and_part<'s>(
 
 fn wanted<'s>(snapshot: &'s Snapshot, name: &str) -> Result<Wanted<'s>> {
     let parts = &snapshot.manifest.parts;
-    // Files are named without the slash that their paths began with.
+    // Files are named without the slash that their paths began with; members of archives as the archive has it.
     let plain = name.strip_prefix('/').unwrap_or(name);
     let is_dump = parts.iter().any(|part| part.kind == PartKind::Statements);
     let of = |part: &'s Part| match part.kind {
         PartKind::Table { .. } if is_dump => Wanted::table(base_name(&part.name)),
         _ => Wanted::Part(part),
     };
-    if let Some(part) = parts.iter().find(|part| part.name == plain) {
+    if let Some(part) = parts.iter().find(|part| part.name == name || part.name == plain) {
         return Ok(of(part));
     }
     if snapshot.manifest.whole.is_some() && snapshot.manifest.source == plain {

@@ -29,7 +29,7 @@ use crate::repo::publish::publish;
 use crate::repo::reader::Reader;
 use crate::repo::session::{Session, Writing};
 use crate::repo::snapshots::Snapshot;
-use crate::repo::writer::{StoredPart, StoredStream, WriteOptions, Writer, write};
+use crate::repo::writer::{Predict, StoredPart, StoredStream, WriteOptions, Writer, write};
 use crate::report::{Counter, Problem, Report, Unit};
 use crate::source::command;
 use crate::source::files::{self, Found, FoundKind};
@@ -268,7 +268,7 @@ impl Gathered {
         let part = |part: StoredPart| Part {
             name: part.name.unwrap_or_else(|| name.to_owned()),
             kind: match part.holds {
-                None => PartKind::Stream,
+                None | Some(Holds::Piece) => PartKind::Stream,
                 Some(Holds::Statements) => PartKind::Statements,
                 Some(Holds::Table) => PartKind::Table { rows: part.rows },
             },
@@ -321,10 +321,7 @@ fn store_found(
                     return Ok(None);
                 }
             };
-            let stored = match writer
-                .store(&mut watched, None, &|_| before.prediction_of(&found.name))
-                .map(StoredStream::only)
-            {
+            let stored = match store_file(writer, &mut watched, &|_| before.prediction_of(&found.name)) {
                 Ok(stored) => stored,
                 Err(e) if e.kind() == Kind::Source => {
                     let cause = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
@@ -343,6 +340,16 @@ fn store_found(
         }
     };
     Ok(Some(Part { name: found.name.clone(), kind, digest, recipe, stored_bytes: None }))
+}
+
+/// Stores a file, which is one part whatever it holds.
+fn store_file(writer: &mut Writer<'_>, watched: &mut Watched<File>, predict: Predict<'_>) -> Result<StoredPart> {
+    let segmenter = if writer.cuts_segments() {
+        Segmenter::recognise_pages(watched.peek_head().map_err(|e| read_error(e, "the source"))?)
+    } else {
+        None
+    };
+    writer.store(watched, segmenter, predict).map(StoredStream::only)
 }
 
 /// The previous snapshot's recipes, for prediction; nothing for the first snapshot and for a

@@ -483,23 +483,35 @@ impl Writer<'_> {
     /// The next chunk of `bytes[range]`: as guessed where the guess is right, else by scanning.
     fn cut(&self, cutting: &mut Cutting<'_>, bytes: &[u8], range: Range<usize>) -> Cut {
         let hasher = &self.session.repo().keys.hasher;
+        let page = cutting.page;
         let Some(prediction) = &mut cutting.prediction else {
-            let range = range.start..range.start + self.chunker.cut(&bytes[range]);
+            let range = range.start..range.start + self.scan(&bytes[range], page);
             return Cut { range, id: None, similar: None };
         };
         if let Some(guess) = prediction.guess() {
             let guessed = range.start..range.start + guess.len as usize;
-            if guessed.end <= range.end && hasher.id(&bytes[guessed.clone()]) == guess.id {
+            // What was cut without regard to pages is no guess where they are regarded. (Where pages were larger before,
+            // a chunk may be longer than scanning would make it: it is there already.)
+            let is_cut = page.is_none_or(|page| self.chunker.is_page_end(guess.len as usize, page));
+            if is_cut && guessed.end <= range.end && hasher.id(&bytes[guessed.clone()]) == guess.id {
                 prediction.advance(&guess.id);
                 cutting.predicted += 1;
                 return Cut { range: guessed, id: Some(guess.id), similar: None };
             }
             prediction.miss();
         }
-        let range = range.start..range.start + self.chunker.cut(&bytes[range.clone()]);
+        let range = range.start..range.start + self.scan(&bytes[range.clone()], page);
         let id = hasher.id(&bytes[range.clone()]);
         let similar = if prediction.advance(&id) { None } else { prediction.similar(range.len() as u32) };
         Cut { range, id: Some(id), similar }
+    }
+
+    /// The length of the first chunk of `bytes`, of whole pages where there are any.
+    fn scan(&self, bytes: &[u8], page: Option<usize>) -> usize {
+        match page {
+            Some(page) => self.chunker.cut_pages(bytes, page),
+            None => self.chunker.cut(bytes),
+        }
     }
 
     fn send(&mut self, cutting: &mut Cutting<'_>, buffer: &Arc<Buffer>, cuts: Vec<Cut>) -> Result<()> {
@@ -649,6 +661,8 @@ fn read_buffer(
 /// One stream being cut.
 struct Cutting<'p> {
     segmenter: Option<Segmenter>,
+    /// Bytes of a page, where chunks hold whole pages.
+    page: Option<usize>,
     /// Bytes at the end of what was read that the segmenter has not consumed.
     unconsumed: usize,
     predict: Predict<'p>,
@@ -697,8 +711,10 @@ impl<'p> Cutting<'p> {
             (name, Some(holds))
         });
         let hasher = name.is_some().then(StreamHasher::new);
+        let page = segmenter.as_ref().and_then(Segmenter::page);
         Self {
             segmenter,
+            page,
             unconsumed: 0,
             predict,
             prediction: predict(name.as_deref()),

@@ -1,4 +1,4 @@
-//! Cuts a dump into named segments where its tables begin and end, while it passes.
+//! Cuts a dump into named segments where its tables, members or collections begin and end, while it passes.
 //!
 //! A dump is recognised by how it begins, never by its name. What is not recognised is one segment, and what is malformed
 //! goes on in the segment that it is in: a segmenter that is wrong costs economy and convenience, never a byte, since the
@@ -6,9 +6,13 @@
 
 use memchr::memchr_iter;
 
+use self::archive::Archive;
 use self::sql::Sql;
+use self::tar::Tar;
 
+pub mod archive;
 pub mod sql;
+pub mod tar;
 
 /// Bytes that a segmenter may leave unconsumed to see what follows them.
 pub const LOOKAHEAD: usize = 64 << 10;
@@ -16,8 +20,8 @@ pub const LOOKAHEAD: usize = 64 << 10;
 /// Most segments of a stream; what follows is the last one.
 const SEGMENTS_MAX: usize = 4096;
 
-/// Longest name: what is longer is cut off.
-const NAME_CHARS_MAX: usize = 1000;
+/// Longest name of a segment, in characters: with the number that may follow it, it fits into a part's name.
+const NAME_CHARACTERS_MAX: usize = 1000;
 
 /// What a segment holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +30,8 @@ pub enum Holds {
     Statements,
     /// The statements of one table; or lines that are rows.
     Table,
+    /// Bytes of a stream that can stand by themselves: a member of an archive, blocks of a collection.
+    Piece,
 }
 
 /// A segment begins, and the one before it ends.
@@ -49,6 +55,10 @@ pub struct Segmenter {
 
 enum How {
     Sql(Box<Sql>),
+    Tar(Tar),
+    Archive(Archive),
+    /// A file of pages of so many bytes, which is one segment.
+    Pages(usize),
     /// CSV, TSV and NDJSON: every line is a row.
     Lines,
 }
@@ -56,18 +66,34 @@ enum How {
 impl Segmenter {
     /// A segmenter for a stream that begins with `head`; `None` where there is nothing to be told apart.
     pub fn recognise(head: &[u8]) -> Option<Self> {
-        let how = match Sql::recognise(head) {
-            Some(sql) => How::Sql(Box::new(sql)),
-            None if is_lines(head) => How::Lines,
-            None => return None,
-        };
+        let how = (Sql::recognise(head).map(|sql| How::Sql(Box::new(sql))))
+            .or_else(|| Tar::recognise(head).map(How::Tar))
+            .or_else(|| Archive::recognise(head).map(How::Archive))
+            .or_else(|| page_bytes(head).map(How::Pages))
+            .or_else(|| is_lines(head).then_some(How::Lines))?;
         Some(Self { how, ledger: Ledger::default() })
+    }
+
+    /// A segmenter for a file that begins with `head`, which stays one segment; `None` where it has no pages.
+    pub fn recognise_pages(head: &[u8]) -> Option<Self> {
+        Some(Self { how: How::Pages(page_bytes(head)?), ledger: Ledger::default() })
+    }
+
+    /// Bytes of a page, where chunks should hold whole pages.
+    pub fn page(&self) -> Option<usize> {
+        match self.how {
+            How::Pages(page) => Some(page),
+            _ => None,
+        }
     }
 
     /// The first segment: its name, where it has one of its own, and what it holds.
     pub fn first(&mut self) -> (Option<String>, Holds) {
-        match self.how {
+        match &self.how {
             How::Sql(_) => (Some(self.ledger.unique(sql::DEFINITIONS)), Holds::Statements),
+            How::Tar(tar) => (Some(self.ledger.unique(tar.first())), Holds::Piece),
+            How::Archive(_) => (Some(self.ledger.unique(archive::PRELUDE)), Holds::Piece),
+            How::Pages(_) => (None, Holds::Piece),
             How::Lines => (None, Holds::Table),
         }
     }
@@ -76,12 +102,11 @@ impl Segmenter {
     /// many it has consumed: fewer than [`LOOKAHEAD`] are left, and none when this is the `last` scan. Segments that begin
     /// in them are appended to `begun`.
     pub fn scan(&mut self, bytes: &[u8], last: bool, begun: &mut Vec<Begin>) -> usize {
-        match &mut self.how {
-            How::Sql(sql) => {
-                let consumed = sql.scan(bytes, last, &mut self.ledger);
-                begun.append(&mut self.ledger.begun);
-                consumed
-            }
+        let consumed = match &mut self.how {
+            How::Sql(sql) => sql.scan(bytes, last, &mut self.ledger),
+            How::Tar(tar) => tar.scan(bytes, last, &mut self.ledger),
+            How::Archive(archive) => archive.scan(bytes, last, &mut self.ledger),
+            How::Pages(_) => bytes.len(),
             How::Lines => {
                 self.ledger.rows += memchr_iter(b'\n', bytes).count() as u64;
                 self.ledger.open = bytes.last().map_or(self.ledger.open, |byte| *byte != b'\n');
@@ -89,7 +114,9 @@ impl Segmenter {
                 self.ledger.rows += u64::from(last && self.ledger.open);
                 bytes.len()
             }
-        }
+        };
+        begun.append(&mut self.ledger.begun);
+        consumed
     }
 
     /// Rows of the last segment.
@@ -113,7 +140,9 @@ impl Ledger {
     /// A segment begins at `at`.
     fn begin(&mut self, at: usize, name: &str, holds: Holds) {
         let full = self.names.len() >= SEGMENTS_MAX;
-        let (name, holds) = if full { ("the rest", Holds::Statements) } else { (name, holds) };
+        // Of a dump, the rest may hold anything.
+        let rest = if holds == Holds::Piece { holds } else { Holds::Statements };
+        let (name, holds) = if full { ("the rest", rest) } else { (name, holds) };
         let name = self.unique(name);
         self.begun.push(Begin { at, name, holds, rows_before: std::mem::take(&mut self.rows) });
     }
@@ -125,7 +154,7 @@ impl Ledger {
 
     /// `name`, with a number behind it where another segment has it already.
     fn unique(&mut self, name: &str) -> String {
-        let name: String = name.chars().take(NAME_CHARS_MAX).collect();
+        let name: String = name.chars().take(NAME_CHARACTERS_MAX).collect();
         let mut unique = name.clone();
         loop {
             let times = self.names.entry(unique.clone()).or_default();
@@ -142,6 +171,27 @@ impl Ledger {
 pub fn base_name(name: &str) -> &str {
     let numbered = name.strip_suffix(')').and_then(|rest| rest.rsplit_once(" ("));
     numbered.filter(|(_, n)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())).map_or(name, |(base, _)| base)
+}
+
+/// The name that an archive has for something, as text and not too long.
+fn short_name(bytes: &[u8]) -> String {
+    // No character of text takes more than four bytes.
+    let bytes = &bytes[..bytes.len().min(4 * NAME_CHARACTERS_MAX)];
+    let name: String = String::from_utf8_lossy(bytes).chars().take(NAME_CHARACTERS_MAX).collect();
+    if name.is_empty() { "unnamed".to_owned() } else { name }
+}
+
+/// How a database file of `SQLite` begins (<https://sqlite.org/fileformat2.html>).
+const SQLITE: &[u8] = b"SQLite format 3\0";
+
+/// Bytes of a page of a database file that begins with `head`.
+fn page_bytes(head: &[u8]) -> Option<usize> {
+    let page = match head.strip_prefix(SQLITE)?.first_chunk()? {
+        // 65536 does not fit.
+        [0, 1] => 65_536,
+        bytes => usize::from(u16::from_be_bytes(*bytes)),
+    };
+    (page >= 512 && page.is_power_of_two()).then_some(page)
 }
 
 /// Lines to look at.

@@ -1,0 +1,173 @@
+//! Archives of `mongodump --archive` without compression (mongo-tools, `common/archive/spec.md`).
+//!
+//! ```text
+//! magic | document ... | end | block ...        end: ff ff ff ff
+//! block: header {db, collection, EOF, CRC} | document ... | end
+//! ```
+//!
+//! Collections are dumped at the same time, their blocks stand in any order. A segment begins where a block of another
+//! collection does. Documents are passed over by the lengths that they begin with. What is no document ends this: the rest
+//! stays in the segment that it is in.
+
+use super::{Holds, LOOKAHEAD, Ledger, short_name};
+
+/// The name of what stands in front of the blocks: options and indexes of all collections.
+pub const PRELUDE: &str = "prelude";
+
+const MAGIC: [u8; 4] = 0x8199_e26d_u32.to_le_bytes();
+const END: [u8; 4] = [0xff; 4];
+/// Lengths of documents, the four bytes of the length included; the largest has room for what the server adds.
+const DOCUMENT_MIN: u32 = 5;
+const DOCUMENT_MAX: u32 = (16 << 20) + (16 << 10);
+/// So many segments come to be of any size; then large ones, and larger ones for each that many more.
+const SEGMENTS_OF_ANY_SIZE: usize = 64;
+/// A large segment, in bytes.
+const LARGE: u64 = 1 << 20;
+
+/// Where an archive is, and in which segment.
+pub struct Archive {
+    state: State,
+    /// Bytes to pass over.
+    skip: u64,
+    /// The collection of the last block.
+    collection: Option<String>,
+    /// Segments of blocks.
+    segments: usize,
+    /// Bytes of the current one.
+    bytes: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// In front of a document or an end, in the prelude.
+    Prelude,
+    /// In front of a block.
+    Between,
+    /// In front of a document or an end, in a block.
+    Block,
+    /// In front of a document's last byte; in a block?
+    LastByte { block: bool },
+    /// In what is not understood.
+    Rest,
+}
+
+impl Archive {
+    /// A segmenter for an archive that begins with `head`.
+    pub fn recognise(head: &[u8]) -> Option<Self> {
+        document_bytes(head.strip_prefix(&MAGIC)?)?;
+        let skip = MAGIC.len() as u64;
+        Some(Self { state: State::Prelude, skip, collection: None, segments: 0, bytes: 0 })
+    }
+
+    /// See [`Segmenter::scan`](super::Segmenter::scan).
+    pub fn scan(&mut self, bytes: &[u8], last: bool, ledger: &mut Ledger) -> usize {
+        let mut at = 0;
+        loop {
+            let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len() - at);
+            self.skip -= skipped as u64;
+            self.bytes += skipped as u64;
+            at += skipped;
+            let rest = &bytes[at..];
+            if rest.is_empty() {
+                return at;
+            }
+            if self.state != State::Rest && self.step(rest, at, ledger).is_none() {
+                if !last {
+                    return at;
+                }
+                self.state = State::Rest;
+            }
+            if self.state == State::Rest {
+                self.skip = u64::MAX;
+            }
+        }
+    }
+
+    /// Looks at what `rest` begins with, and passes over it. `None` when more of it is needed.
+    fn step(&mut self, rest: &[u8], at: usize, ledger: &mut Ledger) -> Option<()> {
+        if let State::LastByte { block } = self.state {
+            let inside = if block { State::Block } else { State::Prelude };
+            (self.state, self.skip) = if rest[0] == 0 { (inside, 1) } else { (State::Rest, 0) };
+            return Some(());
+        }
+        let is_end = *rest.first_chunk()? == END;
+        let length = document_bytes(rest);
+        (self.state, self.skip) = match (self.state, length) {
+            (State::Prelude | State::Block, None) if is_end => (State::Between, END.len() as u64),
+            (state @ (State::Prelude | State::Block), Some(length)) => {
+                (State::LastByte { block: state == State::Block }, u64::from(length) - 1)
+            }
+            (State::Between, Some(length)) if length as usize <= LOOKAHEAD => {
+                let header = rest.get(..length as usize)?;
+                match collection(header).filter(|_| !ledger.is_full()) {
+                    Some(collection) => {
+                        self.belong(collection, at, ledger);
+                        (State::LastByte { block: true }, u64::from(length) - 1)
+                    }
+                    None => (State::Rest, 0),
+                }
+            }
+            _ => (State::Rest, 0),
+        };
+        Some(())
+    }
+
+    /// A block of `collection` begins at `at`.
+    fn belong(&mut self, collection: String, at: usize, ledger: &mut Ledger) {
+        let differs = self.collection.as_ref() != Some(&collection);
+        if differs && (self.bytes >= LARGE * (self.segments / SEGMENTS_OF_ANY_SIZE) as u64) {
+            ledger.begin(at, &collection, Holds::Piece);
+            self.segments += 1;
+            self.bytes = 0;
+        }
+        self.collection = Some(collection);
+    }
+}
+
+/// The length that a document begins with, if it can be one.
+fn document_bytes(bytes: &[u8]) -> Option<u32> {
+    let length = u32::from_le_bytes(*bytes.first_chunk()?);
+    (DOCUMENT_MIN..=DOCUMENT_MAX).contains(&length).then_some(length)
+}
+
+/// The collection that a block's header names: `db.collection`.
+fn collection(header: &[u8]) -> Option<String> {
+    let (mut database, mut collection) = (None, None);
+    let mut rest = header.get(4..header.len().checked_sub(1)?)?;
+    while let Some((kind, after)) = rest.split_first() {
+        let (name, value) = until_zero(after)?;
+        let length = value_bytes(*kind, value)?;
+        match (kind, name) {
+            (2, b"db") => database = Some(string(value)?),
+            (2, b"collection") => collection = Some(string(value)?),
+            _ => {}
+        }
+        rest = value.get(length..)?;
+    }
+    Some(short_name(&[database?, b".", collection?].concat()))
+}
+
+/// The bytes before the first zero, and those behind it.
+fn until_zero(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr::memchr(0, bytes)?;
+    Some((&bytes[..end], &bytes[end + 1..]))
+}
+
+/// Bytes of a value of this kind (<https://bsonspec.org>): of the kinds that headers have, and others of a fixed length.
+fn value_bytes(kind: u8, value: &[u8]) -> Option<usize> {
+    Some(match kind {
+        // Double, date, timestamp, 64 bits.
+        1 | 9 | 17 | 18 => 8,
+        2 => (u32::from_le_bytes(*value.first_chunk()?) as usize).checked_add(4)?,
+        8 => 1,
+        10 => 0,
+        16 => 4,
+        _ => return None,
+    })
+}
+
+/// A string: its length, its bytes, and a zero, which the length counts.
+fn string(value: &[u8]) -> Option<&[u8]> {
+    let length = u32::from_le_bytes(*value.first_chunk()?) as usize;
+    value.get(4..)?.get(..length)?.strip_suffix(b"\0")
+}
