@@ -91,11 +91,15 @@ impl<'c> Copying<'c> {
                 let mut visit = || -> Result<()> {
                     if let Some(chain) = self.session.indexed.usable_chain(&entry.id, u8::MAX)? {
                         self.session.rely_on(&chain);
+                    } else if way != Way::Packs {
+                        missing.entry(entry.id).or_insert(u8::MAX);
+                    } else if let Some(place) = self.place(&entry.id)? {
+                        if !self.lies_there(&entry.id, &place)? {
+                            missing.entry(entry.id).or_insert(u8::MAX);
+                        }
+                        self.bases_missing(&place, &mut missing)?;
                     } else {
                         missing.entry(entry.id).or_insert(u8::MAX);
-                        if way == Way::Packs {
-                            self.bases_missing(&entry.id, &mut missing)?;
-                        }
                     }
                     if missing.len() >= WINDOW { self.settle(&std::mem::take(&mut missing), way, &[]) } else { Ok(()) }
                 };
@@ -119,15 +123,24 @@ impl<'c> Copying<'c> {
     }
 
     /// Packs that lie as they do here bring differences along: what those need is missing, too.
-    fn bases_missing(&self, id: &BlobId, missing: &mut HashMap<BlobId, u8>) -> Result<()> {
-        let Some(moved) = self.place(id)? else { return Ok(()) };
-        for (id, copy) in &self.here.bases_of(&moved)? {
+    fn bases_missing(&self, moved: &Location, missing: &mut HashMap<BlobId, u8>) -> Result<()> {
+        for (id, copy) in &self.here.bases_of(moved)? {
             let below = copy.version() + 1;
-            if self.session.indexed.usable_chain(id, below)?.is_none() {
+            if self.session.indexed.usable_chain(id, below)?.is_none() && !self.lies_there(id, copy)? {
                 missing.entry(*id).and_modify(|other| *other = below.min(*other)).or_insert(below);
             }
         }
         Ok(())
+    }
+
+    /// The destination has this very copy already, though it may lack what the copy is a difference to: another shard's, or
+    /// what was interrupted. Its pack need not be taken over again, if the source has what is lacking.
+    fn lies_there(&self, id: &BlobId, copy: &Location) -> Result<bool> {
+        let there = &self.session.indexed;
+        let same =
+            |other: &Location| (other.codec, other.base, other.stored_len) == (copy.codec, copy.base, copy.stored_len);
+        let good = |other: &Location| !there.is_condemned(other.pack) && !there.is_distrusted(id, other.pack);
+        Ok(!self.here.bases_of(copy)?.is_empty() && there.copies(id)?.iter().any(|other| same(other) && good(other)))
     }
 
     fn moved(&mut self, snapshot: SnapshotId, parts: impl FnOnce() -> Vec<Part>) -> Moved {
@@ -204,6 +217,7 @@ impl<'c> Copying<'c> {
                             && seen.len() < WINDOW
                             && seen.insert(entry.id)
                             && let Some(place) = self.place(&entry.id)?
+                            && !self.lies_there(&entry.id, &place)?
                             && self.options.shard.is_none_or(|shard| shard.admits(place.pack.as_bytes()))
                         {
                             *needed.entry(place.pack).or_default() += u64::from(place.stored_len);
