@@ -26,11 +26,12 @@ use crate::id::{BlobId, IndexId, PackId};
 use crate::repo::Repository;
 use crate::repo::fence::{LiveSession, end_dead_sessions, live_sessions};
 use crate::repo::index::Location;
+use crate::repo::parallel::each;
 use crate::repo::reader::Reader;
 use crate::repo::rules::Rule;
 use crate::repo::session::{Session, Writing};
 use crate::repo::snapshots::Snapshot;
-use crate::repo::writer::{WriteOptions, Writer, write};
+use crate::repo::writer::{WriteOptions, write};
 use crate::report::{Report, Unit};
 use crate::storage::Storage;
 
@@ -383,14 +384,21 @@ impl Work<'_, '_> {
                 lowest.entry(entry.id).and_modify(|v| *v = entry.version().min(*v)).or_insert(entry.version());
             }
         }
+        let is_lowest = |entry: &BlobEntry| lowest.get(&entry.id).is_none_or(|lowest| *lowest >= entry.version());
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = if self.repo.storage.in_order() { 1 } else { cores };
         write(self.session, options.write, self.report, self.cancel, |writer| {
             for (done, (pack, entries)) in moving.iter().enumerate() {
-                for (offset, entry) in entries {
+                let moving: Vec<_> = entries.iter().filter(|(_, entry)| is_lowest(entry)).collect();
+                for group in moving.chunks(READ_AT_ONCE) {
                     self.cancel.check()?;
-                    if lowest.get(&entry.id).is_some_and(|lowest| *lowest < entry.version()) {
-                        continue;
+                    let read = each(threads, group, |(offset, entry)| self.read_blob(&reader, *pack, *offset, entry));
+                    for ((_, entry), read) in group.iter().zip(read) {
+                        match read? {
+                            Movable::AsItIs(encoded) => writer.store_as_it_is(entry, &encoded)?,
+                            Movable::Anew(raw) => writer.store_again(entry.id, raw)?,
+                        }
                     }
-                    self.move_blob(writer, &reader, *pack, *offset, entry)?;
                 }
                 self.report.progress(done as u64 + 1);
             }
@@ -413,28 +421,31 @@ impl Work<'_, '_> {
         Ok(())
     }
 
-    /// Stores a blob of `pack` again: as it is, so that a delta stays one; or, where this copy can't be read, from another
-    /// and whole.
-    fn move_blob(
-        &self,
-        writer: &mut Writer<'_>,
-        reader: &Reader<'_>,
-        pack: PackId,
-        offset: u32,
-        entry: &BlobEntry,
-    ) -> Result<()> {
+    /// Reads a blob of `pack` that is to be stored again: as it is, so that a delta stays one; or, where this copy can't be
+    /// read, from another and whole.
+    fn read_blob(&self, reader: &Reader<'_>, pack: PackId, offset: u32, entry: &BlobEntry) -> Result<Movable> {
         let copies = self.survey.indexed.copies(&entry.id)?;
+        // That it decodes is seen here, its base included.
         if let Some(copy) = copies.iter().find(|copy| (copy.pack, copy.offset) == (pack, offset))
-            && let Ok((raw, encoded)) = reader.copy_as_stored(&entry.id, copy)
-            && let Ok(base) = entry.base.map(|base| reader.base(&base)).transpose()
+            && let Ok((_, encoded)) = reader.copy_as_stored(&entry.id, copy)
         {
-            return writer.store_as_it_is(entry, &encoded, &raw, base.as_ref().map(|raw| &raw[..]));
+            return Ok(Movable::AsItIs(encoded));
         }
-        let raw = match reader.blob(&entry.id) {
+        match reader.blob(&entry.id) {
             // Its snapshots were forgotten and another prune took it away meanwhile.
             Err(e) if self.repo.storage.stat(&object_name(pack))?.is_none() => Err(other_at_work(&e)),
-            read => read,
-        }?;
-        writer.store_again(entry.id, raw)
+            read => read.map(Movable::Anew),
+        }
     }
+}
+
+/// Blobs that are read at once.
+const READ_AT_ONCE: usize = 16;
+
+/// A blob on its way into another pack.
+enum Movable {
+    /// As it was encoded.
+    AsItIs(Vec<u8>),
+    /// Its plain bytes.
+    Anew(Vec<u8>),
 }

@@ -423,7 +423,12 @@ impl Run<'_> {
             way => copying.chunks(snapshot, way, next)?,
         };
         let (parts, mut stored) = match moved {
-            Moved::Whole { parts, stored } => (parts, stored),
+            Moved::Whole { mut parts, stored } => {
+                if !dest.parameters.requires(SEGMENTS) {
+                    parts.iter_mut().for_each(|part| part.stored_bytes = None);
+                }
+                (parts, stored)
+            }
             Moved::Partly => return Ok(Outcome::Waiting),
             Moved::Lost(problems) => return Ok(Outcome::Lost(problems)),
         };
@@ -523,7 +528,10 @@ fn by_series<'s>(snapshots: impl IntoIterator<Item = &'s Snapshot>) -> Series {
 /// A repository without the feature for segments takes none: older programs would not read them.
 fn refuse_segments<'s>(dest: &Repository, snapshots: impl Iterator<Item = &'s Snapshot>) -> Result<()> {
     let is_segment = |part: &Part| matches!(part.kind, PartKind::Statements | PartKind::Table { .. });
-    let holds = |snapshot: &&Snapshot| snapshot.manifest.parts.iter().any(is_segment);
+    let holds = |snapshot: &&Snapshot| {
+        let Manifest { whole, parts, .. } = &snapshot.manifest;
+        parts.iter().any(is_segment) || (whole.is_some() && parts.len() > 1)
+    };
     match snapshots.filter(|_| !dest.parameters.requires(SEGMENTS)).find(holds) {
         None => Ok(()),
         Some(snapshot) => {

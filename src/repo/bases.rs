@@ -27,13 +27,23 @@ impl Bases {
         lock(&self.0).blobs.get(id).cloned()
     }
 
+    /// Lets go of a blob.
+    pub fn forget(&self, id: &BlobId) {
+        let mut held = lock(&self.0);
+        if let Some(raw) = held.blobs.remove(id) {
+            held.bytes -= raw.len();
+            held.order.retain(|other| other != id);
+        }
+    }
+
     /// Holds a blob, and lets go of the oldest.
     pub fn put(&self, id: BlobId, raw: Vec<u8>) -> Arc<Vec<u8>> {
         let raw = Arc::new(raw);
         let mut held = lock(&self.0);
-        if held.blobs.insert(id, Arc::clone(&raw)).is_none() {
-            held.bytes += raw.len();
-            held.order.push_back(id);
+        held.bytes += raw.len();
+        match held.blobs.insert(id, Arc::clone(&raw)) {
+            None => held.order.push_back(id),
+            Some(before) => held.bytes -= before.len(),
         }
         while held.bytes > BYTES_MAX
             && let Some(oldest) = held.order.pop_front()

@@ -128,20 +128,17 @@ impl BlobEncoder {
         self.sealed(env, key, &entry(codec, None), encoded, raw, None).ok_or_else(|| faulty(id))
     }
 
-    /// Seals under another key what was `opened` as `entry` and decodes to `raw`, with its base; and proves that it does.
+    /// Seals under another key what was `opened` as `entry` and was seen to decode to what its id names; and proves that what
+    /// was sealed opens to the same.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
-    pub fn move_on(
-        &mut self,
-        env: &dyn Env,
-        key: &DataKey,
-        entry: &BlobEntry,
-        opened: &[u8],
-        raw: &[u8],
-        base: Option<&[u8]>,
-    ) -> Result<SealedBlob> {
-        self.sealed(env, key, entry, opened, raw, base).ok_or_else(|| faulty(entry.id))
+    pub fn move_on(&self, env: &dyn Env, key: &DataKey, entry: &BlobEntry, opened: &[u8]) -> Result<SealedBlob> {
+        let blob = self.seal(env, key, entry, opened);
+        let mut again = blob.bytes.clone();
+        let name = blob_name(self.repo, key.wrapped.id, &blob.entry);
+        let is_same = key.key.open_in_place(&name, &mut again).is_some_and(|found| found == opened);
+        if is_same { Ok(blob) } else { Err(faulty(entry.id)) }
     }
 
     fn seal(&self, env: &dyn Env, key: &DataKey, entry: &BlobEntry, opened: &[u8]) -> SealedBlob {

@@ -17,7 +17,7 @@ pub mod keys;
 pub mod listing;
 pub mod packer;
 pub mod packs;
-mod parallel;
+pub mod parallel;
 pub mod predict;
 pub mod publish;
 pub mod reader;

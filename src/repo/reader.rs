@@ -563,6 +563,10 @@ impl<'r> Reader<'r> {
                     self.decode(decoder, &entry.id, location, sealed, out, true).is_ok()
                 });
                 if !decoded {
+                    // What it was decoded with may be at fault: it is read again, and its id compared.
+                    for (id, _) in &batch.bases {
+                        self.bases.forget(id);
+                    }
                     let raw = self.blob(&entry.id)?;
                     if raw.len() != len {
                         return Err(Error::damaged(

@@ -16,10 +16,9 @@
 //! A failure anywhere is remembered once ([`Failure`]), everybody else drains and stops, and the source
 //! is told by the cancel token, so that a dump command is killed rather than left hanging.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -30,24 +29,27 @@ use crate::format::config::{COLUMNAR, DELTA, SEGMENTS};
 use crate::format::keyslot::SlotKind;
 use crate::format::limits::RECIPE_INLINE_MAX;
 use crate::format::manifest::{Digest, Stored};
-use crate::format::pack::{Base, BlobEntry, CHAIN_MAX, VERSION_MAX};
+use crate::format::pack::BlobEntry;
 use crate::format::recipe::{ENTRY_LEN, Recipe, RecipeEntry, decode_entries};
 use crate::id::BlobId;
 use crate::report::{Counter, Report};
-use crate::source::pipe::read_error;
 use crate::transform::chunk::Chunker;
-use crate::transform::delta::base_version;
 use crate::transform::hash::StreamHasher;
-use crate::transform::segment::{Begin, Holds, LOOKAHEAD, Segmenter};
-use crate::transform::sketch::{FEATURES, Sketcher};
+use crate::transform::segment::{Holds, Segmenter};
 
-use super::blob::{BlobEncoder, DeltaBase, SealedBlob};
-use super::index::Location;
+use super::blob::{BlobEncoder, SealedBlob};
 use super::packer::{Packer, Shelf};
-use super::parallel::at_once;
 use super::predict::Prediction;
 use super::reader::Reader;
 use super::session::{Claim, Session};
+
+use self::buffers::{Buffer, Pool, read_buffer};
+use self::cutting::{Cutting, Level, RecipeBuilder};
+use self::worker::{Cut, Job, Worked, Worker};
+
+mod buffers;
+mod cutting;
+mod worker;
 
 /// How a session writes.
 #[derive(Clone, Copy, Debug)]
@@ -71,8 +73,6 @@ impl Default for WriteOptions {
     }
 }
 
-/// New bytes of a stream per buffer: enough chunks to keep all cores busy, few enough to stay small.
-const BUFFER_BYTES: usize = 2 << 20;
 /// Sealed blobs waiting for the packer.
 const BLOBS_WAITING: usize = 64;
 
@@ -342,15 +342,15 @@ impl Writer<'_> {
         self.failure.check()
     }
 
-    /// Stores again what was read from a pack, `encoded` as it lay there; `raw` is what it decodes to, with its base. Within
-    /// one session a blob is still stored once.
+    /// Stores again what was read from a pack, `encoded` as it lay there, after it was seen to decode. Within one session a
+    /// blob is still stored once.
     ///
     /// # Errors
-    /// `Failed` when what was sealed does not open and decode to `raw`; a failure of the pipeline.
-    pub fn store_as_it_is(&mut self, entry: &BlobEntry, encoded: &[u8], raw: &[u8], base: Option<&[u8]>) -> Result<()> {
+    /// `Failed` when what was sealed does not open to `encoded`; a failure of the pipeline.
+    pub fn store_as_it_is(&mut self, entry: &BlobEntry, encoded: &[u8]) -> Result<()> {
         if self.session.claim_again(&entry.id) {
             let env = self.session.repo().env.as_ref();
-            let blob = self.encoder.move_on(env, &self.session.key, entry, encoded, raw, base)?;
+            let blob = self.encoder.move_on(env, &self.session.key, entry, encoded)?;
             self.tally.new_chunk(entry.raw_len as usize, self.report);
             self.blobs.send(blob).map_err(|_| stopped())?;
         }
@@ -626,338 +626,6 @@ impl Writer<'_> {
         }
         Ok(RecipeEntry { id, len: raw.len() as u32 })
     }
-}
-
-/// Fills `into` with what `input` gives; fewer bytes only at its end.
-fn read_buffer(
-    input: &mut dyn Read,
-    into: &mut [u8],
-    hasher: &mut StreamHasher,
-    cancel: &Cancel,
-    report: &dyn Report,
-) -> Result<usize> {
-    let mut n = 0;
-    while n < into.len() {
-        cancel.check()?;
-        match input.read(&mut into[n..]) {
-            Ok(0) => break,
-            Ok(read) => {
-                hasher.update(&into[n..n + read]);
-                n += read;
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => {
-                // A source that was told to stop says so by an error: the reason is who told it.
-                cancel.check()?;
-                return Err(read_error(e, "the source"));
-            }
-        }
-    }
-    report.count(Counter::SourceBytes, n as u64);
-    report.progress(hasher.count());
-    Ok(n)
-}
-
-/// One stream being cut.
-struct Cutting<'p> {
-    segmenter: Option<Segmenter>,
-    /// Bytes of a page, where chunks hold whole pages.
-    page: Option<usize>,
-    /// Bytes at the end of what was read that the segmenter has not consumed.
-    unconsumed: usize,
-    predict: Predict<'p>,
-    prediction: Option<Prediction<'p>>,
-    predicted: u64,
-    /// Bytes that are not certain to be cut yet: less than the longest chunk, and what is unconsumed.
-    rest: Vec<u8>,
-    sent: u64,
-    collected: u64,
-    /// Bytes of the chunks collected.
-    bytes: u64,
-    early: BTreeMap<u64, Worked>,
-    /// Stored bytes of the recipe's chunks.
-    stored_bytes: u64,
-    /// The recipe of the first part whose chunks are not all collected.
-    recipe: RecipeBuilder,
-    /// The part that is being cut.
-    part: CutPart,
-    /// Parts that were cut to their ends, without their recipes, and how many jobs that took.
-    ended: VecDeque<(u64, StoredPart)>,
-    parts: Vec<StoredPart>,
-}
-
-/// A part while it is cut.
-struct CutPart {
-    name: Option<String>,
-    holds: Option<Holds>,
-    bytes: u64,
-    /// Absent where the part is the whole stream, which is digested elsewhere.
-    hasher: Option<StreamHasher>,
-}
-
-impl CutPart {
-    fn take_in(&mut self, bytes: &[u8]) {
-        self.bytes += bytes.len() as u64;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(bytes);
-        }
-    }
-}
-
-impl<'p> Cutting<'p> {
-    fn new(mut segmenter: Option<Segmenter>, predict: Predict<'p>, first: u64) -> Self {
-        let (name, holds) = segmenter.as_mut().map_or((None, None), |segmenter| {
-            let (name, holds) = segmenter.first();
-            (name, Some(holds))
-        });
-        let hasher = name.is_some().then(StreamHasher::new);
-        let page = segmenter.as_ref().and_then(Segmenter::page);
-        Self {
-            segmenter,
-            page,
-            unconsumed: 0,
-            predict,
-            prediction: predict(name.as_deref()),
-            predicted: 0,
-            rest: Vec::new(),
-            sent: first,
-            collected: first,
-            bytes: 0,
-            early: BTreeMap::new(),
-            stored_bytes: 0,
-            recipe: RecipeBuilder::default(),
-            part: CutPart { name, holds, bytes: 0, hasher },
-            ended: VecDeque::new(),
-            parts: Vec::new(),
-        }
-    }
-
-    /// The part ends, and the one that `begin` names begins.
-    fn end_part(&mut self, rows: u64, begin: Option<Begin>) {
-        let next = CutPart {
-            name: begin.as_ref().map(|begin| begin.name.clone()),
-            holds: begin.as_ref().map(|begin| begin.holds),
-            bytes: 0,
-            hasher: Some(StreamHasher::new()),
-        };
-        self.prediction = begin.and_then(|begin| (self.predict)(Some(&begin.name)));
-        let CutPart { name, holds, bytes, hasher } = std::mem::replace(&mut self.part, next);
-        let blake3 = hasher.map_or([0; 32], |hasher| *hasher.finalize().as_bytes());
-        let digest = Digest { bytes, blake3 };
-        self.ended.push_back((
-            self.sent,
-            StoredPart { name, holds, rows, stored_bytes: 0, digest, recipe: Recipe::default() },
-        ));
-    }
-}
-
-/// A recipe while it grows: level 0 holds the stream's entries, level n those of level n - 1's chunks.
-#[derive(Default)]
-struct RecipeBuilder {
-    levels: Vec<Level>,
-}
-
-#[derive(Default)]
-struct Level {
-    bytes: Vec<u8>,
-    cut: bool,
-}
-
-/// A piece of a stream in memory.
-struct Buffer {
-    bytes: Vec<u8>,
-    home: Option<Sender<Vec<u8>>>,
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        if let Some(home) = &self.home {
-            let _ = home.send(std::mem::take(&mut self.bytes));
-        }
-    }
-}
-
-/// The fixed number of buffers that streams pass through: the larger part of the memory budget. A buffer that comes back is
-/// used again before a new one gets memory, so that a small stream, or a fast one, stays in few of them.
-#[derive(Clone)]
-struct Pool {
-    home: Sender<Vec<u8>>,
-    free: Receiver<Vec<u8>>,
-    /// Buffers that have no memory yet.
-    unused: Arc<AtomicUsize>,
-    buffer: usize,
-    /// Bytes in front of the new ones, for what the buffer before left.
-    headroom: usize,
-}
-
-impl Pool {
-    fn new(memory_bytes: usize, chunk_max: usize) -> Self {
-        let headroom = chunk_max + LOOKAHEAD;
-        let buffer = headroom + BUFFER_BYTES.max(chunk_max);
-        let unused = Arc::new(AtomicUsize::new((memory_bytes / 4 / buffer).clamp(6, 64)));
-        let (home, free) = unbounded();
-        Self { home, free, unused, buffer, headroom }
-    }
-
-    fn take(&self) -> Vec<u8> {
-        if let Ok(buffer) = self.free.try_recv() {
-            return buffer;
-        }
-        let new = self.unused.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |unused| unused.checked_sub(1));
-        match new {
-            Ok(_) => vec![0; self.buffer],
-            Err(_) => self.free.recv().expect("the pool holds its own sender"),
-        }
-    }
-
-    fn give(&self, buffer: Vec<u8>) {
-        let _ = self.home.send(buffer);
-    }
-}
-
-/// A chunk of a buffer; its id where the caller had to know it.
-struct Cut {
-    range: Range<usize>,
-    id: Option<BlobId>,
-    /// A stored chunk that it probably resembles.
-    similar: Option<BlobId>,
-}
-
-/// Chunks for a worker. Without `seq` they are stored again, whatever exists, and nobody waits for the ids.
-struct Job {
-    seq: Option<u64>,
-    buffer: Arc<Buffer>,
-    cuts: Vec<Cut>,
-}
-
-/// A job that is done.
-struct Worked {
-    seq: u64,
-    entries: Vec<RecipeEntry>,
-    stored_bytes: u64,
-}
-
-/// What one core does.
-struct Worker<'w> {
-    session: &'w Session<'w>,
-    /// Reads what chunks may be differences to, where there may be any.
-    bases: Option<&'w Reader<'w>>,
-    sketcher: &'w Sketcher,
-    /// There are features to look for.
-    looks: bool,
-    /// Features of what was stored.
-    noted: &'w Mutex<Vec<(BlobId, [u64; FEATURES])>>,
-    failure: &'w Failure<'w>,
-    tally: &'w Tally,
-    report: &'w dyn Report,
-    blobs: Sender<SealedBlob>,
-    done: Sender<Worked>,
-}
-
-impl Worker<'_> {
-    fn run(&self, jobs: &Receiver<Job>, mut encoder: BlobEncoder) {
-        for Job { seq, buffer, cuts } in jobs {
-            let (mut entries, mut stored_bytes) = (Vec::with_capacity(cuts.len()), 0);
-            self.tally.chunks.fetch_add(cuts.len() as u64, Ordering::Relaxed);
-            self.report.count(Counter::Chunks, cuts.len() as u64);
-            for cut in cuts {
-                let raw = &buffer.bytes[cut.range.clone()];
-                let id = cut.id.unwrap_or_else(|| self.session.repo().keys.hasher.id(raw));
-                entries.push(RecipeEntry { id, len: raw.len() as u32 });
-                self.failure.guard(|| {
-                    stored_bytes += u64::from(self.store(&mut encoder, id, raw, cut.similar, seq.is_none())?);
-                    Ok(())
-                });
-            }
-            drop(buffer);
-            if let Some(seq) = seq {
-                let _ = self.done.send(Worked { seq, entries, stored_bytes });
-            }
-        }
-    }
-
-    /// Stores a chunk unless it is there; returns the bytes that it takes, 0 where they are not known.
-    fn store(
-        &self,
-        encoder: &mut BlobEncoder,
-        id: BlobId,
-        raw: &[u8],
-        similar: Option<BlobId>,
-        again: bool,
-    ) -> Result<u32> {
-        let claim = match again {
-            true if self.session.claim_again(&id) => Claim::Mine,
-            true => Claim::Others,
-            false => self.session.claim(&id)?,
-        };
-        Ok(match claim {
-            Claim::Stored { bytes } => bytes,
-            Claim::Others => 0,
-            Claim::Mine => {
-                // What is stored again is stored whole: somebody may need it as a base.
-                let near = if again { Vec::new() } else { self.near(id, raw, similar) };
-                let bases: Vec<&DeltaBase> = near.iter().map(|near| &near.base).collect();
-                let blob = encoder.encode(self.session.repo().env.as_ref(), &self.session.key, id, raw, &bases)?;
-                if let Some(near) = near.iter().find(|near| Some(near.base.base) == blob.entry.base) {
-                    self.session.rely_on(&near.chain);
-                }
-                self.tally.new_chunk(raw.len(), self.report);
-                let bytes = blob.entry.stored_len;
-                let _ = self.blobs.send(blob);
-                bytes
-            }
-        })
-    }
-
-    /// What a chunk may be the difference to: what looks most like it, and what the recipe of the last snapshot has in its
-    /// place.
-    fn near(&self, id: BlobId, raw: &[u8], similar: Option<BlobId>) -> Vec<Near> {
-        if self.bases.is_none() {
-            return Vec::new();
-        }
-        let mut candidates = Vec::new();
-        if let Some(features) = self.sketcher.features(raw) {
-            let cache = &self.session.repo().cache;
-            let found = if self.looks { cache.with_features(&features).unwrap_or_default() } else { Vec::new() };
-            let shared = |id: &BlobId| found.iter().filter(|other| *other == id).count();
-            candidates.extend(found.iter().copied().max_by_key(|id| (shared(id), *id)));
-            lock(self.noted).push((id, features));
-        }
-        candidates.extend(similar.filter(|similar| !candidates.contains(similar)));
-        let mut near: Vec<Near> = candidates.iter().filter_map(|similar| self.base(similar, raw.len())).collect();
-        near.retain(|near| near.base.base.id != id);
-        near
-    }
-
-    /// What a chunk of `len` bytes that resembles `similar` may be the difference to: by skip-deltas an ancestor of
-    /// `similar`, or itself. None where it can't be read, or where that would cost more than it saves.
-    fn base(&self, similar: &BlobId, len: usize) -> Option<Near> {
-        let reader = self.bases?;
-        let mut chain = self.session.indexed.usable_chain(similar, u8::MAX).ok()??;
-        let version = chain[0].1.version() + 1;
-        if version > VERSION_MAX || version.count_ones() as usize > CHAIN_MAX {
-            return None;
-        }
-        let at = chain.iter().position(|(_, copy)| copy.version() == base_version(version))?;
-        chain.drain(..at);
-        let is_far = at_once(self.session.repo().storage.as_ref()) > 1;
-        let read: usize = chain.iter().map(|(_, copy)| copy.stored_len as usize).sum();
-        if is_far && read > len / FAR_SHARE {
-            return None;
-        }
-        let base = Base { id: chain[0].0, version };
-        let raw = reader.base(&base).ok()?;
-        Some(Near { base: DeltaBase { base, raw }, chain })
-    }
-}
-
-/// Over a network a base is read where that takes less than this part of the chunk's bytes.
-const FAR_SHARE: usize = 4;
-
-/// A base, and the copies that it takes to read it: whoever uses it relies on them.
-struct Near {
-    base: DeltaBase,
-    chain: Vec<(BlobId, Location)>,
 }
 
 /// What a run stored.

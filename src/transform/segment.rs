@@ -20,6 +20,9 @@ pub const LOOKAHEAD: usize = 64 << 10;
 /// Most segments of a stream; what follows is the last one.
 const SEGMENTS_MAX: usize = 4096;
 
+/// The name of what follows the last of them.
+pub const THE_REST: &str = "the rest";
+
 /// Longest name of a segment, in characters: with the number that may follow it, it fits into a part's name.
 const NAME_CHARACTERS_MAX: usize = 1000;
 
@@ -142,7 +145,7 @@ impl Ledger {
         let full = self.names.len() >= SEGMENTS_MAX;
         // Of a dump, the rest may hold anything.
         let rest = if holds == Holds::Piece { holds } else { Holds::Statements };
-        let (name, holds) = if full { ("the rest", rest) } else { (name, holds) };
+        let (name, holds) = if full { (THE_REST, rest) } else { (name, holds) };
         let name = self.unique(name);
         self.begun.push(Begin { at, name, holds, rows_before: std::mem::take(&mut self.rows) });
     }

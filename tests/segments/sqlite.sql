@@ -7,10 +7,17 @@ INSERT INTO orders VALUES(3,NULL);
 CREATE TABLE IF NOT EXISTS "odd name"(a);
 INSERT INTO "odd name" VALUES(X'00');
 CREATE TABLE log(a);
+CREATE TABLE [Order Details](a);
+INSERT INTO "Order Details" VALUES(1);
+CREATE TABLE temp_readings(a);
+INSERT INTO temp_readings VALUES(1);
 CREATE INDEX by_note ON orders(note);
-CREATE TRIGGER noted AFTER INSERT ON orders BEGIN
+create unique index lower on orders(id);
+CREATE TRIGGER noted after insert on Orders BEGIN
   INSERT INTO log VALUES(1);
   INSERT INTO log VALUES(CASE WHEN 1 THEN 2 ELSE 3 END);
+  UPDATE log SET a = CASE WHEN 1 THEN 'two' END;
+  INSERT INTO log VALUES(3);
 END;
 CREATE VIEW notes AS SELECT note FROM orders;
 COMMIT;

@@ -17,6 +17,8 @@ pub struct Definitions {
     pub tables: Vec<String>,
     /// The dump defines it.
     pub defined: bool,
+    /// It is partitioned: its rows are in its partitions, if it has any.
+    pub rowless: bool,
     /// What was left out, for people.
     pub left_out: Vec<String>,
 }
@@ -44,28 +46,31 @@ pub fn choose(dialect: Dialect, texts: &[&[u8]], table: &str) -> Definitions {
     if dialect == Dialect::Postgres {
         return Postgres::new(&units, table).choose(&units);
     }
-    let statements = units
-        .iter()
-        .map(|units| {
-            let chosen = |unit: &&[u8]| {
-                let statement = &unit[blank(dialect, unit).unwrap_or(0)..];
-                let words = Words::of(statement);
-                let is_setting = match dialect {
-                    Dialect::Mysql => words.after(&["SET"]).is_some(),
-                    _ => ["PRAGMA", "BEGIN", "COMMIT"].iter().any(|word| words.after(&[word]).is_some()),
-                };
-                let text = || unit.to_vec();
-                if is_setting {
-                    return Some(Chosen { text: text(), role: Role::Setting });
-                }
-                let about = on_table(&words).is_some_and(|on| on == table);
-                (dialect == Dialect::Sqlite && about).then(|| Chosen { text: text(), role: Role::Definition })
-            };
-            units.iter().filter_map(chosen).collect()
-        })
-        .collect();
-    Definitions { statements, tables: vec![table.to_owned()], defined: false, left_out: Vec::new() }
+    let mut left_out = Vec::new();
+    let mut chosen = |unit: &&[u8]| {
+        let statement = &unit[blank(dialect, unit).unwrap_or(0)..];
+        let words = Words::of(statement);
+        let is_setting = match dialect {
+            Dialect::Mysql => words.after(&["SET"]).is_some(),
+            _ => ["PRAGMA", "BEGIN", "COMMIT"].iter().any(|word| words.after(&[word]).is_some()),
+        };
+        let chosen = |role| Some(Chosen { text: unit.to_vec(), role });
+        if is_setting && REPLICATION.iter().any(|name| memchr::memmem::find(statement, name.as_bytes()).is_some()) {
+            left_out.push(format!("left out, since it concerns the whole server: {}", one_line(statement)));
+            return None;
+        }
+        if is_setting {
+            return chosen(Role::Setting);
+        }
+        let about = dialect == Dialect::Sqlite && on_table(&words).is_some_and(|on| on.eq_ignore_ascii_case(table));
+        if about { chosen(Role::Definition) } else { None }
+    };
+    let statements = units.iter().map(|units| units.iter().filter_map(&mut chosen).collect()).collect();
+    Definitions { statements, tables: vec![table.to_owned()], defined: false, rowless: false, left_out }
 }
+
+/// What a dump of MySQL sets for the server it came from: a table that is restored elsewhere must not.
+const REPLICATION: [&str; 3] = ["GTID_PURGED", "SQL_LOG_BIN", "MYSQLDUMP_TEMP_LOG_BIN"];
 
 /// The table of an index or a trigger.
 fn on_table(words: &Words<'_>) -> Option<String> {
@@ -80,11 +85,17 @@ fn on_table(words: &Words<'_>) -> Option<String> {
     after_word(rest, "ON").and_then(|rest| Words::of(rest).after(&[]).and_then(name))
 }
 
-/// What follows the first `word` that stands by itself.
+/// What follows the first `word` that stands by itself, in whatever case.
 fn after_word<'t>(text: &'t [u8], word: &str) -> Option<&'t [u8]> {
-    let ends = |at: usize| text.get(at).is_none_or(u8::is_ascii_whitespace);
-    let found = memchr::memmem::find_iter(text, word.as_bytes())
-        .find(|at| (*at == 0 || ends(at - 1)) && ends(at + word.len()))?;
+    let is_part = |at: Option<usize>| {
+        at.and_then(|at| text.get(at))
+            .is_some_and(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$' | b'.' | 0x80..))
+    };
+    let found = (0..text.len().saturating_sub(word.len())).find(|at| {
+        text[*at..at + word.len()].eq_ignore_ascii_case(word.as_bytes())
+            && !is_part(at.checked_sub(1))
+            && !is_part(Some(at + word.len()))
+    })?;
     Some(text[found + word.len()..].trim_ascii_start())
 }
 
@@ -92,7 +103,9 @@ struct Postgres {
     table: String,
     /// The table, its partitions, and theirs.
     tables: BTreeSet<String>,
-    /// Sequences that they own.
+    /// Tables that they inherit from: only defined.
+    parents: BTreeSet<String>,
+    /// Sequences that they own, or mention.
     sequences: BTreeSet<String>,
     /// Types and functions that their definitions mention.
     others: BTreeSet<String>,
@@ -117,6 +130,7 @@ impl Postgres {
         let mut new = Self {
             tables: BTreeSet::from([table.clone()]),
             table,
+            parents: BTreeSet::new(),
             sequences: BTreeSet::new(),
             others: BTreeSet::new(),
         };
@@ -133,6 +147,14 @@ impl Postgres {
             }
             if new.tables.len() == before {
                 break;
+            }
+        }
+        // Parents are defined first.
+        for unit in units.iter().flatten().rev().map(|unit| statement(unit)) {
+            if let Some(child) = Words::of(unit).after(&["CREATE", "TABLE"]).and_then(name)
+                && (new.tables.contains(&child) || new.parents.contains(&child))
+            {
+                new.parents.extend(inherited(unit).into_iter().filter(|parent| !new.tables.contains(parent)));
             }
         }
         for unit in all() {
@@ -159,21 +181,21 @@ impl Postgres {
             .iter()
             .filter(|unit| unit.get(..7).is_some_and(|word| word.eq_ignore_ascii_case(b"CREATE ")))
             .filter_map(|unit| match subject(unit) {
-                Subject::Other(name) => Some((name, *unit)),
+                Subject::Other(name) | Subject::Sequence(name) => Some((name, *unit)),
                 _ => None,
             })
             .collect();
-        let chosen = |subject: &Subject, tables: &BTreeSet<String>, sequences: &BTreeSet<String>| match subject {
-            Subject::Table(name) => tables.contains(name),
-            Subject::Sequence(name) => sequences.contains(name),
+        let chosen = |unit: &&[u8]| match subject(unit) {
+            Subject::Table(name) => self.tables.contains(&name) || self.parents.contains(&name),
+            Subject::Sequence(name) => self.sequences.contains(&name),
             _ => false,
         };
-        let mut texts: Vec<&[u8]> =
-            units.iter().copied().filter(|unit| chosen(&subject(unit), &self.tables, &self.sequences)).collect();
+        let mut texts: Vec<&[u8]> = units.iter().copied().filter(chosen).collect();
         while let Some(text) = texts.pop() {
             for (other, definition) in &defined {
-                if !self.others.contains(other) && mentions(text, other) {
-                    self.others.insert(other.clone());
+                if !self.others.contains(other) && !self.sequences.contains(other) && mentions(text, other) {
+                    let is_sequence = matches!(subject(definition), Subject::Sequence(_));
+                    if is_sequence { &mut self.sequences } else { &mut self.others }.insert(other.clone());
                     texts.push(definition);
                 }
             }
@@ -181,17 +203,30 @@ impl Postgres {
     }
 
     fn choose(self, units: &[Vec<&[u8]>]) -> Definitions {
-        let (mut defined, mut left_out, mut indexes) = (false, Vec::new(), BTreeSet::new());
-        let schemas: BTreeSet<&str> =
-            self.tables.iter().filter_map(|t| t.rsplit_once('.')).map(|(schema, _)| schema).collect();
+        let (mut defined, mut rowless, mut left_out, mut indexes) = (false, false, Vec::new(), BTreeSet::new());
+        let schemas: BTreeSet<&str> = self
+            .tables
+            .iter()
+            .chain(&self.parents)
+            .filter_map(|t| t.rsplit_once('.'))
+            .map(|(schema, _)| schema)
+            .collect();
         let mut of_text = |units: &Vec<&[u8]>| {
             let mut chosen = Vec::new();
             for unit in units {
                 let text = statement(unit);
                 let role = match subject(text) {
                     Subject::Setting => Role::Setting,
-                    Subject::Table(t) if self.tables.contains(&t) => {
-                        defined |= Words::of(text).after(&["CREATE", "TABLE"]).is_some();
+                    Subject::Table(t) if self.sequences.contains(&t) => Role::Definition,
+                    Subject::Table(t) if self.tables.contains(&t) || self.parents.contains(&t) => {
+                        // What `--clean` takes away first is there to stay.
+                        if takes_away(text) {
+                            continue;
+                        }
+                        if t == self.table && Words::of(text).after(&["CREATE", "TABLE"]).is_some() {
+                            defined = true;
+                            rowless = after_word(text, "PARTITION").is_some_and(|rest| rest.starts_with(b"BY "));
+                        }
                         if let Some(other) = self.ties(text) {
                             left_out.push(format!("left out, since `{other}` is not restored: {}", one_line(text)));
                             continue;
@@ -229,17 +264,16 @@ impl Postgres {
             }
         }
         let tables = if defined { self.tables.into_iter().collect() } else { vec![self.table] };
-        Definitions { statements, tables, defined, left_out }
+        Definitions { statements, tables, defined, rowless, left_out }
     }
 
     /// Another table that this statement needs, and that is not restored.
     fn ties(&self, statement: &[u8]) -> Option<String> {
         let other = match attached(statement) {
             Some((_, child)) => Some(child),
-            None => after_word(statement, "KEY").and_then(|_| after_word(statement, "REFERENCES")).and_then(name),
+            None => foreign(statement),
         };
-        let parent = after_word(statement, "INHERITS").and_then(|rest| name(rest.strip_prefix(b"(")?));
-        other.or(parent).filter(|other| !self.tables.contains(other))
+        other.filter(|other| !self.tables.contains(other) && !self.parents.contains(other))
     }
 }
 
@@ -252,6 +286,39 @@ fn statement(unit: &[u8]) -> &[u8] {
 fn attached(statement: &[u8]) -> Option<(String, String)> {
     let (parent, rest) = name_and_rest(Words::of(statement).after(&["ALTER", "TABLE"])?)?;
     Some((parent, name(Words::of(rest).after(&["ATTACH", "PARTITION"])?)?))
+}
+
+/// The table that a foreign key refers to: `ALTER TABLE ONLY t ADD CONSTRAINT c FOREIGN KEY (...) REFERENCES other(...)`.
+fn foreign(statement: &[u8]) -> Option<String> {
+    let (_, rest) = name_and_rest(Words::of(statement).after(&["ALTER", "TABLE"])?)?;
+    let (_, rest) = name_and_rest(Words::of(rest).after(&["ADD", "CONSTRAINT"])?)?;
+    name(after_word(Words::of(rest).after(&["FOREIGN", "KEY"])?, "REFERENCES")?)
+}
+
+/// The tables that a definition inherits from: `... ) INHERITS (a, b);`.
+fn inherited(statement: &[u8]) -> Vec<String> {
+    let Some(mut rest) = after_word(statement, "INHERITS").and_then(|rest| rest.strip_prefix(b"(")) else {
+        return Vec::new();
+    };
+    let mut parents = Vec::new();
+    while let Some((parent, behind)) = name_and_rest(rest.trim_ascii_start()) {
+        parents.push(parent);
+        match behind.strip_prefix(b",") {
+            Some(more) => rest = more,
+            None => break,
+        }
+    }
+    parents
+}
+
+/// `ALTER TABLE t DROP ...`, `... ALTER COLUMN c DROP DEFAULT`, `... DETACH PARTITION ...`
+fn takes_away(statement: &[u8]) -> bool {
+    let Some((_, rest)) = Words::of(statement).after(&["ALTER", "TABLE"]).and_then(name_and_rest) else { return false };
+    let words = Words::of(rest);
+    let column = words.after(&["ALTER", "COLUMN"]).and_then(name_and_rest).map(|(_, rest)| Words::of(rest));
+    words.after(&["DROP"]).is_some()
+        || words.after(&["DETACH"]).is_some()
+        || column.is_some_and(|words| words.after(&["DROP", "DEFAULT"]).is_some())
 }
 
 /// `ALTER INDEX parent ATTACH PARTITION child`

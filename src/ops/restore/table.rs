@@ -1,20 +1,20 @@
 //! One table of a dump: the statements that recreate it, chosen from the parts of the snapshot that hold it.
 //!
 //! The rows are whole parts. What defines the table is searched in the statements around them
-//! ([`definitions`](super::definitions)): they are read into memory, of which there is little, since dumps keep rows in tables.
+//! ([`definitions`](super::definitions)): they are held in memory, large objects left out.
 
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{Part, PartKind};
 use crate::repo::snapshots::Snapshot;
-use crate::transform::segment::base_name;
-use crate::transform::segment::sql::{Dialect, UnitFilter};
+use crate::transform::segment::sql::{Definitions, Dialect, UnitFilter};
+use crate::transform::segment::{THE_REST, base_name};
 
 use super::super::select::{Narrow, no_part};
 use super::Work;
 use super::definitions::{Chosen, Role, choose};
 
-/// Statements of more than this many bytes in one part are not searched: they are large objects, not definitions.
-const TEXT_BYTES_MAX: u64 = 64 << 20;
+/// More definitions than this are not held in memory, in bytes.
+const DEFINITIONS_MAX: usize = 64 << 20;
 
 /// What will be written.
 pub struct TablePlan<'d> {
@@ -35,21 +35,30 @@ impl<'d> TablePlan<'d> {
             let of = part.name.split_once('/').map(|(database, _)| database);
             of.is_none() || of == database
         };
-        let mut texts: Vec<(usize, Vec<u8>)> = Vec::new();
-        for (i, part) in parts.iter().enumerate().filter(|(_, part)| part.kind == PartKind::Statements && here(part)) {
-            if part.digest.bytes > TEXT_BYTES_MAX {
-                work.report.warn(&format!("`{}` is too large to be searched for definitions", part.name));
-                continue;
-            }
-            let mut text = Vec::with_capacity(part.digest.bytes as usize);
-            work.recipes(&part.name, &[&part.recipe], part.digest, &mut |bytes| {
-                text.extend_from_slice(bytes);
-                Ok(())
-            })?;
-            texts.push((i, text));
-        }
-        let dialect = texts.iter().find_map(|(_, text)| Dialect::recognise(text));
+        let statements =
+            || parts.iter().enumerate().filter(|(_, part)| part.kind == PartKind::Statements && here(part));
+        let dialect = match statements().next() {
+            Some((_, first)) => work.dialect(first)?,
+            None => None,
+        };
         let dialect = dialect.ok_or_else(|| no_part(snapshot, name))?;
+        let mut texts: Vec<(usize, Vec<u8>)> = Vec::new();
+        let mut held = 0;
+        for (i, part) in statements() {
+            let mut definitions = Definitions::new(dialect);
+            work.recipes(&part.name, &[&part.recipe], part.digest, &mut |bytes| {
+                if held + definitions.pass(bytes, false) <= DEFINITIONS_MAX {
+                    return Ok(());
+                }
+                Err(Error::new(
+                    Kind::Usage,
+                    format!("the definitions around `{name}` are longer than {DEFINITIONS_MAX} bytes"),
+                )
+                .hint("restore the whole dump, and take the table from it"))
+            })?;
+            held += definitions.pass(&[], true);
+            texts.push((i, definitions.finish()));
+        }
         let chosen = choose(dialect, &texts.iter().map(|(_, text)| &text[..]).collect::<Vec<_>>(), plain);
         let in_set = |part: &&Part| {
             let table = base_name(&part.name);
@@ -59,6 +68,17 @@ impl<'d> TablePlan<'d> {
         let tables: Vec<&Part> = parts.iter().filter(in_set).collect();
         if tables.is_empty() && !chosen.defined {
             return Err(no_part(snapshot, name));
+        }
+        if tables.is_empty() && narrow != Narrow::Schema && !chosen.rowless {
+            // Behind the last segment that a stream may have, rows stand in one with all that follows.
+            if parts.iter().any(|part| base_name(&part.name) == THE_REST) {
+                return Err(Error::new(
+                    Kind::Usage,
+                    format!("`{name}` has no part of its own: the dump has too many tables"),
+                )
+                .hint("restore the whole dump, and take the table from it; --schema-only works"));
+            }
+            work.report.warn(&format!("the dump holds no rows of `{name}`"));
         }
         let first = parts.iter().position(|part| in_set(&part)).unwrap_or(parts.len());
         let (mut before, mut after) = (Vec::new(), Vec::new());
@@ -109,5 +129,13 @@ impl<'d> TablePlan<'d> {
             filter.pass(&[], true, out)?;
         }
         out(&self.after)
+    }
+}
+
+impl Work<'_> {
+    /// Whose dump the part begins.
+    fn dialect(&self, first: &Part) -> Result<Option<Dialect>> {
+        let Some(entry) = self.reader.entries(&first.recipe).next().transpose()? else { return Ok(None) };
+        Ok(Dialect::recognise(&self.reader.blob(&entry.id)?))
     }
 }

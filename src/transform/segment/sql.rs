@@ -50,8 +50,8 @@ impl Dialect {
 const HEAD: usize = 1 << 10;
 /// Bytes that any step may look at behind its place.
 const AHEAD: usize = 80;
-/// Bytes kept of what was consumed.
-const BEHIND: usize = 48;
+/// Bytes kept of what was consumed: what a statement's end is told by.
+const BEHIND: usize = 1 << 10;
 
 /// The lexer, and in whose segment it is.
 pub struct Sql {
@@ -455,11 +455,13 @@ impl Sql {
             return false;
         }
         match self.statement.kind {
-            Kind::Body => self.ends_with(bytes, at, b"END"),
+            Kind::Body => self.ends_body(bytes, at),
             Kind::Routine => {
                 // A body in quotes ends with one; what is `ATOMIC` holds statements.
                 let quoted = matches!(self.before(bytes, at, 1), Some(b'$' | b'\''));
-                let body = !quoted && memmem::find(&bytes[at.saturating_sub(HEAD)..at], b"BEGIN ATOMIC").is_some();
+                let last: Vec<u8> = (1..BEHIND).map_while(|back| self.before(bytes, at, back)).collect();
+                // Backwards.
+                let body = !quoted && memmem::find(&last, b"CIMOTA NIGEB").is_some();
                 if body {
                     self.statement.kind = Kind::Body;
                 }
@@ -467,6 +469,16 @@ impl Sql {
             }
             _ => true,
         }
+    }
+
+    /// Does `END` stand in front of `at`, and the end of a statement in front of that? A `CASE` has an `END`, too.
+    fn ends_body(&self, bytes: &[u8], at: usize) -> bool {
+        let mut back = (1..BEHIND).filter_map(|back| self.before(bytes, at, back)).peekable();
+        let blanks = |back: &mut std::iter::Peekable<_>| while back.next_if(u8::is_ascii_whitespace).is_some() {};
+        blanks(&mut back);
+        let is_end = b"DNE".iter().all(|letter| back.next_if(|byte| byte.eq_ignore_ascii_case(letter)).is_some());
+        blanks(&mut back);
+        is_end && back.next() == Some(b';')
     }
 
     /// A string whose backslashes escape: `E'...'`.
@@ -545,7 +557,7 @@ pub fn blank(dialect: Dialect, bytes: &[u8]) -> Option<usize> {
             [b'-', b'-', ..] => memchr(b'\n', rest)? + 1,
             [b'#', ..] if dialect == Dialect::Mysql => memchr(b'\n', rest)? + 1,
             // The one that a client of MariaDB obeys, in front of all else.
-            [b'/', b'*', b'M', b'!', b'9', b'9', b'9', b'9', b'9', b'9', b'\\', b'-', ..] => {
+            _ if rest.starts_with(br"/*M!999999\-") || rest.starts_with(br"/*!999999\-") => {
                 block_comment(dialect, rest)?
             }
             [b'/', b'*', b'!' | b'M', ..] if dialect == Dialect::Mysql => return Some(at),
@@ -586,7 +598,7 @@ const INTERESTING: [bool; 256] = {
 /// so are the signs of a comment that MySQL executes.
 pub struct Words<'h>(&'h [u8]);
 
-const IGNORED: [&str; 8] = ["OR", "REPLACE", "ONLY", "TEMPORARY", "TEMP", "UNLOGGED", "FOREIGN", "DEFINER"];
+const IGNORED: [&str; 7] = ["OR", "REPLACE", "ONLY", "TEMPORARY", "TEMP", "UNLOGGED", "FOREIGN"];
 
 impl<'h> Words<'h> {
     /// Of a statement that begins so.
@@ -607,13 +619,17 @@ impl<'h> Words<'h> {
         let mut words = words.iter().peekable();
         loop {
             let length = rest.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
-            let is_ignored = |w: &&str| rest[..length].eq_ignore_ascii_case(w.as_bytes());
+            let is_name =
+                rest.get(length).is_some_and(|byte| matches!(byte, b'.' | b'_' | b'$' | b'0'..=b'9' | 0x80..));
+            let found = |word: &&str| !is_name && rest[..length].eq_ignore_ascii_case(word.as_bytes());
             match words.peek() {
-                Some(word) if rest[..length].eq_ignore_ascii_case(word.as_bytes()) => {
+                Some(word) if found(word) => {
                     words.next();
                 }
-                _ if length > 0 && IGNORED.iter().any(is_ignored) => {}
+                Some(_) if IGNORED.iter().any(|word| found(&word)) => {}
                 Some(_) => return None,
+                // A table may be called `temp`.
+                None if found(&"ONLY") => {}
                 None => return Some(rest),
             }
             rest = rest[length..].trim_ascii_start();
@@ -634,6 +650,10 @@ pub fn name_and_rest(text: &[u8]) -> Option<(String, &[u8])> {
     loop {
         rest = if let [quote @ (b'"' | b'`' | b'\''), inner @ ..] = rest {
             quoted(*quote, inner, &mut name)?
+        } else if let [b'[', inner @ ..] = rest {
+            let end = memchr(b']', inner)?;
+            name.extend_from_slice(&inner[..end]);
+            &inner[end + 1..]
         } else {
             let ends = |byte: &u8| byte.is_ascii_whitespace() || b".(),;=".contains(byte);
             let length = rest.iter().position(ends).unwrap_or(rest.len());
@@ -718,5 +738,63 @@ impl UnitFilter {
         }
         self.rest.drain(..consumed);
         Ok(())
+    }
+}
+
+/// Gathers the units of a stream that may be definitions: not rows, not large objects, not what is too long for one.
+pub struct Definitions {
+    sql: Sql,
+    /// Bytes that were not consumed.
+    rest: Vec<u8>,
+    unit: Vec<u8>,
+    gathered: Vec<u8>,
+}
+
+/// No definition is longer.
+const DEFINITION_MAX: usize = 1 << 20;
+
+impl Definitions {
+    /// Of a stream of this dialect.
+    pub fn new(dialect: Dialect) -> Self {
+        let sql = Sql { units: Some(Vec::new()), ..Sql::new(dialect) };
+        Self { sql, rest: Vec::new(), unit: Vec::new(), gathered: Vec::new() }
+    }
+
+    /// The next bytes. Returns how many were gathered so far.
+    pub fn pass(&mut self, bytes: &[u8], last: bool) -> usize {
+        self.rest.extend_from_slice(bytes);
+        let begin = self.sql.consumed;
+        let consumed = self.sql.scan(&self.rest, last, &mut Ledger::default());
+        let mut at = 0;
+        for (unit, _) in self.sql.units.replace(Vec::new()).unwrap_or_default() {
+            let unit = (unit - begin) as usize;
+            self.take_in(at, unit);
+            self.end_unit();
+            at = unit;
+        }
+        self.take_in(at, consumed);
+        self.rest.drain(..consumed);
+        if last {
+            self.end_unit();
+        }
+        self.gathered.len()
+    }
+
+    /// What was gathered.
+    pub fn finish(self) -> Vec<u8> {
+        self.gathered
+    }
+
+    fn take_in(&mut self, from: usize, to: usize) {
+        let room = (DEFINITION_MAX + 1).saturating_sub(self.unit.len());
+        self.unit.extend_from_slice(&self.rest[from..to.min(from + room)]);
+    }
+
+    fn end_unit(&mut self) {
+        let statement = &self.unit[blank(self.sql.dialect, &self.unit).unwrap_or(0)..];
+        if self.unit.len() <= DEFINITION_MAX && !statement.starts_with(b"SELECT pg_catalog.lo") {
+            self.gathered.extend_from_slice(&self.unit);
+        }
+        self.unit.clear();
     }
 }

@@ -1,0 +1,116 @@
+//! One stream on its way: where it is, and the parts that it has become.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::super::predict::Prediction;
+use super::worker::Worked;
+use super::{Predict, StoredPart};
+use crate::format::manifest::Digest;
+use crate::format::recipe::Recipe;
+use crate::transform::hash::StreamHasher;
+use crate::transform::segment::{Begin, Holds, Segmenter};
+
+/// One stream being cut.
+pub(super) struct Cutting<'p> {
+    pub(super) segmenter: Option<Segmenter>,
+    /// Bytes of a page, where chunks hold whole pages.
+    pub(super) page: Option<usize>,
+    /// Bytes at the end of what was read that the segmenter has not consumed.
+    pub(super) unconsumed: usize,
+    pub(super) predict: Predict<'p>,
+    pub(super) prediction: Option<Prediction<'p>>,
+    pub(super) predicted: u64,
+    /// Bytes that are not certain to be cut yet: less than the longest chunk, and what is unconsumed.
+    pub(super) rest: Vec<u8>,
+    pub(super) sent: u64,
+    pub(super) collected: u64,
+    /// Bytes of the chunks collected.
+    pub(super) bytes: u64,
+    pub(super) early: BTreeMap<u64, Worked>,
+    /// Stored bytes of the recipe's chunks.
+    pub(super) stored_bytes: u64,
+    /// The recipe of the first part whose chunks are not all collected.
+    pub(super) recipe: RecipeBuilder,
+    /// The part that is being cut.
+    pub(super) part: CutPart,
+    /// Parts that were cut to their ends, without their recipes, and how many jobs that took.
+    pub(super) ended: VecDeque<(u64, StoredPart)>,
+    pub(super) parts: Vec<StoredPart>,
+}
+
+/// A part while it is cut.
+pub(super) struct CutPart {
+    pub(super) name: Option<String>,
+    pub(super) holds: Option<Holds>,
+    pub(super) bytes: u64,
+    /// Absent where the part is the whole stream, which is digested elsewhere.
+    pub(super) hasher: Option<StreamHasher>,
+}
+
+impl CutPart {
+    pub(super) fn take_in(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+    }
+}
+
+impl<'p> Cutting<'p> {
+    pub(super) fn new(mut segmenter: Option<Segmenter>, predict: Predict<'p>, first: u64) -> Self {
+        let (name, holds) = segmenter.as_mut().map_or((None, None), |segmenter| {
+            let (name, holds) = segmenter.first();
+            (name, Some(holds))
+        });
+        let hasher = name.is_some().then(StreamHasher::new);
+        let page = segmenter.as_ref().and_then(Segmenter::page);
+        Self {
+            segmenter,
+            page,
+            unconsumed: 0,
+            predict,
+            prediction: predict(name.as_deref()),
+            predicted: 0,
+            rest: Vec::new(),
+            sent: first,
+            collected: first,
+            bytes: 0,
+            early: BTreeMap::new(),
+            stored_bytes: 0,
+            recipe: RecipeBuilder::default(),
+            part: CutPart { name, holds, bytes: 0, hasher },
+            ended: VecDeque::new(),
+            parts: Vec::new(),
+        }
+    }
+
+    /// The part ends, and the one that `begin` names begins.
+    pub(super) fn end_part(&mut self, rows: u64, begin: Option<Begin>) {
+        let next = CutPart {
+            name: begin.as_ref().map(|begin| begin.name.clone()),
+            holds: begin.as_ref().map(|begin| begin.holds),
+            bytes: 0,
+            hasher: Some(StreamHasher::new()),
+        };
+        self.prediction = begin.and_then(|begin| (self.predict)(Some(&begin.name)));
+        let CutPart { name, holds, bytes, hasher } = std::mem::replace(&mut self.part, next);
+        let blake3 = hasher.map_or([0; 32], |hasher| *hasher.finalize().as_bytes());
+        let digest = Digest { bytes, blake3 };
+        self.ended.push_back((
+            self.sent,
+            StoredPart { name, holds, rows, stored_bytes: 0, digest, recipe: Recipe::default() },
+        ));
+    }
+}
+
+/// A recipe while it grows: level 0 holds the stream's entries, level n those of level n - 1's chunks.
+#[derive(Default)]
+pub(super) struct RecipeBuilder {
+    pub(super) levels: Vec<Level>,
+}
+
+#[derive(Default)]
+pub(super) struct Level {
+    pub(super) bytes: Vec<u8>,
+    pub(super) cut: bool,
+}
