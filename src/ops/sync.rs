@@ -425,7 +425,9 @@ impl Run<'_> {
         let (parts, mut stored) = match moved {
             Moved::Whole { mut parts, stored } => {
                 if !dest.parameters.requires(SEGMENTS) {
-                    parts.iter_mut().for_each(|part| part.stored_bytes = None);
+                    for part in &mut parts {
+                        part.stored_bytes = None;
+                    }
                 }
                 (parts, stored)
             }

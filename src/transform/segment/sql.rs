@@ -626,7 +626,7 @@ impl<'h> Words<'h> {
                 Some(word) if found(word) => {
                     words.next();
                 }
-                Some(_) if IGNORED.iter().any(|word| found(&word)) => {}
+                Some(_) if IGNORED.iter().any(&found) => {}
                 Some(_) => return None,
                 // A table may be called `temp`.
                 None if found(&"ONLY") => {}
