@@ -439,8 +439,10 @@ fn what_concerns_the_whole_server_is_left_out() {
 
 #[test]
 fn tables_beyond_the_last_segment_are_not_restored_empty() {
-    let rows: String = (0..4200).map(|i| format!("COPY public.t{i} (a) FROM stdin;\n1\n\\.\n\n")).collect();
-    let tables: String = (0..4200).map(|i| format!("CREATE TABLE public.t{i} (\n    a integer\n);\n\n")).collect();
+    let rows: String =
+        (0..4200).map(|i| format!("COPY public.t{i} (a) FROM stdin;\n1\n\\.\n\n")).collect::<Vec<_>>().concat();
+    let tables: String =
+        (0..4200).map(|i| format!("CREATE TABLE public.t{i} (\n    a integer\n);\n\n")).collect::<Vec<_>>().concat();
     let end = "--\n-- PostgreSQL database dump complete\n--\n";
     let (repo, snapshot) = stored(&format!("--\n-- PostgreSQL database dump\n--\n\n{tables}{rows}{end}"));
     assert!(text_of(&repo, &snapshot, "t7", Narrow::Everything).contains("COPY public.t7 "));
