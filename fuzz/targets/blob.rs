@@ -44,7 +44,7 @@ impl Bench {
 
     fn decode(&mut self, entry: &BlobEntry, sealed: &[u8]) -> Result<Vec<u8>, String> {
         let mut out = vec![0; entry.raw_len as usize];
-        let with = Opening { repo: REPO, hasher: &self.hasher, key: &self.key.key, key_id: self.key.wrapped.id };
+        let with = Opening { repo: REPO, hasher: Some(&self.hasher), key: &self.key.key, key_id: self.key.wrapped.id };
         self.decoder.decode(with, entry, &mut sealed.to_vec(), None, &mut out)?;
         Ok(out)
     }

@@ -28,6 +28,7 @@ fn taken(number: u8, source: &str, parts: &[&str]) -> Snapshot {
         kind: PartKind::Stream,
         digest: Digest { bytes: 0, blake3: [0; 32] },
         recipe: Recipe::default(),
+        stored_bytes: None,
     };
     let manifest = Manifest {
         time,
