@@ -23,12 +23,11 @@ command -v spin >/dev/null || need+=(spin)
 command -v gzip >/dev/null || need+=(gzip)
 command -v zstd >/dev/null || need+=(zstd)
 command -v openssl >/dev/null || need+=(openssl)
-# Servers for remote repositories and what asks them; faults below the program; the model checker.
+# Servers for remote repositories and what asks them; faults below the program.
 [ -x /usr/sbin/sshd ] || need+=(openssh-server)
 command -v sftp >/dev/null || need+=(openssh-client)
 command -v curl >/dev/null || need+=(curl)
 command -v fiu-run >/dev/null || need+=(fiu-utils)
-command -v spin >/dev/null || need+=(spin)
 python3 -c 'import ensurepip, venv' 2>/dev/null || need+=(python3 python3-venv)
 if [ ${#need[@]} -gt 0 ]; then
   echo "installing: ${need[*]}"

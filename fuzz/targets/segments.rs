@@ -2,7 +2,8 @@
 //! chosen for a table are statements of the dump.
 #![no_main]
 
-use alluvium::transform::segment::sql::{Dialect, UnitFilter, units};
+use alluvium::transform::segment::sql::Dialect;
+use alluvium::transform::segment::units::{UnitFilter, units};
 use alluvium::transform::segment::{LOOKAHEAD, Segmenter};
 use alluvium_fuzz::number;
 use libfuzzer_sys::fuzz_target;

@@ -13,6 +13,7 @@ use self::tar::Tar;
 pub mod archive;
 pub mod sql;
 pub mod tar;
+pub mod units;
 
 /// Bytes that a segmenter may leave unconsumed to see what follows them.
 pub const LOOKAHEAD: usize = 64 << 10;

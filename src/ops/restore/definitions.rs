@@ -7,7 +7,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::transform::segment::sql::{Dialect, Words, blank, name, name_and_rest, units};
+use crate::transform::segment::sql::{Dialect, Words, blank, name, name_and_rest};
+use crate::transform::segment::units::units;
 
 /// What was chosen.
 pub struct Definitions {

@@ -6,7 +6,8 @@
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{Part, PartKind};
 use crate::repo::snapshots::Snapshot;
-use crate::transform::segment::sql::{Definitions, Dialect, UnitFilter};
+use crate::transform::segment::sql::Dialect;
+use crate::transform::segment::units::{UnitFilter, UnitGatherer};
 use crate::transform::segment::{THE_REST, base_name};
 
 use super::super::select::{Narrow, no_part};
@@ -45,7 +46,7 @@ impl<'d> TablePlan<'d> {
         let mut texts: Vec<(usize, Vec<u8>)> = Vec::new();
         let mut held = 0;
         for (i, part) in statements() {
-            let mut definitions = Definitions::new(dialect);
+            let mut definitions = UnitGatherer::new(dialect);
             work.recipes(&part.name, &[&part.recipe], part.digest, &mut |bytes| {
                 if held + definitions.pass(bytes, false) <= DEFINITIONS_MAX {
                     return Ok(());

@@ -63,7 +63,7 @@ pub struct Sql {
     /// The last bytes that were consumed.
     behind: Vec<u8>,
     /// Bytes consumed by earlier scans.
-    consumed: u64,
+    pub(super) consumed: u64,
     /// The database that statements go to, where the dump names it.
     database: Option<String>,
     /// The table that the current segment belongs to.
@@ -133,6 +133,16 @@ impl Sql {
         Some(Self::new(Dialect::recognise(head)?))
     }
 
+    /// A lexer that notes where units begin.
+    pub(super) fn of_units(dialect: Dialect) -> Self {
+        Self { units: Some(Vec::new()), ..Self::new(dialect) }
+    }
+
+    /// The units that began since this was asked last: where in the stream, and whether they hold rows.
+    pub(super) fn take_units(&mut self) -> Vec<(u64, bool)> {
+        self.units.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     fn new(dialect: Dialect) -> Self {
         Self {
             dialect,
@@ -198,6 +208,7 @@ impl Sql {
         if let Some(line) = memchr(b'\n', head).or_else(|| last.then(|| head.len() - 1))
             && self.command(head[..=line].trim_ascii_end())
         {
+            // Commands to the client end nothing in a dump of MySQL.
             self.belong(if self.dialect == Dialect::Mysql { Belongs::Here } else { Belongs::Apart }, at, ledger);
             self.note_unit(at, Kind::Other);
             return at + blank + line + 1;
@@ -250,7 +261,6 @@ impl Sql {
     /// The unit at `at` belongs there: a segment begins where that is another one.
     fn belong(&mut self, belongs: Belongs, at: usize, ledger: &mut Ledger) {
         let table = match belongs {
-            // Commands to the client end nothing in a dump of MySQL.
             Belongs::Here => return,
             Belongs::Apart => None,
             Belongs::To(table) => Some(table),
@@ -683,118 +693,5 @@ fn quoted<'t>(quote: u8, inner: &'t [u8], name: &mut Vec<u8>) -> Option<&'t [u8]
         }
         name.push(quote);
         at += 1;
-    }
-}
-
-/// Cuts a text of whole statements into its units: each statement with the comments in front of it.
-pub fn units(dialect: Dialect, text: &[u8]) -> Vec<&[u8]> {
-    let mut sql = Sql { units: Some(Vec::new()), ..Sql::new(dialect) };
-    sql.scan(text, true, &mut Ledger::default());
-    let mut begins: Vec<usize> = sql.units.unwrap_or_default().into_iter().map(|(at, _)| at as usize).collect();
-    begins.push(text.len());
-    begins.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
-}
-
-/// Lets pass only the units of a stream that hold rows, or only those that don't.
-pub struct UnitFilter {
-    sql: Sql,
-    rows: bool,
-    /// Bytes that were not consumed.
-    rest: Vec<u8>,
-    /// The unit that passes is wanted.
-    wanted: bool,
-}
-
-impl UnitFilter {
-    /// Lets rows pass, or all but `rows`.
-    pub fn new(dialect: Dialect, rows: bool) -> Self {
-        let sql = Sql { units: Some(Vec::new()), ..Sql::new(dialect) };
-        Self { sql, rows, rest: Vec::new(), wanted: false }
-    }
-
-    /// Gives `out` what is wanted of the next bytes.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub fn pass<E>(
-        &mut self,
-        bytes: &[u8],
-        last: bool,
-        out: &mut (impl FnMut(&[u8]) -> Result<(), E> + ?Sized),
-    ) -> Result<(), E> {
-        self.rest.extend_from_slice(bytes);
-        let begin = self.sql.consumed;
-        let consumed = self.sql.scan(&self.rest, last, &mut Ledger::default());
-        let mut at = 0;
-        for (unit, rows) in self.sql.units.iter_mut().flat_map(|units| units.drain(..)) {
-            let unit = (unit - begin) as usize;
-            if self.wanted {
-                out(&self.rest[at..unit])?;
-            }
-            (at, self.wanted) = (unit, rows == self.rows);
-        }
-        if self.wanted {
-            out(&self.rest[at..consumed])?;
-        }
-        self.rest.drain(..consumed);
-        Ok(())
-    }
-}
-
-/// Gathers the units of a stream that may be definitions: not rows, not large objects, not what is too long for one.
-pub struct Definitions {
-    sql: Sql,
-    /// Bytes that were not consumed.
-    rest: Vec<u8>,
-    unit: Vec<u8>,
-    gathered: Vec<u8>,
-}
-
-/// No definition is longer.
-const DEFINITION_MAX: usize = 1 << 20;
-
-impl Definitions {
-    /// Of a stream of this dialect.
-    pub fn new(dialect: Dialect) -> Self {
-        let sql = Sql { units: Some(Vec::new()), ..Sql::new(dialect) };
-        Self { sql, rest: Vec::new(), unit: Vec::new(), gathered: Vec::new() }
-    }
-
-    /// The next bytes. Returns how many were gathered so far.
-    pub fn pass(&mut self, bytes: &[u8], last: bool) -> usize {
-        self.rest.extend_from_slice(bytes);
-        let begin = self.sql.consumed;
-        let consumed = self.sql.scan(&self.rest, last, &mut Ledger::default());
-        let mut at = 0;
-        for (unit, _) in self.sql.units.replace(Vec::new()).unwrap_or_default() {
-            let unit = (unit - begin) as usize;
-            self.take_in(at, unit);
-            self.end_unit();
-            at = unit;
-        }
-        self.take_in(at, consumed);
-        self.rest.drain(..consumed);
-        if last {
-            self.end_unit();
-        }
-        self.gathered.len()
-    }
-
-    /// What was gathered.
-    pub fn finish(self) -> Vec<u8> {
-        self.gathered
-    }
-
-    fn take_in(&mut self, from: usize, to: usize) {
-        let room = (DEFINITION_MAX + 1).saturating_sub(self.unit.len());
-        self.unit.extend_from_slice(&self.rest[from..to.min(from + room)]);
-    }
-
-    fn end_unit(&mut self) {
-        let statement = &self.unit[blank(self.sql.dialect, &self.unit).unwrap_or(0)..];
-        if self.unit.len() <= DEFINITION_MAX && !statement.starts_with(b"SELECT pg_catalog.lo") {
-            self.gathered.extend_from_slice(&self.unit);
-        }
-        self.unit.clear();
     }
 }
