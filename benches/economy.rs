@@ -71,8 +71,16 @@ fn main() {
             .map(|_| {
                 let target = Target::Stream(&mut std::io::sink());
                 timed(|| {
-                    restore(&repo, snapshot, &Wanted::Whole, target, 256 << 20, &Silent, &Cancel::new())
-                        .expect("restore");
+                    restore(
+                        &repo.index_to_read(&Silent).expect("index"),
+                        snapshot,
+                        &Wanted::Whole,
+                        target,
+                        256 << 20,
+                        &Silent,
+                        &Cancel::new(),
+                    )
+                    .expect("restore");
                 })
             })
             .collect();

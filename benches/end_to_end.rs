@@ -45,7 +45,7 @@ fn main() {
         back.push(timed(|| {
             let (snapshots, _) = repo.snapshots().expect("snapshots");
             restore(
-                &repo,
+                &repo.index_to_read(&Silent).expect("index"),
                 &snapshots[0],
                 &Wanted::Whole,
                 Target::Stream(&mut std::io::sink()),

@@ -19,7 +19,7 @@ use jiff::SignedDuration;
 use proptest::prelude::*;
 
 use crate::segments::segments;
-use crate::support::{CHEAP, PASSPHRASE, World, init, noise, open, options, restored, take, take_with};
+use crate::support::{CHEAP, PASSPHRASE, World, indexed, init, noise, open, options, restored, take, take_with};
 
 /// Names of the segments and where they lie.
 fn pieces(stream: &[u8]) -> Vec<(String, &[u8])> {
@@ -134,7 +134,8 @@ fn part(repo: &Repository, snapshot: &Snapshot, name: &str) -> Vec<u8> {
     let (found, wanted) =
         snapshot_and_part(std::slice::from_ref(snapshot), &text, &jiff::tz::TimeZone::UTC).expect("a part");
     let mut out = Vec::new();
-    restore(repo, found, &wanted, Target::Stream(&mut out), 96 << 20, &Silent, &Cancel::new()).expect("restore");
+    restore(&indexed(repo), found, &wanted, Target::Stream(&mut out), 96 << 20, &Silent, &Cancel::new())
+        .expect("restore");
     out
 }
 

@@ -25,7 +25,7 @@ use jiff::SignedDuration;
 use proptest::prelude::*;
 
 use crate::support::{
-    CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, options, pruned, restored, take,
+    CHEAP, PASSPHRASE, World, dump, forget_ids, indexed, init, noise, open, open_with, options, pruned, restored, take,
     take_with,
 };
 
@@ -495,8 +495,8 @@ fn hostile_part_names_stay_inside_the_target() {
     let snapshot = repo.snapshots().expect("snapshots").0.remove(0);
     let report = Collect::default();
     let to = Target::Path { path: &target, overwrite: false };
-    let done =
-        restore(&repo, &snapshot, &Wanted::Whole, to, 96 << 20, &report, &Cancel::new()).expect("restore goes on");
+    let done = restore(&indexed(&repo), &snapshot, &Wanted::Whole, to, 96 << 20, &report, &Cancel::new())
+        .expect("restore goes on");
     assert!(done.failed >= 7 && done.parts >= 2, "{done:?}");
     assert_eq!(report.problems().len() as u64, done.failed);
     assert!(target.join("good/one").exists() && target.join("new\nline\u{202e}").exists());
@@ -534,7 +534,7 @@ fn files_and_folders_come_back_as_they_were() {
     let found = repo.snapshots().expect("snapshots").0.remove(0);
     let back = folder.path().join("back");
     restore(
-        &repo,
+        &indexed(&repo),
         &found,
         &Wanted::Whole,
         Target::Path { path: &back, overwrite: false },
@@ -556,7 +556,15 @@ fn files_and_folders_come_back_as_they_were() {
             .expect("part");
     let file = folder.path().join("one.csv");
     let once = |overwrite| {
-        restore(&repo, &found, &part, Target::Path { path: &file, overwrite }, 96 << 20, &Silent, &Cancel::new())
+        restore(
+            &indexed(&repo),
+            &found,
+            &part,
+            Target::Path { path: &file, overwrite },
+            96 << 20,
+            &Silent,
+            &Cancel::new(),
+        )
     };
     once(false).expect("restore");
     assert_eq!(once(false).expect_err("exists").kind(), Kind::AlreadyExists);

@@ -37,8 +37,8 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    CHEAP, World, dump, forget_ids, noise, open_with, options, prune_options, pruned, regenerating, restored, take,
-    take_with,
+    CHEAP, World, dump, forget_ids, indexed, noise, open_with, options, prune_options, pruned, regenerating, restored,
+    take, take_with,
 };
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
@@ -133,7 +133,7 @@ fn bytes_of(repo: &Repository, snapshot: &Snapshot, part: &Part) -> Vec<u8> {
         return Vec::new();
     }
     let mut out = Vec::new();
-    restore(repo, snapshot, &Wanted::Part(part), Target::Stream(&mut out), 96 << 20, &Silent, &Cancel::new())
+    restore(&indexed(repo), snapshot, &Wanted::Part(part), Target::Stream(&mut out), 96 << 20, &Silent, &Cancel::new())
         .expect("restore");
     out
 }

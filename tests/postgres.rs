@@ -20,7 +20,7 @@ use alluvium::storage::local::Local;
 use jiff::SignedDuration;
 use tempfile::TempDir;
 
-use crate::support::{CHEAP, PASSPHRASE, World, options};
+use crate::support::{CHEAP, PASSPHRASE, World, indexed, options};
 
 /// Makes two dumps of the same data equal: newer releases write a random token otherwise.
 const RESTRICT_KEY: &str = "--restrict-key=alluvium";
@@ -221,7 +221,7 @@ fn days_of_a_real_database_come_back() {
         let file = folder.path().join(format!("{number}.sql"));
         let found = repo.snapshot(taken.id).expect("snapshot");
         restore(
-            &repo,
+            &indexed(&repo),
             &found,
             &Wanted::Whole,
             Target::Path { path: &file, overwrite: false },
@@ -368,7 +368,7 @@ fn one_table_of_a_real_database_comes_back() {
             let (found, wanted) = snapshot_and_part(std::slice::from_ref(&snapshot), &name, &utc).expect("the table");
             let file = folder.path().join(format!("{i}-{table}.sql"));
             let to = Target::Path { path: &file, overwrite: false };
-            restore(&repo, found, &wanted, to, 96 << 20, &Silent, &Cancel::new()).expect("restore");
+            restore(&indexed(&repo), found, &wanted, to, 96 << 20, &Silent, &Cancel::new()).expect("restore");
             let database = format!("{table}_{i}");
             server.load(&database, &file);
             for check in checks {

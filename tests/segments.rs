@@ -280,7 +280,15 @@ fn table(repo: &Repository, snapshot: &Snapshot, name: &str, narrow: Narrow) -> 
     let (found, wanted) =
         snapshot_and_part(std::slice::from_ref(snapshot), &format!("latest:{name}"), &jiff::tz::TimeZone::UTC)?;
     let (mut out, report) = (Vec::new(), Collect::default());
-    restore(repo, found, &wanted.narrowed(narrow)?, Target::Stream(&mut out), 96 << 20, &report, &Cancel::new())?;
+    restore(
+        &repo.index_to_read(&report)?,
+        found,
+        &wanted.narrowed(narrow)?,
+        Target::Stream(&mut out),
+        96 << 20,
+        &report,
+        &Cancel::new(),
+    )?;
     Ok((out, report.warnings()))
 }
 

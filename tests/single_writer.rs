@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use alluvium::error::{Kind, Result};
-use alluvium::repo::read_config;
+use alluvium::repo::open::read_config;
 use alluvium::repo::session::{Session, Writing};
 use alluvium::report::{Collect, Silent};
 use alluvium::storage::memory::Memory;

@@ -14,7 +14,7 @@ use alluvium::ops::snapshot::{SnapshotOptions, Source, Taken, snapshot};
 use alluvium::repo::keys::KdfCost;
 use alluvium::repo::snapshots::Snapshot;
 use alluvium::repo::writer::WriteOptions;
-use alluvium::repo::{InitOptions, Repository};
+use alluvium::repo::{Indexed, InitOptions, Repository};
 use alluvium::report::{Report, Silent};
 use alluvium::storage::Storage;
 use jiff::{SignedDuration, Timestamp};
@@ -93,10 +93,23 @@ pub fn take_with(repo: &Repository, name: &str, data: &[u8], report: &dyn Report
     snapshot(repo, source, &options(name), report, &Cancel::new())
 }
 
+/// The index, to read by.
+pub fn indexed(repo: &Repository) -> Indexed<'_> {
+    repo.index_to_read(&Silent).expect("index")
+}
+
 /// What a snapshot gives back.
 pub fn restored(repo: &Repository, snapshot: &Snapshot) -> Result<Vec<u8>> {
     let mut out = Vec::new();
-    restore(repo, snapshot, &Wanted::Whole, Target::Stream(&mut out), 96 << 20, &Silent, &Cancel::new())?;
+    restore(
+        &repo.index_to_read(&Silent)?,
+        snapshot,
+        &Wanted::Whole,
+        Target::Stream(&mut out),
+        96 << 20,
+        &Silent,
+        &Cancel::new(),
+    )?;
     Ok(out)
 }
 

@@ -8,9 +8,11 @@ use serde_json::Value;
 
 use crate::env::{Cancel, Env, SystemEnv};
 use crate::error::Result;
-use crate::repo::snapshots::Snapshot;
+use crate::repo::open::Locked;
+use crate::repo::parallel::both;
+use crate::repo::snapshots::{Readable, Snapshot};
 use crate::repo::writer::{LEVEL, WriteOptions};
-use crate::repo::{Repository, discard_cache, read_config};
+use crate::repo::{Indexed, Repository};
 use crate::report::{Problem, Report};
 use crate::storage::address::Address;
 use crate::storage::{self, Secrets, Storage};
@@ -63,27 +65,24 @@ impl<'c> Context<'c> {
     /// # Errors
     /// `Usage`, `NoRepository`, `WrongKey`, `Damaged`, `Storage`, and those of [`Origins::read`].
     pub fn open(&self) -> Result<Repository> {
-        let storage = self.storage()?;
-        read_config(storage.as_ref())?;
-        self.open_at(storage, &self.passphrase(false)?)
+        let locked = Locked::find(self.storage()?)?;
+        self.unlock(locked, &self.passphrase(false)?)
     }
 
-    /// The storage of the repository at `place`, which is there.
+    /// The storage at `place`.
     ///
     /// # Errors
-    /// `NoRepository`, `Damaged`, `Storage`, and those of [`Address::parse`].
+    /// Those of [`Address::parse`] and [`storage::open`].
     pub fn storage_at(&self, place: &OsStr) -> Result<Arc<dyn Storage>> {
-        let storage = storage::open(&Address::parse(place)?, &secrets())?;
-        read_config(storage.as_ref())?;
-        Ok(storage)
+        storage::open(&Address::parse(place)?, &secrets())
     }
 
-    /// Opens the repository in `storage`.
+    /// Opens the repository that was found.
     ///
     /// # Errors
-    /// `WrongKey`, `Damaged`, `Storage`.
-    pub fn open_at(&self, storage: Arc<dyn Storage>, passphrase: &[u8]) -> Result<Repository> {
-        Repository::open(storage, Arc::clone(&self.env), passphrase, self.cache_folder().as_deref())
+    /// `WrongKey`, `Damaged`.
+    pub fn unlock(&self, locked: Locked, passphrase: &[u8]) -> Result<Repository> {
+        locked.open(Arc::clone(&self.env), passphrase, self.cache_folder().as_deref())
     }
 
     /// As [`open`](Self::open), with a new local cache: the old one may be what is broken.
@@ -91,12 +90,11 @@ impl<'c> Context<'c> {
     /// # Errors
     /// `Busy` when somebody uses the cache; those of [`open`](Self::open).
     pub fn open_afresh(&self) -> Result<Repository> {
-        let storage = self.storage()?;
+        let locked = Locked::find(self.storage()?)?;
         if let Some(folder) = self.cache_folder() {
-            discard_cache(storage.as_ref(), &folder)?;
+            locked.discard_cache(&folder)?;
         }
-        read_config(storage.as_ref())?;
-        self.open_at(storage, &self.passphrase(false)?)
+        self.unlock(locked, &self.passphrase(false)?)
     }
 
     /// The repository's passphrase; `new` when it is being chosen.
@@ -138,12 +136,24 @@ impl<'c> Context<'c> {
     /// # Errors
     /// `WrongKey` from a write-only slot; `Storage`.
     pub fn snapshots(&self, repo: &Repository) -> Result<Vec<Snapshot>> {
-        let (snapshots, unreadable) = repo.snapshots()?;
+        Ok(self.told(repo.snapshots()?))
+    }
+
+    /// Every snapshot, and the index to read them by, which are asked for together.
+    ///
+    /// # Errors
+    /// Those of [`snapshots`](Self::snapshots).
+    pub fn snapshots_to_read<'r>(&self, repo: &'r Repository) -> Result<(Vec<Snapshot>, Indexed<'r>)> {
+        let (indexed, snapshots) = both(repo.storage.as_ref(), || repo.index_to_read(self.report), || repo.snapshots());
+        Ok((self.told(snapshots?), indexed?))
+    }
+
+    fn told(&self, (snapshots, unreadable): Readable<Snapshot>) -> Vec<Snapshot> {
         for (id, error) in unreadable {
             let object = crate::format::manifest::object_name(id);
             self.report.problem(Problem::new(object, &error).harming([id]));
         }
-        Ok(snapshots)
+        snapshots
     }
 
     /// Tells what this machine had seen and is gone. That is damage, whatever else the command came to.

@@ -266,9 +266,9 @@ impl Story<'_> {
     }
 
     fn restore(&self, id: SnapshotId, path: &Path) -> Result<()> {
-        let snapshot = self.repo.snapshot(id)?;
+        let (snapshot, indexed) = (self.repo.snapshot(id)?, self.repo.index_to_read(self.report)?);
         let (part, target) = (only_part(&snapshot)?, Target::Path { path, overwrite: false });
-        restore(&self.repo, &snapshot, &Wanted::Part(part), target, MEMORY_BYTES, self.report, self.cancel).map(|_| ())
+        restore(&indexed, &snapshot, &Wanted::Part(part), target, MEMORY_BYTES, self.report, self.cancel).map(|_| ())
     }
 
     /// Flips a bit in the middle of a snapshot's data. No operation can do that: objects never change, so the pack

@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{Digest, Part, PartKind};
 use crate::format::recipe::Recipe;
 use crate::id::{PackId, SnapshotId};
-use crate::repo::Repository;
+use crate::repo::Indexed;
 use crate::repo::reader::Reader;
 use crate::repo::snapshots::Snapshot;
 use crate::report::{Problem, Report, Unit};
@@ -60,7 +60,7 @@ pub struct Restored {
 /// `Damaged` naming the object: nothing unverified was written; `Usage` when several parts go to a stream;
 /// `AlreadyExists` without `overwrite`; `Storage` for a full or unwritable target; `Interrupted`.
 pub fn restore(
-    repo: &Repository,
+    indexed: &Indexed<'_>,
     snapshot: &Snapshot,
     wanted: &Wanted<'_>,
     target: Target<'_>,
@@ -68,9 +68,8 @@ pub fn restore(
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<Restored> {
-    let indexed = repo.index_to_read(report)?;
-    let reader = Reader::new(&indexed)?;
-    let work = Work { reader: &reader, env: repo.env.as_ref(), memory_bytes, report, cancel };
+    let reader = Reader::new(indexed)?;
+    let work = Work { reader: &reader, env: indexed.repo.env.as_ref(), memory_bytes, report, cancel };
     let mut restored = Restored { id: snapshot.id, parts: 1, bytes: 0, failed: 0, damaged: 0 };
     let data = match wanted {
         Wanted::Whole => whole(snapshot, &target)?,

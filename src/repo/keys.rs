@@ -297,11 +297,14 @@ fn derive(passphrase: &[u8], kdf: &Kdf) -> Result<Zeroizing<[u8; 32]>> {
     kdf::derive(passphrase, &kdf.salt, kdf.memory_kib, kdf.passes, kdf.lanes).map_err(|e| Error::new(Kind::Failed, e))
 }
 
-/// Every slot of a repository: the readable ones, and what is wrong with the others.
+/// The slots of a repository: the readable ones, and what is wrong with the others.
+pub type Slots = Vec<(SlotId, Result<KeySlot>)>;
+
+/// Reads every slot, in the order in which they were made.
 ///
 /// # Errors
 /// `Storage`.
-pub fn list_slots(storage: &dyn Storage) -> Result<Vec<(SlotId, Result<KeySlot>)>> {
+pub fn list_slots(storage: &dyn Storage) -> Result<Slots> {
     let listed = storage.list("keys/")?;
     let ids: Vec<SlotId> = listed.iter().filter_map(|o| o.name.strip_prefix("keys/")?.parse().ok()).collect();
     let read = each(at_once(storage), &ids, |id| {
@@ -313,13 +316,13 @@ pub fn list_slots(storage: &dyn Storage) -> Result<Vec<(SlotId, Result<KeySlot>)
     Ok(slots)
 }
 
-/// Opens the slot that `passphrase` belongs to.
+/// Opens the slot that `passphrase` belongs to, of those at `location`.
 ///
 /// # Errors
-/// `WrongKey` when no slot opens (one derivation each), `Damaged` when there is none to try, `Storage`.
-pub fn open(storage: &dyn Storage, repo: RepoId, passphrase: &[u8]) -> Result<Keys> {
+/// `WrongKey` when no slot opens (one derivation each), `Damaged` when there is none to try.
+pub fn open(slots: Slots, location: &str, repo: RepoId, passphrase: &[u8]) -> Result<Keys> {
     let (mut tried, mut problem) = (0, None);
-    for (id, slot) in list_slots(storage)? {
+    for (id, slot) in slots {
         let name = keyslot::object_name(id);
         let slot = match slot {
             Ok(slot) if slot.repository == repo => slot,
@@ -348,7 +351,7 @@ pub fn open(storage: &dyn Storage, repo: RepoId, passphrase: &[u8]) -> Result<Ke
             .unwrap_or_else(|| Error::damaged("keys/", "there is no key slot"))
             .hint("without a key slot nobody can read this repository: bring one back from a copy"));
     }
-    let error = Error::new(Kind::WrongKey, format!("the passphrase opens no key slot of {}", storage.location()));
+    let error = Error::new(Kind::WrongKey, format!("the passphrase opens no key slot of {location}"));
     Err(match problem {
         Some(problem) => {
             error.because(problem).hint("a key slot is damaged; if it was yours, use the passphrase of another slot")

@@ -1,7 +1,8 @@
 //! Storage, keys and index together: what a repository is to everything above.
 //!
 //! ```text
-//! Repository::open  storage + passphrase -> keys, parameters, local cache      (nothing listed yet)
+//! Locked::find      storage -> config, key slots                               (no passphrase needed)
+//! Locked::open      + passphrase -> Repository: keys, parameters, local cache
 //! repository.index  + index objects, newest generation -> Indexed              (blobs can be found)
 //! session           + a name of its own -> may write, and publish one manifest
 //! ```
@@ -15,6 +16,7 @@ pub mod fence;
 pub mod index;
 pub mod keys;
 pub mod listing;
+pub mod open;
 pub mod packer;
 pub mod packs;
 pub mod parallel;
@@ -27,8 +29,8 @@ pub mod session;
 pub mod snapshots;
 pub mod writer;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::env::Env;
@@ -42,13 +44,13 @@ use crate::id::{BlobId, IndexId, PackId, RepoId, SlotId};
 use crate::report::{Problem, Report, Unit};
 use crate::storage::{Listed, Storage};
 use crate::transform::chunk::Chunker;
-use crate::transform::hash::stream_digest;
 use crate::transform::sketch::Sketcher;
 
 use index::{Index, Location};
 use keys::{KdfCost, Keys, NewSlot};
 use listing::LOOKS;
-use parallel::{at_once, each};
+use open::refuse_remains;
+use parallel::{at_once, both, each};
 use rules::{Rule, Rules};
 use seen::Seen;
 
@@ -202,40 +204,6 @@ impl Repository {
         Ok(id)
     }
 
-    /// Opens the repository in `storage`. The local cache lies in a folder of its own below `cache_folder`;
-    /// without one it is held in memory.
-    ///
-    /// # Errors
-    /// `NoRepository`, `WrongKey`, `Damaged`, `Storage`.
-    pub fn open(
-        storage: Arc<dyn Storage>,
-        env: Arc<dyn Env>,
-        passphrase: &[u8],
-        cache_folder: Option<&Path>,
-    ) -> Result<Self> {
-        let config = read_config(storage.as_ref())?;
-        let id = config.repository;
-        let keys = keys::open(storage.as_ref(), id, passphrase)?;
-        let parameters =
-            keys.index.open(&associated_data(ObjectKind::Config, id, b"config"), &config.sealed).ok_or_else(|| {
-                Error::damaged("config", "its sealed part does not open: altered, or from another repository")
-            })?;
-        let parameters = Parameters::decode(&parameters).map_err(|e| e.in_object("config"))?;
-        if parameters.version != config.version || parameters.required_features != config.required_features {
-            return Err(Error::damaged("config", "its plain part was altered"));
-        }
-        if parameters.requires(config::SINGLE_WRITER) {
-            storage.set_single_writer();
-        }
-        let file = cache_folder.map(|folder| cache_file(folder, id, storage.as_ref()));
-        let cache = match &file {
-            Some(file) => Index::open(file, id)?,
-            None => Index::in_memory(id)?,
-        };
-        let seen = Seen::new(file.map(|file| file.with_file_name("seen.json")));
-        Ok(Self { storage, env, id, parameters, keys, cache, seen, rules: Rules::default() })
-    }
-
     /// The chunker for streams.
     pub fn chunker(&self) -> Chunker {
         let chunker = self.chunker_for(self.parameters.chunks);
@@ -335,11 +303,15 @@ impl Repository {
     pub fn probe_generation(&self) -> Result<(u64, Result<Generation>)> {
         let mut number = self.listed_generation()?;
         let exists = |number| -> Result<bool> { Ok(self.storage.stat(&generation_name(number))?.is_some()) };
-        while exists(next_milestone(number))? {
-            number = next_milestone(number);
-        }
-        while exists(number + 1)? {
-            number += 1;
+        // Mostly there is neither, and both are asked for at once.
+        loop {
+            let (milestone, next) =
+                both(self.storage.as_ref(), || exists(next_milestone(number)), || exists(number + 1));
+            number = match (milestone?, next?) {
+                (true, _) => next_milestone(number),
+                (false, true) => number + 1,
+                (false, false) => break,
+            };
         }
         if number == 0 {
             return Ok((0, Ok(Generation::default())));
@@ -419,12 +391,15 @@ impl Repository {
     /// # Errors
     /// `Storage`.
     pub fn index_to_read(&self, report: &dyn Report) -> Result<Indexed<'_>> {
-        let (number, state) = self.probe_generation()?;
+        // Nothing that is read rests on the order of the two.
+        let (probed, listed) = both(self.storage.as_ref(), || self.probe_generation(), || self.list_index());
+        let (number, state) = probed?;
         let state = state.unwrap_or_else(|e| {
             report.problem(Problem::new(generation_name(number), &e));
             Generation::default()
         });
-        self.index_at(number, state, report)
+        let listed = Cell::new(Some(listed));
+        self.index_listed(number, state, report, &|| listed.take().unwrap_or_else(|| self.list_index()))
     }
 
     /// As [`index`](Self::index), with a generation that was read before.
@@ -525,50 +500,6 @@ impl Repository {
 /// The ids of the objects of `index/`.
 fn index_ids(listed: &[Listed]) -> BTreeSet<IndexId> {
     listed.iter().filter_map(|o| o.name.strip_prefix("index/")?.parse().ok()).collect()
-}
-
-/// Deletes the local cache of the repository in `storage`: the cure for a damaged one.
-///
-/// # Errors
-/// `Busy` when somebody uses it; `NoRepository`, `Damaged`, `Storage`.
-pub fn discard_cache(storage: &dyn Storage, cache_folder: &Path) -> Result<()> {
-    Index::discard(&cache_file(cache_folder, read_config(storage)?.repository, storage))
-}
-
-/// A copy of a repository has its id and other packs: the place is part of the name.
-fn cache_file(cache_folder: &Path, id: RepoId, storage: &dyn Storage) -> PathBuf {
-    let [a, b, c, d, ..] = stream_digest(storage.identity().as_bytes());
-    cache_folder.join(format!("{id}-{a:02x}{b:02x}{c:02x}{d:02x}")).join("index.sqlite")
-}
-
-/// Where there are packs and no `config`, a repository has lost it: that is not a place for a new one.
-fn refuse_remains(storage: &dyn Storage, kind: Kind) -> Result<()> {
-    for folder in ["packs/", "index/", "snapshots/"] {
-        if let Some(object) = storage.list(folder)?.first() {
-            return Err(Error::new(
-                kind,
-                format!("config: is missing, but {} is there: a repository lost it", object.name),
-            )
-            .hint("copy `config` back from a copy of the repository; without it nothing can be read"));
-        }
-    }
-    Ok(())
-}
-
-/// Reads and checks `config`.
-///
-/// # Errors
-/// `NoRepository`, `Damaged`, `Storage`.
-pub fn read_config(storage: &dyn Storage) -> Result<Config> {
-    let bytes = match storage.get(config::OBJECT_NAME) {
-        Err(error) if error.kind() == Kind::NotFound => {
-            refuse_remains(storage, Kind::Damaged)?;
-            return Err(Error::new(Kind::NoRepository, format!("there is no repository at {}", storage.location()))
-                .hint("check the address (-r or ALLUVIUM_REPOSITORY), or make one with `alluvium init`"));
-        }
-        read => read?,
-    };
-    Config::decode(&bytes).map_err(|e| e.in_object(config::OBJECT_NAME))
 }
 
 /// Whether a copy of a blob in a pack may be counted on.

@@ -220,14 +220,15 @@ impl<'s> Shelf<'s> {
         Self { session, report, durable: Mutex::default() }
     }
 
-    /// Makes a pack durable; an index object follows after [`PACKS_PER_INDEX`] packs or [`INDEX_AFTER`].
+    /// Makes a pack durable; an index object follows after [`PACKS_PER_INDEX`] packs or [`INDEX_AFTER`]. Returns the pack's
+    /// buffer, empty, for the next one.
     ///
     /// # Errors
     /// `Storage`.
-    pub fn put(&self, pack: ClosedPack) -> Result<()> {
-        let ClosedPack { indexed, key, bytes } = pack;
+    pub fn put(&self, pack: ClosedPack) -> Result<Vec<u8>> {
+        let ClosedPack { indexed, key, mut bytes } = pack;
         let storage = &self.session.repo().storage;
-        storage.put_new_owned(&pack::object_name(indexed.id), bytes)?;
+        storage.put_new_from(&pack::object_name(indexed.id), &mut bytes)?;
         self.report.count(Counter::Packs, 1);
         self.report.count(Counter::StoredBytes, indexed.size);
         self.session.wrote(indexed.id, indexed.size);
@@ -237,7 +238,10 @@ impl<'s> Shelf<'s> {
             let due = durable.since.get_or_insert_with(Instant::now).elapsed() >= INDEX_AFTER;
             (due || durable.packs.len() >= PACKS_PER_INDEX).then(|| std::mem::take(&mut *durable))
         };
-        full.map_or(Ok(()), |durable| self.publish(durable.packs))
+        if let Some(durable) = full {
+            self.publish(durable.packs)?;
+        }
+        Ok(bytes)
     }
 
     /// Publishes the index of what is durable and not yet listed.

@@ -35,6 +35,18 @@ pub fn each<T: Sync, R: Send>(threads: usize, items: &[T], work: impl Fn(&T) -> 
     found.into_iter().map(|(_, result)| result).collect()
 }
 
+/// What two works come to: at the same time where requests wait for a network, elsewhere one after the other.
+pub fn both<A: Send, B>(storage: &dyn Storage, first: impl FnOnce() -> A + Send, second: impl FnOnce() -> B) -> (A, B) {
+    if at_once(storage) == 1 {
+        return (first(), second());
+    }
+    std::thread::scope(|scope| {
+        let first = scope.spawn(first);
+        let second = second();
+        (first.join().unwrap_or_else(|e| std::panic::resume_unwind(e)), second)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -187,7 +187,7 @@ pub fn write<T>(
             let (shelf, failure) = (&shelf, &failure);
             scope.spawn(move || {
                 for pack in packs {
-                    failure.guard(|| shelf.put(pack));
+                    failure.guard(|| shelf.put(pack).map(drop));
                 }
             });
         }

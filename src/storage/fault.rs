@@ -327,6 +327,10 @@ impl<S: Storage> Storage for Fault<S> {
         self.inner().location()
     }
 
+    fn look(&self) -> Result<()> {
+        self.inner().look()
+    }
+
     fn identity(&self) -> String {
         self.inner().identity()
     }

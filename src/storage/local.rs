@@ -239,16 +239,15 @@ impl Local {
         rustix::fs::openat(&self.root, name, flags, Mode::empty()).map_err(|errno| self.unreadable(name, errno))
     }
 
-    /// Reads up to `len` bytes from `offset`; less only where the file ends.
-    fn read(&self, name: &str, file: &OwnedFd, offset: u64, len: usize) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
+    /// Reads up to `len` bytes from `offset` into an empty buffer; less only where the file ends.
+    fn read(&self, name: &str, file: &OwnedFd, offset: u64, len: usize, bytes: &mut Vec<u8>) -> Result<()> {
         bytes.try_reserve_exact(len).map_err(|error| {
             Error::new(Kind::Storage, format!("no memory for {len} bytes of {name} in {}", self.path.display()))
                 .because(error)
         })?;
         while bytes.len() < len {
             let position = offset + bytes.len() as u64;
-            match rustix::io::pread(file, spare_capacity(&mut bytes), position) {
+            match rustix::io::pread(file, spare_capacity(bytes), position) {
                 Ok(0) => break,
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(self.unreadable(name, errno)),
@@ -256,7 +255,7 @@ impl Local {
         }
         // The allocation, and so the last read, may be larger than what was asked for.
         bytes.truncate(len);
-        Ok(bytes)
+        Ok(())
     }
 
     fn list_folder(&self, prefix: &str) -> io::Result<Vec<Listed>> {
@@ -311,25 +310,35 @@ impl Storage for Local {
     }
 
     fn get(&self, name: &str) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.get_into(name, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn get_into(&self, name: &str, buffer: &mut Vec<u8>) -> Result<()> {
+        buffer.clear();
         let file = self.open_object(name)?;
         let found = rustix::fs::fstat(&file).map_err(|errno| self.unreadable(name, errno))?;
         if !FileType::from_raw_mode(found.st_mode).is_file() {
             return Err(self.missing(name));
         }
         let size = found.st_size as usize;
-        let bytes = self.read(name, &file, 0, size)?;
-        if bytes.len() < size {
+        self.read(name, &file, 0, size, buffer)?;
+        if buffer.len() < size {
             // Objects never change: somebody cut the file while it was read.
-            return Err(Error::damaged(name, format!("ended after {} of {size} bytes", bytes.len())));
+            return Err(Error::damaged(name, format!("ended after {} of {size} bytes", buffer.len())));
         }
-        Ok(bytes)
+        Ok(())
     }
 
     fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
         let file = self.open_object(name)?;
         // The kernel's offsets are signed; nothing lies beyond.
         let is_possible = offset.checked_add(len as u64).is_some_and(|end| i64::try_from(end).is_ok());
-        let bytes = if is_possible { self.read(name, &file, offset, len)? } else { Vec::new() };
+        let mut bytes = Vec::new();
+        if is_possible {
+            self.read(name, &file, offset, len, &mut bytes)?;
+        }
         if bytes.len() == len {
             return Ok(bytes);
         }

@@ -86,16 +86,39 @@ pub trait Storage: Send + Sync {
     /// `Storage`.
     fn delete(&self, name: &str) -> Result<()>;
 
-    /// As [`put_new`](Self::put_new), for bytes that are no longer needed: an upload need not copy them.
+    /// As [`get`](Self::get), into a buffer that may have been used before: fresh memory costs a fault for every page, so
+    /// whoever reads one large object after the other reads them into one. What was in it is gone, errors or not.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn get_into(&self, name: &str, buffer: &mut Vec<u8>) -> Result<()> {
+        *buffer = self.get(name)?;
+        Ok(())
+    }
+
+    /// As [`put_new`](Self::put_new), of bytes that are no longer needed: an upload takes them and need not copy; elsewhere
+    /// the buffer's memory is left for the next object. Its bytes are gone, errors or not.
     ///
     /// # Errors
     /// As [`put_new`](Self::put_new).
-    fn put_new_owned(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
-        self.put_new(name, &bytes)
+    fn put_new_from(&self, name: &str, buffer: &mut Vec<u8>) -> Result<()> {
+        let put = self.put_new(name, buffer);
+        buffer.clear();
+        put
     }
 
     /// Where this is, for messages: a path or a URL without secrets.
     fn location(&self) -> String;
+
+    /// Looks at the place as a whole, where no `config` was found: what is wrong with it may be told better than by what is
+    /// missing.
+    ///
+    /// # Errors
+    /// `NoRepository` when other things are there; `Denied` or `Storage` when the place itself is missing or can't be
+    /// listed.
+    fn look(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Tells places apart, however they were written: two with one identity are one place.
     fn identity(&self) -> String {

@@ -62,11 +62,10 @@ impl Throttle {
         result
     }
 
-    fn received(&self, result: Result<Vec<u8>>) -> Result<Vec<u8>> {
-        if let (Some(down), Ok(bytes)) = (&self.down, &result) {
-            down.wait(bytes.len());
+    fn received(&self, bytes: usize) {
+        if let Some(down) = &self.down {
+            down.wait(bytes);
         }
-        result
     }
 }
 
@@ -81,11 +80,11 @@ impl Storage for Throttle {
     }
 
     fn get(&self, name: &str) -> Result<Vec<u8>> {
-        self.received(self.inner.get(name))
+        self.inner.get(name).inspect(|bytes| self.received(bytes.len()))
     }
 
     fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
-        self.received(self.inner.get_range(name, offset, len))
+        self.inner.get_range(name, offset, len).inspect(|bytes| self.received(bytes.len()))
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
@@ -100,12 +99,23 @@ impl Storage for Throttle {
         self.inner.delete(name)
     }
 
-    fn put_new_owned(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
-        self.sent(bytes.len(), self.inner.put_new_owned(name, bytes))
+    fn get_into(&self, name: &str, buffer: &mut Vec<u8>) -> Result<()> {
+        self.inner.get_into(name, buffer)?;
+        self.received(buffer.len());
+        Ok(())
+    }
+
+    fn put_new_from(&self, name: &str, buffer: &mut Vec<u8>) -> Result<()> {
+        let len = buffer.len();
+        self.sent(len, self.inner.put_new_from(name, buffer))
     }
 
     fn location(&self) -> String {
         self.inner.location()
+    }
+
+    fn look(&self) -> Result<()> {
+        self.inner.look()
     }
 
     fn identity(&self) -> String {

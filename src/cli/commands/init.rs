@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::error::{Kind, Result};
 use crate::ops::prune::put_reserve;
+use crate::repo::open::Locked;
 use crate::repo::{InitOptions, Repository};
 use crate::report::Report as _;
 use crate::storage;
@@ -71,7 +72,7 @@ pub fn init(context: &mut Context<'_>, arguments: &Init) -> Result<Outcome> {
 
 /// Opens the repository that the new one takes after.
 fn open_other(context: &Context<'_>, arguments: &Init, place: &OsStr) -> Result<Repository> {
-    let storage = context.storage_at(place)?;
+    let locked = Locked::find(context.storage_at(place)?)?;
     let origins = Origins {
         file: arguments.like_password_file.as_deref(),
         command: arguments.like_password_command.as_deref(),
@@ -80,5 +81,5 @@ fn open_other(context: &Context<'_>, arguments: &Init, place: &OsStr) -> Result<
         prompt: "passphrase of the other repository",
         twice: false,
     };
-    context.open_at(storage, &origins.read()?)
+    context.unlock(locked, &origins.read()?)
 }

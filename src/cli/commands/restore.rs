@@ -46,15 +46,22 @@ fn work(
 ) -> Result<Outcome> {
     let repo = context.open()?;
     let begun = Instant::now();
-    let snapshots = context.snapshots(&repo)?;
+    let (snapshots, indexed) = context.snapshots_to_read(&repo)?;
     let (snapshot, wanted) = snapshot_and_part(&snapshots, name, &context.global.timezone)?;
     let wanted = wanted.narrowed(narrow)?;
     let target = match output {
         Some(path) => Target::Path { path, overwrite },
         None => Target::Stream(&mut *context.out),
     };
-    let restored =
-        ops::restore::restore(&repo, snapshot, &wanted, target, context.global.memory, context.report, context.cancel)?;
+    let restored = ops::restore::restore(
+        &indexed,
+        snapshot,
+        &wanted,
+        target,
+        context.global.memory,
+        context.report,
+        context.cancel,
+    )?;
     let document = || {
         let mut document = to_value(&restored);
         document["seconds"] = json!(begun.elapsed().as_secs_f64());

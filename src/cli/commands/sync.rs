@@ -9,7 +9,8 @@ use crate::error::{Error, Kind, Result};
 use crate::ops;
 use crate::ops::forget::Filter;
 use crate::ops::sync::{Copied, Mirror, SyncOptions, Synced, Way};
-use crate::repo::{Repository, read_config};
+use crate::repo::Repository;
+use crate::repo::open::Locked;
 use crate::storage::Storage;
 use crate::storage::throttle::{Pace, Throttle};
 
@@ -85,21 +86,22 @@ fn open_both(context: &Context<'_>, arguments: &Sync) -> Result<(Repository, Rep
         }
         Arc::new(Throttle::new(storage, up.clone(), down.clone()))
     };
-    read_config(from.as_ref())?;
+    // Both are seen to be there before anybody is asked for a passphrase.
+    let (from, to) = (Locked::find(paced(from))?, || Locked::find(paced(Arc::clone(&to))));
+    let dest = to()?;
     let passphrase = context.passphrase(false)?;
-    let source = context.open_at(paced(from), &passphrase)?;
-    let dest = open_dest(context, arguments, &paced(to), &passphrase)?;
-    Ok((source, dest))
+    let source = context.unlock(from, &passphrase)?;
+    Ok((source, unlock_dest(context, arguments, dest, &to, &passphrase)?))
 }
 
 /// With a passphrase of its own, or with the same one; at last somebody is asked.
-fn open_dest(
+fn unlock_dest(
     context: &Context<'_>,
     arguments: &Sync,
-    storage: &Arc<dyn Storage>,
+    dest: Locked,
+    again: &dyn Fn() -> Result<Locked>,
     same: &Passphrase,
 ) -> Result<Repository> {
-    let open = |passphrase: &Passphrase| context.open_at(Arc::clone(storage), passphrase);
     let origins = Origins {
         file: arguments.to_password_file.as_deref(),
         command: arguments.to_password_command.as_deref(),
@@ -109,10 +111,10 @@ fn open_dest(
         twice: false,
     };
     if let Some(passphrase) = origins.read_given()? {
-        return open(&passphrase);
+        return context.unlock(dest, &passphrase);
     }
-    match open(same) {
-        Err(e) if e.kind() == Kind::WrongKey => open(&origins.read()?),
+    match context.unlock(dest, same) {
+        Err(e) if e.kind() == Kind::WrongKey => context.unlock(again()?, &origins.read()?),
         other => other,
     }
 }

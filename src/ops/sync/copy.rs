@@ -259,14 +259,15 @@ impl<'c> Copying<'c> {
         let (next, not_taken, failure) = (AtomicUsize::new(0), Mutex::new(HashSet::new()), Mutex::new(None));
         let blobs = Mutex::new((0, 0));
         let work = || {
+            let mut buffer = Vec::new();
             while let Some(&id) = packs.get(next.fetch_add(1, Ordering::Relaxed))
                 && lock(&failure).is_none()
                 && !self.cancel.is_cancelled()
             {
-                let read = source.storage.get(&object_name(id)).and_then(|bytes| {
+                let read = source.storage.get_into(&object_name(id), &mut buffer).and_then(|()| {
                     tally.count(Counter::PackReads, 1);
-                    tally.count(Counter::PackReadBytes, bytes.len() as u64);
-                    take_over(session, source, id, bytes)
+                    tally.count(Counter::PackReadBytes, buffer.len() as u64);
+                    take_over(session, source, id, std::mem::take(&mut buffer))
                 });
                 let Ok(pack) = read else {
                     lock(&not_taken).insert(id);
@@ -275,7 +276,8 @@ impl<'c> Copying<'c> {
                 let held = pack.indexed.entries.iter().map(|e| u64::from(e.raw_len));
                 let (chunks, bytes) = (pack.indexed.entries.len() as u64, held.sum::<u64>());
                 match shelf.put(pack) {
-                    Ok(()) => {
+                    Ok(empty) => {
+                        buffer = empty;
                         tally.packs.fetch_add(1, Ordering::Relaxed);
                         let mut blobs = lock(&blobs);
                         *blobs = (blobs.0 + chunks, blobs.1 + bytes);

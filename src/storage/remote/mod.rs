@@ -79,30 +79,13 @@ enum Creation {
 }
 
 impl Remote {
-    /// Opens the place at `address` and looks at it once, so that a wrong address, missing credentials and a missing
-    /// bucket are told before anything else.
+    /// Opens the place at `address` for a new repository, and looks at it.
     ///
     /// # Errors
-    /// `NoRepository` when other things are there; `Usage`, `Denied`, `Storage`, with what to do.
-    pub fn open(address: RemoteAddress, secrets: &Secrets) -> Result<Self> {
-        let remote = Self::connect(address, secrets)?;
-        match remote.look()? {
-            Found::OtherThings(example) => Err(Error::new(
-                Kind::NoRepository,
-                format!("there is no repository at {}, but other things: {example}", remote.location()),
-            )
-            .hint("check the path in the address; a new repository goes into an empty one")),
-            Found::Nothing | Found::Repository => Ok(remote),
-        }
-    }
-
-    /// As [`open`](Self::open), for a new repository.
-    ///
-    /// # Errors
-    /// `AlreadyExists` when other things are there; those of [`open`](Self::open).
+    /// `AlreadyExists` when other things are there; those of [`open`](Self::open); `Denied`, `Storage`, with what to do.
     pub fn create(address: RemoteAddress, secrets: &Secrets) -> Result<Self> {
-        let remote = Self::connect(address, secrets)?;
-        match remote.look()? {
+        let remote = Self::open(address, secrets)?;
+        match remote.find()? {
             Found::OtherThings(example) => Err(Error::new(
                 Kind::AlreadyExists,
                 format!("{} is not empty: there is {example}; nothing was changed", remote.location()),
@@ -112,11 +95,11 @@ impl Remote {
         }
     }
 
-    /// Opens the place without looking.
+    /// Opens the place. Nothing is asked of the store yet.
     ///
     /// # Errors
     /// `Usage`; `Storage` when the system's certificates can't be read.
-    pub fn connect(address: RemoteAddress, secrets: &Secrets) -> Result<Self> {
+    pub fn open(address: RemoteAddress, secrets: &Secrets) -> Result<Self> {
         let failed = |what: &str| Error::new(Kind::Storage, format!("can't use {}: {what}", address.location()));
         let client = transport::client().map_err(|e| {
             failed("there is no TLS")
@@ -134,7 +117,8 @@ impl Remote {
         Ok(Self { line, operators, address, exclusion, proving: Mutex::new(()) })
     }
 
-    fn look(&self) -> Result<Found> {
+    /// What is in the place.
+    fn find(&self) -> Result<Found> {
         let names = self
             .line
             .call(0, || async {
@@ -372,7 +356,8 @@ impl Storage for Remote {
         self.create_object(name, &Buffer::from(bytes.to_vec()))
     }
 
-    fn put_new_owned(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+    fn put_new_from(&self, name: &str, buffer: &mut Vec<u8>) -> Result<()> {
+        let bytes = std::mem::take(buffer);
         self.create_object(name, &Buffer::from(bytes))
     }
 
@@ -458,6 +443,17 @@ impl Storage for Remote {
 
     fn location(&self) -> String {
         self.address.location()
+    }
+
+    fn look(&self) -> Result<()> {
+        match self.find()? {
+            Found::OtherThings(example) => Err(Error::new(
+                Kind::NoRepository,
+                format!("there is no repository at {}, but other things: {example}", self.location()),
+            )
+            .hint("check the path in the address; a new repository goes into an empty one")),
+            Found::Nothing | Found::Repository => Ok(()),
+        }
     }
 
     fn transfers(&self) -> usize {

@@ -1,0 +1,135 @@
+//! Finding a repository in a storage, and opening it.
+//!
+//! ```text
+//! Locked::find   config and key slots, asked for together    (no passphrase yet)
+//! Locked::open   + passphrase -> Repository
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::format::config::{self, Config, Parameters};
+use crate::format::{ObjectKind, associated_data};
+use crate::id::RepoId;
+use crate::storage::Storage;
+use crate::transform::hash::stream_digest;
+
+use super::Repository;
+use super::index::Index;
+use super::keys::{self, Slots, list_slots};
+use super::parallel::both;
+use super::rules::Rules;
+use super::seen::Seen;
+
+/// A repository that was found, and that no passphrase has opened yet.
+pub struct Locked {
+    storage: Arc<dyn Storage>,
+    config: Config,
+    slots: Slots,
+}
+
+impl Locked {
+    /// Reads `config` and the key slots. Over a network that is two requests one after the other.
+    ///
+    /// # Errors
+    /// `NoRepository`, `Damaged`, `Storage`, `Denied`.
+    pub fn find(storage: Arc<dyn Storage>) -> Result<Self> {
+        let (slots, config) = both(storage.as_ref(), || list_slots(storage.as_ref()), || read_config(storage.as_ref()));
+        // What `config` tells comes first: without it slots are nobody's.
+        let (config, slots) = (config?, slots?);
+        Ok(Self { storage, config, slots })
+    }
+
+    /// Opens it. The local cache lies in a folder of its own below `cache_folder`; without one it is held in memory.
+    ///
+    /// # Errors
+    /// `WrongKey`, `Damaged`; those of the local cache.
+    pub fn open(self, env: Arc<dyn Env>, passphrase: &[u8], cache_folder: Option<&Path>) -> Result<Repository> {
+        let Self { storage, config, slots } = self;
+        let id = config.repository;
+        let keys = keys::open(slots, &storage.location(), id, passphrase)?;
+        let parameters =
+            keys.index.open(&associated_data(ObjectKind::Config, id, b"config"), &config.sealed).ok_or_else(|| {
+                Error::damaged("config", "its sealed part does not open: altered, or from another repository")
+            })?;
+        let parameters = Parameters::decode(&parameters).map_err(|e| e.in_object("config"))?;
+        if parameters.version != config.version || parameters.required_features != config.required_features {
+            return Err(Error::damaged("config", "its plain part was altered"));
+        }
+        if parameters.requires(config::SINGLE_WRITER) {
+            storage.set_single_writer();
+        }
+        let file = cache_folder.map(|folder| cache_file(folder, id, storage.as_ref()));
+        let cache = match &file {
+            Some(file) => Index::open(file, id)?,
+            None => Index::in_memory(id)?,
+        };
+        let seen = Seen::new(file.map(|file| file.with_file_name("seen.json")));
+        Ok(Repository { storage, env, id, parameters, keys, cache, seen, rules: Rules::default() })
+    }
+
+    /// Deletes the local cache: the cure for a damaged one.
+    ///
+    /// # Errors
+    /// `Busy` when somebody uses it.
+    pub fn discard_cache(&self, cache_folder: &Path) -> Result<()> {
+        Index::discard(&cache_file(cache_folder, self.config.repository, self.storage.as_ref()))
+    }
+}
+
+impl Repository {
+    /// [`Locked::find`] and [`Locked::open`], where the passphrase is known.
+    ///
+    /// # Errors
+    /// Those of the two.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        env: Arc<dyn Env>,
+        passphrase: &[u8],
+        cache_folder: Option<&Path>,
+    ) -> Result<Self> {
+        Locked::find(storage)?.open(env, passphrase, cache_folder)
+    }
+}
+
+/// A copy of a repository has its id and other packs: the place is part of the name.
+fn cache_file(cache_folder: &Path, id: RepoId, storage: &dyn Storage) -> PathBuf {
+    let [a, b, c, d, ..] = stream_digest(storage.identity().as_bytes());
+    cache_folder.join(format!("{id}-{a:02x}{b:02x}{c:02x}{d:02x}")).join("index.sqlite")
+}
+
+/// Where there are packs and no `config`, a repository has lost it: that is not a place for a new one.
+pub(super) fn refuse_remains(storage: &dyn Storage, kind: Kind) -> Result<()> {
+    for folder in ["packs/", "index/", "snapshots/"] {
+        if let Some(object) = storage.list(folder)?.first() {
+            return Err(Error::new(
+                kind,
+                format!("config: is missing, but {} is there: a repository lost it", object.name),
+            )
+            .hint("copy `config` back from a copy of the repository; without it nothing can be read"));
+        }
+    }
+    Ok(())
+}
+
+/// Reads and checks `config`. Where it is not there, or not one, the place as a whole may tell why.
+///
+/// # Errors
+/// `NoRepository`, `Damaged`, `Storage`, `Denied`.
+pub fn read_config(storage: &dyn Storage) -> Result<Config> {
+    let bytes = match storage.get(config::OBJECT_NAME) {
+        Err(error) if error.kind() == Kind::NotFound => {
+            storage.look()?;
+            refuse_remains(storage, Kind::Damaged)?;
+            return Err(Error::new(Kind::NoRepository, format!("there is no repository at {}", storage.location()))
+                .hint("check the address (-r or ALLUVIUM_REPOSITORY), or make one with `alluvium init`"));
+        }
+        read => read?,
+    };
+    Config::decode(&bytes).or_else(|malformed| {
+        storage.look()?;
+        Err(malformed.in_object(config::OBJECT_NAME))
+    })
+}
