@@ -650,3 +650,41 @@ fn shards_of_a_check_are_merged() {
     fs::write(place.path("bad.json"), "{}").expect("written");
     place.run(&["check", "--merge-results", "bad.json"]).expect(1);
 }
+
+/// Somebody puts last week's copy of the repository back: every command that would be taken in says so.
+#[test]
+fn an_older_state_than_was_seen_is_told_until_it_is_accepted() {
+    let place = Place::with_repository();
+    let copy = |from: &str, to: &str| {
+        let copied = Command::new("cp").arg("-a").arg(place.path(from)).arg(place.path(to)).status().expect("cp");
+        assert!(copied.success());
+    };
+    place.feed(&["snapshot", "--name", "shop", "-"], &dump(2000)).expect(0);
+    copy("repository", "last-week");
+    let newer = place.feed(&["--json", "snapshot", "--name", "shop", "-"], &dump(3000)).expect(0);
+    let newer: Value = serde_json::from_slice(&newer.out).expect("JSON");
+    let lost = format!("snapshots/{}", newer["id"].as_str().expect("an id"));
+    place.run(&["snapshots"]).expect(0);
+    copy("repository", "today");
+    let put_back = |state: &str| {
+        fs::remove_dir_all(place.path("repository")).expect("removed");
+        copy(state, "repository");
+    };
+    put_back("last-week");
+    for command in [&["snapshots"][..], &["check"], &["--json", "snapshots"]] {
+        let told = place.run(command).expect(13);
+        let told = format!("{}{}", told.text(), told.err);
+        assert!(told.contains(&lost) && told.contains("older state"), "{command:?}: {told}");
+    }
+    let told = place.feed(&["snapshot", "--name", "shop", "-"], &dump(2000)).expect(13);
+    assert!(told.err.contains(&lost), "stored and told: {}", told.err);
+    // Whoever restores the newest learns that there was a newer one; it keeps nobody from what there is.
+    put_back("last-week");
+    let restored = place.run(&["restore", "shop"]).expect(0);
+    assert!(restored.out == dump(2000) && restored.err.contains(&lost), "{}", restored.err);
+    put_back("today");
+    assert_eq!(place.run(&["snapshots"]).expect(0).err, "", "what was missing is there again");
+    put_back("last-week");
+    place.run(&["check", "--accept-older-state"]).expect(0);
+    place.run(&["snapshots"]).expect(0);
+}

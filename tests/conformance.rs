@@ -22,7 +22,7 @@ use alluvium::storage::local::Local;
 use alluvium::storage::memory::Memory;
 use alluvium::storage::probe::{Probed, probe};
 #[cfg(feature = "remote")]
-use alluvium::storage::{Secrets, address::Address, remote::Remote};
+use alluvium::storage::{Caller, address::Address, remote::Remote};
 use tempfile::TempDir;
 
 /// Makes a fresh, empty store.
@@ -301,8 +301,8 @@ pub fn fresh_remote(address: &str) -> Remote {
     let Address::Remote(address) = Address::parse(address.as_ref()).expect("an address") else {
         panic!("{address} is a path");
     };
-    let secrets = Secrets { webdav_password: std::env::var("ALLUVIUM_WEBDAV_PASSWORD").ok() };
-    Remote::create(*address, &secrets).expect("opens")
+    let caller = Caller { webdav_password: std::env::var("ALLUVIUM_WEBDAV_PASSWORD").ok(), hears: None };
+    Remote::create(*address, &caller).expect("opens")
 }
 
 /// A repository in a new folder below `above`.

@@ -15,7 +15,7 @@ use crate::repo::writer::{LEVEL, WriteOptions};
 use crate::repo::{Indexed, Repository};
 use crate::report::{Problem, Report};
 use crate::storage::address::Address;
-use crate::storage::{self, Secrets, Storage};
+use crate::storage::{self, Caller, Storage};
 
 use super::args::Global;
 use super::exit::Outcome;
@@ -36,12 +36,21 @@ pub struct Context<'c> {
     pub cancel: &'c Cancel,
     /// Clock and entropy.
     pub env: Arc<dyn Env>,
+    /// For storages.
+    pub caller: Caller,
 }
 
 impl<'c> Context<'c> {
     /// A context with the real clock.
-    pub fn new(global: &'c Global, out: &'c mut Output, report: &'c Reporter, cancel: &'c Cancel) -> Self {
-        Self { global, out, report, cancel, env: Arc::new(SystemEnv) }
+    pub fn new(global: &'c Global, out: &'c mut Output, report: &'c Arc<Reporter>, cancel: &'c Cancel) -> Self {
+        let hears = {
+            let report = Arc::clone(report);
+            Arc::new(move |text: &str| report.warn(text)) as _
+        };
+        let variable = std::env::var("ALLUVIUM_WEBDAV_PASSWORD");
+        let webdav_password = variable.ok().filter(|text| !text.is_empty());
+        let caller = Caller { webdav_password, hears: Some(hears) };
+        Self { global, out, report, cancel, env: Arc::new(SystemEnv), caller }
     }
 
     /// Where the repository is, or shall be.
@@ -57,7 +66,7 @@ impl<'c> Context<'c> {
     /// # Errors
     /// Those of [`place`](Self::place) and [`storage::open`].
     pub fn storage(&self) -> Result<Arc<dyn Storage>> {
-        storage::open(&self.place()?, &secrets())
+        storage::open(&self.place()?, &self.caller)
     }
 
     /// Opens the repository. Whether there is one is settled before anybody is asked for a passphrase.
@@ -74,7 +83,7 @@ impl<'c> Context<'c> {
     /// # Errors
     /// Those of [`Address::parse`] and [`storage::open`].
     pub fn storage_at(&self, place: &OsStr) -> Result<Arc<dyn Storage>> {
-        storage::open(&Address::parse(place)?, &secrets())
+        storage::open(&Address::parse(place)?, &self.caller)
     }
 
     /// Opens the repository that was found.
@@ -139,13 +148,22 @@ impl<'c> Context<'c> {
         Ok(self.told(repo.snapshots()?))
     }
 
-    /// Every snapshot, and the index to read them by, which are asked for together.
+    /// Every snapshot, and the index to read them by, which are asked for together. That the newest may not be the newest
+    /// that there was is told, and keeps nobody from what there is.
     ///
     /// # Errors
     /// Those of [`snapshots`](Self::snapshots).
     pub fn snapshots_to_read<'r>(&self, repo: &'r Repository) -> Result<(Vec<Snapshot>, Indexed<'r>)> {
-        let (indexed, snapshots) = both(repo.storage.as_ref(), || repo.index_to_read(self.report), || repo.snapshots());
-        Ok((self.told(snapshots?), indexed?))
+        let list = || -> Result<_> {
+            let listed = repo.list_snapshots()?;
+            Ok((repo.snapshots_among(&listed)?, listed))
+        };
+        let (indexed, found) = both(repo.storage.as_ref(), || repo.index_to_read(self.report), list);
+        let ((found, listed), indexed) = (found?, indexed?);
+        for problem in repo.older_among(&listed, indexed.generation, self.report)? {
+            self.report.warn(&format!("{}: {}", problem.object, problem.what));
+        }
+        Ok((self.told(found), indexed))
     }
 
     fn told(&self, (snapshots, unreadable): Readable<Snapshot>) -> Vec<Snapshot> {
@@ -194,11 +212,6 @@ impl<'c> Context<'c> {
             self.out.line(text);
         }
     }
-}
-
-/// The secrets of storages that have no usual place for them.
-pub fn secrets() -> Secrets {
-    Secrets { webdav_password: std::env::var("ALLUVIUM_WEBDAV_PASSWORD").ok().filter(|text| !text.is_empty()) }
 }
 
 /// This host's name.

@@ -19,6 +19,7 @@ pub mod show;
 pub mod signals;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 
@@ -45,7 +46,7 @@ pub fn main() -> ExitCode {
 
 /// Runs a command and tells its failure.
 fn run(global: &Global, command: Command) -> Result<Outcome> {
-    let report = Reporter::new(global.json, global.quiet, global.verbose);
+    let report = Arc::new(Reporter::new(global.json, global.quiet, global.verbose));
     let ended = signals::listen(&CANCEL).and_then(|()| {
         let mut out = Output::new()?;
         let outcome = dispatch(&mut Context::new(global, &mut out, &report, &CANCEL), command);

@@ -86,7 +86,11 @@ impl Repository {
     /// # Errors
     /// `Storage`.
     pub fn headers(&self) -> Result<Readable<(SnapshotId, Header)>> {
-        self.published(&self.list_snapshots()?, false, |id, sealed| {
+        self.headers_among(&self.list_snapshots()?)
+    }
+
+    fn headers_among(&self, listed: &BTreeSet<SnapshotId>) -> Result<Readable<(SnapshotId, Header)>> {
+        self.published(listed, false, |id, sealed| {
             let name = manifest::object_name(id);
             let plain = self
                 .keys
@@ -104,7 +108,20 @@ impl Repository {
     /// `Storage`.
     pub fn older_than_seen(&self, report: &dyn Report) -> Result<Vec<Problem>> {
         let (generation, _) = self.probe_generation()?;
-        let (headers, _) = self.headers()?;
+        self.older_among(&self.list_snapshots()?, generation, report)
+    }
+
+    /// As [`older_than_seen`](Self::older_than_seen), of a listing and a generation that were read before.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn older_among(
+        &self,
+        listed: &BTreeSet<SnapshotId>,
+        generation: u64,
+        report: &dyn Report,
+    ) -> Result<Vec<Problem>> {
+        let (headers, _) = self.headers_among(listed)?;
         self.seen.compare(self.storage.as_ref(), generation, &headers, report)
     }
 

@@ -160,21 +160,23 @@ pub trait Storage: Send + Sync {
     }
 }
 
-/// What an address must not hold and no store finds by itself.
+/// Who opens a store: what an address must not hold and no store finds by itself, and who hears of trouble.
 #[derive(Clone, Default)]
-pub struct Secrets {
+pub struct Caller {
     /// The password of a WebDAV user.
     pub webdav_password: Option<String>,
+    /// Is told when requests go on failing and are made again: otherwise a bad network only looks slow.
+    pub hears: Option<Arc<dyn Fn(&str) + Send + Sync>>,
 }
 
 /// The store at an address. Nothing is created.
 ///
 /// # Errors
 /// `NoRepository` when there is no folder, or something else; `Usage`, `Denied`, `Storage`.
-pub fn open(address: &Address, secrets: &Secrets) -> Result<Arc<dyn Storage>> {
+pub fn open(address: &Address, caller: &Caller) -> Result<Arc<dyn Storage>> {
     match address {
         Address::Folder(path) => Ok(Arc::new(Local::open(path)?)),
-        Address::Remote(address) => open_remote(address, secrets, false),
+        Address::Remote(address) => open_remote(address, caller, false),
     }
 }
 
@@ -182,21 +184,21 @@ pub fn open(address: &Address, secrets: &Secrets) -> Result<Arc<dyn Storage>> {
 ///
 /// # Errors
 /// `AlreadyExists`; those of [`open`].
-pub fn create(address: &Address, secrets: &Secrets) -> Result<Arc<dyn Storage>> {
+pub fn create(address: &Address, caller: &Caller) -> Result<Arc<dyn Storage>> {
     match address {
         Address::Folder(path) => Ok(Arc::new(Local::create_new(path)?)),
-        Address::Remote(address) => open_remote(address, secrets, true),
+        Address::Remote(address) => open_remote(address, caller, true),
     }
 }
 
 #[cfg(feature = "remote")]
-fn open_remote(address: &RemoteAddress, secrets: &Secrets, new: bool) -> Result<Arc<dyn Storage>> {
+fn open_remote(address: &RemoteAddress, caller: &Caller, new: bool) -> Result<Arc<dyn Storage>> {
     let open = if new { remote::Remote::create } else { remote::Remote::open };
-    Ok(Arc::new(open(address.clone(), secrets)?))
+    Ok(Arc::new(open(address.clone(), caller)?))
 }
 
 #[cfg(not(feature = "remote"))]
-fn open_remote(address: &RemoteAddress, _: &Secrets, _: bool) -> Result<Arc<dyn Storage>> {
+fn open_remote(address: &RemoteAddress, _: &Caller, _: bool) -> Result<Arc<dyn Storage>> {
     Err(Error::new(Kind::Usage, format!("this program was built for folders only, not for {}", address.location())))
 }
 

@@ -14,7 +14,7 @@ use crate::storage::address::Address;
 use crate::storage::probe::probe;
 
 use super::super::args::Init;
-use super::super::context::{Context, secrets};
+use super::super::context::Context;
 use super::super::exit::Outcome;
 use super::super::password::Origins;
 
@@ -34,7 +34,7 @@ pub fn init(context: &mut Context<'_>, arguments: &Init) -> Result<Outcome> {
     let other = other.map(|other| open_other(context, arguments, other)).transpose()?;
     // Before anything is made: without a passphrase no empty folder stays behind.
     let passphrase = context.passphrase(true)?;
-    let storage = storage::create(&place, &secrets()).map_err(|e| match e.kind() {
+    let storage = storage::create(&place, &context.caller).map_err(|e| match e.kind() {
         // A file, or below one: there is no repository to be missed.
         Kind::NoRepository => e.as_kind(Kind::Failed),
         _ => e,

@@ -87,7 +87,16 @@ fn open_both(context: &Context<'_>, arguments: &Sync) -> Result<(Repository, Rep
         Arc::new(Throttle::new(storage, up.clone(), down.clone()))
     };
     // Both are seen to be there before anybody is asked for a passphrase.
-    let (from, to) = (Locked::find(paced(from))?, || Locked::find(paced(Arc::clone(&to))));
+    let from = Locked::find(paced(from))?;
+    let to = || {
+        Locked::find(paced(Arc::clone(&to))).map_err(|e| match e.kind() {
+            Kind::NoRepository => {
+                let like = "`alluvium init -r DEST --twin SOURCE`, or `--like SOURCE`";
+                e.during("the destination").hint(format!("check its address, or make it with {like}"))
+            }
+            _ => e.during("the destination"),
+        })
+    };
     let dest = to()?;
     let passphrase = context.passphrase(false)?;
     let source = context.unlock(from, &passphrase)?;

@@ -59,7 +59,7 @@ fn innermost(cause: &opendal::Error) -> String {
 }
 
 /// One line: what the server said, or the innermost cause of having no answer.
-fn told(cause: &opendal::Error) -> String {
+pub fn told(cause: &opendal::Error) -> String {
     let message = cause.message();
     let said = match (field(message, "code: \""), field(message, "message: \"")) {
         (Some(code), Some(text)) if !code.is_empty() => format!("{code}: {text}"),

@@ -10,8 +10,8 @@
 //! large as the largest object, and neither tells a first contact from the thousandth.
 
 use std::future::Future;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use opendal::{ErrorKind, Result};
@@ -28,6 +28,10 @@ const SMALL_BYTES: usize = 16 << 10;
 const BYTES_PER_SECOND_MIN: u64 = 128 << 10;
 /// Repetitions before the store was ever reached.
 const RETRIES_AT_FIRST: u32 = 3;
+/// So many failures of one request are trouble; a single one is everyday life of a store.
+const FAILURES_TOLD: u32 = 2;
+/// The second time trouble is told is after this; every further one after twice as long.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 /// What ending may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 const PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -43,6 +47,7 @@ pub struct Line {
     reached: AtomicBool,
     upload: Pace,
     download: Pace,
+    trouble: Trouble,
 }
 
 impl Line {
@@ -50,7 +55,7 @@ impl Line {
     ///
     /// # Errors
     /// When the system gives no threads.
-    pub fn new(address: &RemoteAddress) -> std::io::Result<Self> {
+    pub fn new(address: &RemoteAddress, hears: Option<Hears>) -> std::io::Result<Self> {
         let runtime = Builder::new_multi_thread().worker_threads(2).thread_name("network").enable_all().build()?;
         Ok(Self {
             runtime: Some(runtime),
@@ -60,6 +65,7 @@ impl Line {
             reached: AtomicBool::new(false),
             upload: Pace::new(address.limit_upload),
             download: Pace::new(address.limit_download),
+            trouble: Trouble { location: address.location(), hears, told: Mutex::new(None) },
         })
     }
 
@@ -140,6 +146,9 @@ impl Line {
                 return Err(error);
             }
             failures += 1;
+            if failures >= FAILURES_TOLD {
+                self.trouble.tell(&error);
+            }
             tokio::time::sleep(pause).await;
         }
     }
@@ -173,6 +182,33 @@ fn pause(failures: u32) -> Duration {
     whole / 2 + (whole / 2).mul_f64(f64::from(lot) / f64::from(u32::MAX))
 }
 
+/// Whoever hears of trouble.
+type Hears = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Tells that requests fail and are made again: at once, and ever more rarely.
+struct Trouble {
+    location: String,
+    hears: Option<Hears>,
+    /// When it was told last, and how long it stays untold.
+    told: Mutex<Option<(Instant, Duration)>>,
+}
+
+impl Trouble {
+    fn tell(&self, error: &opendal::Error) {
+        let Some(hears) = &self.hears else { return };
+        {
+            let mut told = lock(&self.told);
+            let pause = match *told {
+                Some((last, pause)) if last.elapsed() < pause => return,
+                Some((_, pause)) => pause * 2,
+                None => TELL_AGAIN,
+            };
+            *told = Some((Instant::now(), pause));
+        }
+        hears(&format!("{}: {}; trying again", self.location, failure::told(error)));
+    }
+}
+
 /// Spreads bytes over time: each transfer books its share of the line, behind those that came before.
 struct Pace {
     bytes_per_second: Option<u64>,
@@ -201,6 +237,20 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trouble_is_told_at_once_and_then_rarely() {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = {
+            let heard = Arc::clone(&heard);
+            Arc::new(move |text: &str| lock(&heard).push(text.to_owned())) as Hears
+        };
+        let trouble = Trouble { location: "s3://shelf".to_owned(), hears: Some(hears), told: Mutex::new(None) };
+        for _ in 0..100 {
+            trouble.tell(&no_answer(Duration::from_secs(7)));
+        }
+        assert_eq!(*lock(&heard), ["s3://shelf: no answer within 7 s; trying again"]);
+    }
 
     #[test]
     fn pauses_grow_and_are_bounded() {

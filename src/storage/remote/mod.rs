@@ -26,7 +26,7 @@ use opendal::{Buffer, ErrorKind, Operator};
 use tokio::time::timeout;
 
 use super::address::RemoteAddress;
-use super::{Listed, OWN, Secrets, Storage, check_name, check_prefix, too_short};
+use super::{Caller, Listed, OWN, Storage, check_name, check_prefix, too_short};
 use crate::env::lock;
 use crate::error::{Error, Kind, Result};
 
@@ -83,8 +83,8 @@ impl Remote {
     ///
     /// # Errors
     /// `AlreadyExists` when other things are there; those of [`open`](Self::open); `Denied`, `Storage`, with what to do.
-    pub fn create(address: RemoteAddress, secrets: &Secrets) -> Result<Self> {
-        let remote = Self::open(address, secrets)?;
+    pub fn create(address: RemoteAddress, caller: &Caller) -> Result<Self> {
+        let remote = Self::open(address, caller)?;
         match remote.find()? {
             Found::OtherThings(example) => Err(Error::new(
                 Kind::AlreadyExists,
@@ -99,15 +99,15 @@ impl Remote {
     ///
     /// # Errors
     /// `Usage`; `Storage` when the system's certificates can't be read.
-    pub fn open(address: RemoteAddress, secrets: &Secrets) -> Result<Self> {
+    pub fn open(address: RemoteAddress, caller: &Caller) -> Result<Self> {
         let failed = |what: &str| Error::new(Kind::Storage, format!("can't use {}: {what}", address.location()));
         let client = transport::client().map_err(|e| {
             failed("there is no TLS")
                 .because(e.without_url())
                 .hint("install the system's certificates (ca-certificates), or set SSL_CERT_FILE to a file of them")
         })?;
-        let operators = service::operators(&address, secrets, &client)?;
-        let line = Line::new(&address).map_err(|e| failed("no threads").because(e))?;
+        let operators = service::operators(&address, caller, &client)?;
+        let line = Line::new(&address, caller.hears.clone()).map_err(|e| failed("no threads").because(e))?;
         let exclusion = if address.single_writer || operators.placing == Placing::Move {
             Exclusion::SingleWriter
         } else {

@@ -4,7 +4,7 @@ use opendal::{Builder, Operator};
 use reqwest::Client;
 
 use super::transport::{Change, transport};
-use super::{Secrets, failure};
+use super::{Caller, failure};
 use crate::error::{Error, Kind, Result};
 use crate::storage::address::{RemoteAddress, Service};
 
@@ -37,7 +37,7 @@ pub enum Placing {
 ///
 /// # Errors
 /// `Usage` for options that the service can't work with; `Storage`.
-pub fn operators(address: &RemoteAddress, secrets: &Secrets, client: &Client) -> Result<Operators> {
+pub fn operators(address: &RemoteAddress, caller: &Caller, client: &Client) -> Result<Operators> {
     match address.service {
         #[cfg(feature = "s3")]
         Service::S3 => s3(address, client),
@@ -92,7 +92,7 @@ pub fn operators(address: &RemoteAddress, secrets: &Secrets, client: &Client) ->
                 if let Some(user) = &address.user {
                     builder = builder.username(user);
                 }
-                if let Some(password) = &secrets.webdav_password {
+                if let Some(password) = &caller.webdav_password {
                     builder = builder.password(password);
                 }
                 builder
@@ -103,7 +103,7 @@ pub fn operators(address: &RemoteAddress, secrets: &Secrets, client: &Client) ->
         }
         #[allow(unreachable_patterns)]
         service => {
-            let _ = secrets;
+            let _ = caller;
             Err(Error::new(Kind::Usage, format!("this program was built without {}", service.scheme())))
         }
     }
