@@ -270,8 +270,29 @@ mod tests {
 
     /// What statements and CSV are made of.
     const PIECES: &[&str] = &[
-        "INSERT INTO t VALUES ", "(", ")", "),(", "),\n(", ");\n", ",", ", ", ";", "\n", "\r\n", "'", "''", "\\'", "\"", "\"\"",
-        "\\", "1", "(1,'a'),", "(1, 'a');\n", "1,\"a\"\n", "NULL", "\t",
+        "INSERT INTO t VALUES ",
+        "(",
+        ")",
+        "),(",
+        "),\n(",
+        ");\n",
+        ",",
+        ", ",
+        ";",
+        "\n",
+        "\r\n",
+        "'",
+        "''",
+        "\\'",
+        "\"",
+        "\"\"",
+        "\\",
+        "1",
+        "(1,'a'),",
+        "(1, 'a');\n",
+        "1,\"a\"\n",
+        "NULL",
+        "\t",
     ];
 
     /// A field of an `INSERT` or of CSV, well-formed or not.

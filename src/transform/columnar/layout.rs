@@ -1,6 +1,6 @@
 //! How rows stand in a chunk, told by a first look at it: what is in front of a row, between two fields, behind a row.
 //!
-//! | rows | front | between | behind |
+//! | rows | opening | between | closing |
 //! |---|---|---|---|
 //! | `COPY`, TSV | | tab | line feed |
 //! | CSV | | `,` or `;` | line feed |
@@ -20,8 +20,8 @@ const LOOK_BYTES: usize = 64 << 10;
 /// Most fields of a row.
 const FIELDS_MAX: usize = 1024;
 /// Longest text in front of a tuple that is a row by itself, and behind it.
-const FRONT_MAX: usize = 32 << 10;
-const BEHIND_MAX: usize = 64;
+const OPENING_MAX: usize = 32 << 10;
+const CLOSING_MAX: usize = 64;
 /// Commas are in all lines: of CSV at least so many parts of all lines have the same number.
 const CSV_SHARE: (usize, usize) = (7, 8);
 
@@ -31,12 +31,12 @@ pub(super) struct Layout<'r> {
     /// Fields of a row; at least one.
     pub columns: usize,
     /// In front of the first field.
-    pub front: &'r [u8],
+    pub opening: &'r [u8],
     /// Between two fields; never empty.
     pub between: &'r [u8],
     /// Behind the last field; never empty. Behind its last byte another row may begin.
-    pub behind: &'r [u8],
-    /// What is around fields that hold any bytes.
+    pub closing: &'r [u8],
+    /// What is around fields that hold any bytes; if none, rows are lines with tabs.
     pub quote: Option<u8>,
     /// Whether fields may hold parentheses with anything in them.
     pub nests: bool,
@@ -45,7 +45,7 @@ pub(super) struct Layout<'r> {
 impl Layout<'_> {
     /// Lines of `columns` fields with tabs between them.
     pub(super) fn tabs(columns: usize) -> Self {
-        Self { columns, front: b"", between: b"\t", behind: b"\n", quote: None, nests: false }
+        Self { columns, opening: b"", between: b"\t", closing: b"\n", quote: None, nests: false }
     }
 }
 
@@ -134,15 +134,15 @@ fn tuple<'r>(lexer: &Lexer, raw: &'r [u8], open: usize) -> Option<(Layout<'r>, u
         at = lexer.field(raw, at + 1).ok().filter(|_| columns <= FIELDS_MAX)?;
     }
     let (close, rest) = (at, &raw[at..]);
-    let (front, behind) = if rest.starts_with(b"),(") {
+    let (opening, closing) = if rest.starts_with(b"),(") {
         (&b""[..], &rest[..3])
     } else {
-        let end = 1 + memchr(b'\n', &rest[..rest.len().min(BEHIND_MAX)])?;
-        let near = open.saturating_sub(FRONT_MAX);
+        let end = 1 + memchr(b'\n', &rest[..rest.len().min(CLOSING_MAX)])?;
+        let near = open.saturating_sub(OPENING_MAX);
         let begin = memrchr(b'\n', &raw[near..open]).map_or(near, |line| near + line + 1);
         (&raw[begin..=open], &rest[..end])
     };
-    Some((Layout { columns, front, between, behind, quote: Some(b'\''), nests: true }, close + behind.len()))
+    Some((Layout { columns, opening, between, closing, quote: Some(b'\''), nests: true }, close + closing.len()))
 }
 
 /// Lines with commas or semicolons between fields.
@@ -171,6 +171,6 @@ fn csv_row<'r>(lexer: &Lexer, between: &'r [u8], raw: &'r [u8], begin: usize) ->
         columns += 1;
         at = lexer.field(raw, at + 1).ok().filter(|_| columns <= FIELDS_MAX)?;
     }
-    let behind = if raw[..at].ends_with(b"\r") { &raw[at - 1..=at] } else { &raw[at..=at] };
-    Some((Layout { columns, front: b"", between, behind, quote: Some(b'"'), nests: false }, at + 1))
+    let closing = if raw[..at].ends_with(b"\r") { &raw[at - 1..=at] } else { &raw[at..=at] };
+    Some((Layout { columns, opening: b"", between, closing, quote: Some(b'"'), nests: false }, at + 1))
 }

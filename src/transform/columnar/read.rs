@@ -63,9 +63,29 @@ pub(super) fn read(decompressor: &mut Decompressor, encoded: &[u8], out: &mut [u
     if !(parts.meta.0.is_empty() && parts.text.0.is_empty() && parts.streams.0.is_empty()) {
         return Err("bytes are left over".to_owned());
     }
-    let [front, between, behind] = around;
     let mut out = Out { bytes: out, at: 0 };
-    let mut odd = odd.into_iter().peekable();
+    // A byte that is known beforehand is written faster than a literal.
+    match around {
+        [b"", b"\t", b"\n"] => write(&mut out, &mut cursors, rows, &odd, [b"", b"\t", b"\n"])?,
+        around => write(&mut out, &mut cursors, rows, &odd, around)?,
+    }
+    if !cursors.iter().all(Column::is_done) {
+        return Err("texts are left over".to_owned());
+    }
+    if out.at == raw_len { Ok(()) } else { Err(format!("{} bytes instead of {raw_len}", out.at)) }
+}
+
+/// Writes all rows, each with what is in front of it, between its values and behind it; and what is odd at its places.
+#[allow(clippy::inline_always, reason = "with tabs that are known beforehand, lines are decoded a tenth faster")]
+#[inline(always)]
+fn write(
+    out: &mut Out<'_>,
+    cursors: &mut [Column<'_>],
+    rows: usize,
+    odd: &[(usize, &[u8])],
+    [opening, between, closing]: [&[u8]; 3],
+) -> Quick {
+    let mut odd = odd.iter().peekable();
     for row in 0..=rows {
         while let Some((_, piece)) = odd.next_if(|(place, _)| *place == row) {
             out.put(piece)?;
@@ -73,19 +93,16 @@ pub(super) fn read(decompressor: &mut Decompressor, encoded: &[u8], out: &mut [u
         if row == rows {
             break;
         }
-        out.put(front)?;
+        out.put(opening)?;
         for (at, column) in cursors.iter_mut().enumerate() {
             if at > 0 {
                 out.put(between)?;
             }
-            column.put(&mut out)?;
+            column.put(out)?;
         }
-        out.put(behind)?;
+        out.put(closing)?;
     }
-    if !cursors.iter().all(Column::is_done) {
-        return Err("texts are left over".to_owned());
-    }
-    if out.at == raw_len { Ok(()) } else { Err(format!("{} bytes instead of {raw_len}", out.at)) }
+    Ok(())
 }
 
 /// What is written so far; nothing goes beyond the end.

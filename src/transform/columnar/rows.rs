@@ -1,7 +1,7 @@
 //! Finds the rows of a chunk and takes them apart by their [layout](super::layout): fields up to what stands between them,
 //! what is in quotes at once. What does not fit is put aside up to the next place where a row may begin.
 
-use memchr::{memchr, memchr2, memmem};
+use memchr::{memchr, memchr2, memchr2_iter, memmem};
 
 use super::layout::{Layout, layout};
 
@@ -31,14 +31,15 @@ impl<'r> Rows<'r> {
         self.fields.len() / self.layout.columns
     }
 
-    /// Puts bytes aside, together with those in front of them.
-    fn put_aside(&mut self, raw: &'r [u8], begin: usize, end: usize) {
+    /// Puts bytes aside, together with those in front of them; `None` when these are most of `raw`.
+    fn put_aside(&mut self, raw: &'r [u8], begin: usize, end: usize) -> Option<()> {
         let row = self.count();
         self.odd_bytes += end - begin;
         match self.odd.last_mut() {
             Some((place, piece)) if *place == row => *piece = &raw[begin - piece.len()..end],
             _ => self.odd.push((row, &raw[begin..end])),
         }
+        (self.odd_bytes <= raw.len() / 2).then_some(())
     }
 }
 
@@ -58,9 +59,44 @@ pub(super) fn parse(raw: &[u8]) -> Option<Rows<'_>> {
 
 fn parse_with(raw: &[u8], escapes: bool) -> Option<Rows<'_>> {
     let layout = layout(raw, escapes)?;
-    let lexer = Lexer::new(&layout, escapes);
-    let next_row = *layout.behind.last()?;
     let mut rows = Rows { layout, fields: Vec::with_capacity(raw.len() / 8), odd: Vec::new(), odd_bytes: 0 };
+    match layout.quote {
+        None => lines(&mut rows, raw)?,
+        Some(_) => quoted_rows(&mut rows, raw, escapes)?,
+    }
+    let is_worth_it = rows.count() >= ROWS_MIN
+        && rows.count() * ROW_BYTES_MIN <= raw.len()
+        && rows.fields.len() * FIELD_BYTES_MIN <= raw.len();
+    is_worth_it.then_some(rows)
+}
+
+/// Takes lines apart in which a tab is always between two fields; `None` when most are odd.
+fn lines<'r>(rows: &mut Rows<'r>, raw: &'r [u8]) -> Option<()> {
+    let columns = rows.layout.columns;
+    // Where the line begins, where the field does, and how many fields were in front of the line.
+    let (mut line, mut field, mut before) = (0, 0, 0);
+    for at in memchr2_iter(b'\t', b'\n', raw) {
+        // One field too many tells enough.
+        if rows.fields.len() <= before + columns {
+            rows.fields.push(&raw[field..at]);
+        }
+        field = at + 1;
+        if raw[at] == b'\n' {
+            if rows.fields.len() - before != columns {
+                rows.fields.truncate(before);
+                rows.put_aside(raw, line, field)?;
+            }
+            (line, before) = (field, rows.fields.len());
+        }
+    }
+    rows.fields.truncate(before);
+    if line < raw.len() { rows.put_aside(raw, line, raw.len()) } else { Some(()) }
+}
+
+/// Takes rows apart whose fields may hold anything in quotes; `None` when most is odd.
+fn quoted_rows<'r>(rows: &mut Rows<'r>, raw: &'r [u8], escapes: bool) -> Option<()> {
+    let lexer = Lexer::new(&rows.layout, escapes);
+    let next_row = *rows.layout.closing.last()?;
     let (mut at, mut vain) = (0, 0);
     while at < raw.len() {
         let before = rows.fields.len();
@@ -70,18 +106,15 @@ fn parse_with(raw: &[u8], escapes: bool) -> Option<Rows<'_>> {
                 rows.fields.truncate(before);
                 vain += broken - at;
                 let end = memchr(next_row, &raw[at..]).map_or(raw.len(), |len| at + len + 1);
-                rows.put_aside(raw, at, end);
+                rows.put_aside(raw, at, end)?;
                 at = end;
-                if rows.odd_bytes > raw.len() / 2 || vain > VAIN_MAX * raw.len() {
+                if vain > VAIN_MAX * raw.len() {
                     return None;
                 }
             }
         }
     }
-    let is_worth_it = rows.count() >= ROWS_MIN
-        && rows.count() * ROW_BYTES_MIN <= raw.len()
-        && rows.fields.len() * FIELD_BYTES_MIN <= raw.len();
-    is_worth_it.then_some(rows)
+    Some(())
 }
 
 /// What a byte means to a lexer.
@@ -104,13 +137,15 @@ pub(super) struct Lexer {
 impl Lexer {
     /// A lexer of fields that end where what is between them begins, or what is behind a row.
     fn new(layout: &Layout<'_>, escapes: bool) -> Self {
-        Self::of(&[layout.between[0], layout.behind[0]], layout.quote, layout.nests, escapes)
+        Self::of(&[layout.between[0], layout.closing[0]], layout.quote, layout.nests, escapes)
     }
 
     /// A lexer of fields that end in one of `ends`, not in what `quote` is around nor, where fields nest, in parentheses.
     pub(super) fn of(ends: &[u8], quote: Option<u8>, nests: bool, escapes: bool) -> Self {
         let mut meanings = [Meaning::Nothing; 256];
-        ends.iter().for_each(|end| meanings[usize::from(*end)] = Meaning::End);
+        for end in ends {
+            meanings[usize::from(*end)] = Meaning::End;
+        }
         if let Some(quote) = quote {
             meanings[usize::from(quote)] = Meaning::Quote;
         }
@@ -128,11 +163,11 @@ impl Lexer {
         begin: usize,
         fields: &mut Vec<&'r [u8]>,
     ) -> Result<usize, usize> {
-        let mut at = behind(raw, begin, layout.front)?;
+        let mut at = behind(raw, begin, layout.opening)?;
         for left in (0..layout.columns).rev() {
             let end = self.field(raw, at)?;
             fields.push(&raw[at..end]);
-            at = behind(raw, end, if left > 0 { layout.between } else { layout.behind })?;
+            at = behind(raw, end, if left > 0 { layout.between } else { layout.closing })?;
         }
         Ok(at)
     }

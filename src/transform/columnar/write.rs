@@ -28,7 +28,7 @@ pub(super) fn write(
     }
     varint(&mut writer.meta, columns as u64);
     if rows.layout != Layout::tabs(columns) {
-        for literal in [rows.layout.front, rows.layout.between, rows.layout.behind] {
+        for literal in [rows.layout.opening, rows.layout.between, rows.layout.closing] {
             writer.literal(literal);
         }
     }
