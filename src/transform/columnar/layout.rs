@@ -55,9 +55,15 @@ pub(super) fn layout(raw: &[u8], escapes: bool) -> Option<Layout<'_>> {
     let tabs = by_tabs(raw);
     match tabs {
         Some(Layout { columns: 2.., .. }) => tabs,
+        _ if !is_text(raw) => tabs,
         Some(_) => tuples(raw, escapes).or_else(|| csv(raw, escapes)).or(tabs),
         None => tuples(raw, escapes),
     }
+}
+
+/// Whether `raw` looks like text: no dump of SQL holds a zero byte, nearly all other bytes do.
+pub(super) fn is_text(raw: &[u8]) -> bool {
+    looks(raw).iter().all(|(from, to)| memchr(0, &raw[*from..*to]).is_none())
 }
 
 /// Where looks begin and end.

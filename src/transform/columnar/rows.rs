@@ -3,7 +3,7 @@
 
 use memchr::{memchr, memchr2, memchr2_iter, memmem};
 
-use super::layout::{Layout, layout};
+use super::layout::{Layout, is_text, layout};
 
 /// Least rows worth the trouble.
 pub(super) const ROWS_MIN: usize = 16;
@@ -49,7 +49,7 @@ pub(super) fn parse(raw: &[u8]) -> Option<Rows<'_>> {
     let rows = parse_with(raw, true);
     let is_fine = |rows: &Rows<'_>| rows.odd_bytes < raw.len() / 32;
     let is_told = |quote: u8| memmem::find(raw, &[b'\\', quote]).is_none();
-    if rows.as_ref().is_some_and(is_fine) || (is_told(b'\'') && is_told(b'"')) {
+    if rows.as_ref().is_some_and(is_fine) || !is_text(raw) || (is_told(b'\'') && is_told(b'"')) {
         return rows;
     }
     let others = parse_with(raw, false);
