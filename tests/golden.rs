@@ -357,6 +357,7 @@ fn regenerate_golden() {
         day();
         take(&repo, "counts", &counts(n)).expect("take");
     }
+    take(&repo, "inserts", &inserts()).expect("take");
 
     // A dump with tables.
     day();
@@ -406,6 +407,12 @@ fn regenerate_golden() {
 fn counts(day: usize) -> Vec<u8> {
     let row = |i: usize| format!("{i}\t{}\t{}\n", i % 7, if i.is_multiple_of(211) { day } else { i * i % 10 });
     (0..2500 + day * 20).map(row).collect::<String>().into_bytes()
+}
+
+/// The same as an extended `INSERT`.
+fn inserts() -> Vec<u8> {
+    let tuple = |i: usize| format!("({i},'it\\'s {}',{})", i % 7, if i.is_multiple_of(3) { "NULL" } else { "1.50" });
+    format!("INSERT INTO `t` VALUES {};\n", (0..1500).map(tuple).collect::<Vec<_>>().join(",")).into_bytes()
 }
 
 fn write_exports(exports: &Path) {

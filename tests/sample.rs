@@ -211,6 +211,12 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("codecs", "rows", numbered(1, &rows)),
         ("codecs", "columns", numbered(9 * rows.len() as u64, &columns)),
         ("codecs", "changed-rows", numbered(rows.len() as u64 / 2, &rows)),
+        (
+            "codecs",
+            "tuples",
+            numbered(16, b"(2,'b\\'c),('),(3,'it''s'),(4,NULL),(5,'x')),(6);\nINSERT INTO t VALUES (7,'z'),("),
+        ),
+        ("codecs", "csv", numbered(32, b"2,\"b\"\"c,\n\"\n3,d\n4,\"\"\n5\n")),
         ("segments", "postgres", numbered(97, include_bytes!("segments/postgres.sql"))),
         ("segments", "cluster", numbered(4000, include_bytes!("segments/cluster.sql"))),
         ("segments", "mysql", numbered(500, include_bytes!("segments/mysql.sql"))),

@@ -2,11 +2,11 @@
 //! values, and only then compressed. An exact inverse for every input; what has no columns is not encoded at all.
 //!
 //! ```text
-//! chunk ──lines──> fields ──┬─ column 1: 101, 102, 103 ...        first and step
+//! chunk ───rows──> fields ──┬─ column 1: 101, 102, 103 ...        first and step
 //!                           ├─ column 2: done, done, open ...     dictionary, a byte a row
 //!                           ├─ column 3: 173.64, 700.99 ...       integers and a scale, in byte planes
 //!                           ├─ column 4: 10.4.7.1, 10.9.3.7 ...   template "_._._._", a column for each word
-//!                           └─ lines of another shape             as they are, with their places
+//!                           └─ what is no such row              as it is, with its place
 //! ```
 //!
 //! The idea is that of columnar stores (Abadi et al., "Integrating Compression and Execution in Column-Oriented Database
@@ -16,6 +16,7 @@
 //! Layout, in `docs/format.md` to the byte: one zstd frame (or plain bytes) with the description and all text, then the
 //! binary streams, each by itself, because bytes of different kinds share no statistics.
 
+mod layout;
 mod numbers;
 mod read;
 mod rows;
@@ -24,8 +25,8 @@ mod write;
 
 use super::compress::{Compressor, Decompressor};
 
-/// How many columns may stand within each other, when they are written: nulls, affixes, templates, words.
-const DEPTH_MAX: u8 = 4;
+/// How many columns may stand within each other, when they are written: nulls, quotes, affixes, templates, words.
+const DEPTH_MAX: u8 = 5;
 /// Columns and slots of a chunk at most.
 const COLUMNS_MAX: usize = 4096;
 
@@ -39,6 +40,7 @@ mod kind {
     pub const HEX: u8 = 5;
     pub const NULLABLE: u8 = 6;
     pub const AFFIXES: u8 = 7;
+    pub const HEX_UPPER: u8 = 8;
 }
 
 /// How a binary stream is stored; the numbers are part of the format.
@@ -133,6 +135,59 @@ mod tests {
         assert!(packed * 10 < plain(&words) * 7, "{packed} of {}", plain(&words));
     }
 
+    /// How a table is written: what is in front of all rows, of the first of a statement, of the others, between fields,
+    /// behind a row, behind the last of a statement; rows of a statement.
+    struct Dialect(&'static str, &'static str, &'static str, &'static str, &'static str, usize);
+
+    const DIALECTS: [Dialect; 9] = [
+        // mysqldump, mariadb-dump, either with a row a statement
+        Dialect("INSERT INTO `t` VALUES (", "(", ",", "),", ");\n", 700),
+        Dialect("INSERT INTO `t` VALUES\n(", "(", ",", "),\n", ");\n", 700),
+        Dialect("INSERT INTO `t` VALUES (", "", ",", "", ");\n", 1),
+        // pg_dump --inserts, --column-inserts --on-conflict-do-nothing, --rows-per-insert
+        Dialect("INSERT INTO public.t VALUES (", "", ", ", "", ");\n", 1),
+        Dialect("INSERT INTO public.t (a, b) VALUES (", "", ", ", "", ") ON CONFLICT DO NOTHING;\n", 1),
+        Dialect("INSERT INTO public.t VALUES\n\t(", "\t(", ", ", "),\n", ");\n\n", 700),
+        // .dump of SQLite
+        Dialect("INSERT INTO t VALUES(", "", ",", "", ");\n", 1),
+        // CSV
+        Dialect("", "", ",", "", "\n", 1),
+        Dialect("", "", ";", "", "\r\n", 1),
+    ];
+
+    fn table(dialect: &Dialect, rows: usize, fields: impl Fn(usize) -> Vec<String>) -> Vec<u8> {
+        let Dialect(first, front, between, behind, last, statement) = *dialect;
+        let row = |row: usize| {
+            let front = if row.is_multiple_of(statement) { first } else { front };
+            let behind = if (row + 1).is_multiple_of(statement) || row + 1 == rows { last } else { behind };
+            format!("{front}{}{behind}", fields(row).join(between))
+        };
+        lines(rows, row)
+    }
+
+    #[test]
+    fn tuples_and_csv_cost_no_more_than_tabs() {
+        for dialect in &DIALECTS {
+            let quote = if dialect.0.is_empty() { '"' } else { '\'' };
+            let raw = table(dialect, 3000, |i| {
+                let (at, price) = (lot(i) % 86_400, lot(i + 7) % 99_999);
+                let (h, m, s) = (at / 3600, at / 60 % 60, at % 60);
+                let escaped = if dialect.2 == "," && dialect.0.contains('`') { "\\'" } else { "''" };
+                vec![
+                    i.to_string(),
+                    format!("{quote}{}{quote}", ["open", "done", "sent"][lot(i) % 3]),
+                    format!("{}.{:02}", price / 100, price % 100),
+                    format!("{quote}2024-03-05 {h:02}:{m:02}:{s:02}{quote}"),
+                    if i % 50 == 0 { format!("{quote}it{escaped}s (a, b),\n{quote}") } else { "NULL".to_owned() },
+                    format!("0x{:08X}", lot(i + 1) as u32),
+                ]
+            });
+            let packed = there_and_back(&raw).expect("rows");
+            assert!(packed < 3000 * 10, "{packed} bytes of {:?}", dialect.0);
+            assert!(packed * 3 < plain(&raw) * 2, "{packed} of {} bytes, {:?}", plain(&raw), dialect.0);
+        }
+    }
+
     #[test]
     fn what_are_no_rows_is_left_alone() {
         let mut bytes = vec![0; 100_000];
@@ -213,6 +268,49 @@ mod tests {
         ]
     }
 
+    /// What statements and CSV are made of.
+    const PIECES: &[&str] = &[
+        "INSERT INTO t VALUES ",
+        "(",
+        ")",
+        "),(",
+        "),\n(",
+        ");\n",
+        ",",
+        ", ",
+        ";",
+        "\n",
+        "\r\n",
+        "'",
+        "''",
+        "\\'",
+        "\"",
+        "\"\"",
+        "\\",
+        "1",
+        "(1,'a'),",
+        "(1, 'a');\n",
+        "1,\"a\"\n",
+        "NULL",
+        "\t",
+    ];
+
+    /// A field of an `INSERT` or of CSV, well-formed or not.
+    fn hostile() -> impl Strategy<Value = String> {
+        let text = prop::collection::vec(prop::sample::select(PIECES), 0..6).prop_map(|pieces| pieces.concat());
+        prop_oneof![
+            field().prop_map(|field| format!("'{}'", field.replace('\'', "''"))),
+            field().prop_map(|field| format!("'{}'", field.replace('\\', "\\\\").replace('\'', "\\'"))),
+            field().prop_map(|field| format!("\"{}\"", field.replace('"', "\"\""))),
+            text.clone(),
+            text.prop_map(|text| format!("'{}'", text.replace('\'', "''"))),
+            Just("7".to_owned()),
+            Just("NULL".to_owned()),
+            Just("X'53514C'".to_owned()),
+            Just("replace('a\\nb7','\\n',char(10))".to_owned()),
+        ]
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
 
@@ -240,6 +338,32 @@ mod tests {
             there_and_back(&raw);
         }
 
+        /// Strings that hold what ends fields, rows and strings; statements of one dialect, then of another; cut anywhere.
+        #[test]
+        fn statements_come_back(
+            columns in prop::collection::vec((hostile(), prop::collection::vec((hostile(), 0..200_usize), 0..4)), 1..5),
+            dialects in (0..DIALECTS.len(), 0..DIALECTS.len()),
+            rows in (1..200_usize, 0..100_usize),
+            cut in (0..60_usize, 0..60_usize),
+        ) {
+            let fields = |row: usize| -> Vec<String> {
+                let of_row = |(usual, intruders): &(String, Vec<(String, usize)>)| {
+                    let intruder = intruders.iter().find(|(_, place)| *place == row);
+                    intruder.map_or_else(|| usual.replace('7', &row.to_string()), |(odd, _)| odd.clone())
+                };
+                columns.iter().map(of_row).collect()
+            };
+            let mut raw = table(&DIALECTS[dialects.0], rows.0, fields);
+            raw.extend(table(&DIALECTS[dialects.1], rows.1, fields));
+            raw.truncate(raw.len().saturating_sub(cut.1));
+            there_and_back(&raw[cut.0.min(raw.len())..]);
+        }
+
+        #[test]
+        fn bytes_of_statements_come_back(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..600)) {
+            there_and_back(pieces.concat().as_bytes());
+        }
+
         #[test]
         fn any_bytes_come_back(raw in prop::collection::vec(prop_oneof![Just(b'\n'), Just(b'\t'), Just(b'1'), Just(b'a'), any::<u8>()], 0..3000)) {
             there_and_back(&raw);
@@ -249,6 +373,7 @@ mod tests {
         #[test]
         fn hostile_bytes_are_refused(places in prop::collection::vec((0..4000_usize, any::<u8>()), 1..8), len in 0..70_000_usize) {
             let raw = lines(300, |i| format!("{i}\tuser{i}@x.example\t{:08x}\t2024-01-01 00:00:{:02}\t{}\n", lot(i) as u32, i % 60, if i % 3 == 0 { "\\N" } else { "b" }));
+            let raw = if len % 3 == 0 { table(&DIALECTS[0], 300, |i| vec![i.to_string(), format!("'{}'", lot(i))]) } else { raw };
             let mut encoded = Columnar::new(1).encode(&raw).expect("rows");
             for (place, byte) in places {
                 let place = place % encoded.len();

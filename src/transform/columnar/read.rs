@@ -33,7 +33,13 @@ pub(super) fn read(decompressor: &mut Decompressor, encoded: &[u8], out: &mut [u
         columns_left: COLUMNS_MAX,
         values_left: values_max(raw_len),
     };
-    let (columns, rows, pieces) = (parts.meta.length()?, parts.meta.length()?, parts.meta.length()?);
+    let mut columns = parts.meta.length()?;
+    let mut around = [&b""[..], b"\t", b"\n"];
+    if columns == 0 {
+        columns = parts.meta.length()?;
+        around = [parts.meta.literal()?, parts.meta.literal()?, parts.meta.literal()?];
+    }
+    let (rows, pieces) = (parts.meta.length()?, parts.meta.length()?);
     if columns == 0
         || columns > raw_len
         || rows.checked_mul(columns).is_none_or(|fields| fields > raw_len)
@@ -53,12 +59,33 @@ pub(super) fn read(decompressor: &mut Decompressor, encoded: &[u8], out: &mut [u
         }
     }
     let mut cursors =
-        (0..columns).map(|_| parts.column(rows, DEPTH_MAX + 2)).collect::<Result<Vec<Column<'_>>, String>>()?;
+        (0..columns).map(|_| parts.column(rows, DEPTH_MAX + 1)).collect::<Result<Vec<Column<'_>>, String>>()?;
     if !(parts.meta.0.is_empty() && parts.text.0.is_empty() && parts.streams.0.is_empty()) {
         return Err("bytes are left over".to_owned());
     }
     let mut out = Out { bytes: out, at: 0 };
-    let mut odd = odd.into_iter().peekable();
+    // A byte that is known beforehand is written faster than a literal.
+    match around {
+        [b"", b"\t", b"\n"] => write(&mut out, &mut cursors, rows, &odd, [b"", b"\t", b"\n"])?,
+        around => write(&mut out, &mut cursors, rows, &odd, around)?,
+    }
+    if !cursors.iter().all(Column::is_done) {
+        return Err("texts are left over".to_owned());
+    }
+    if out.at == raw_len { Ok(()) } else { Err(format!("{} bytes instead of {raw_len}", out.at)) }
+}
+
+/// Writes all rows, each with what is in front of it, between its values and behind it; and what is odd at its places.
+#[allow(clippy::inline_always, reason = "with tabs that are known beforehand, lines are decoded a tenth faster")]
+#[inline(always)]
+fn write(
+    out: &mut Out<'_>,
+    cursors: &mut [Column<'_>],
+    rows: usize,
+    odd: &[(usize, &[u8])],
+    [opening, between, closing]: [&[u8]; 3],
+) -> Quick {
+    let mut odd = odd.iter().peekable();
     for row in 0..=rows {
         while let Some((_, piece)) = odd.next_if(|(place, _)| *place == row) {
             out.put(piece)?;
@@ -66,18 +93,16 @@ pub(super) fn read(decompressor: &mut Decompressor, encoded: &[u8], out: &mut [u
         if row == rows {
             break;
         }
+        out.put(opening)?;
         for (at, column) in cursors.iter_mut().enumerate() {
             if at > 0 {
-                out.put(b"\t")?;
+                out.put(between)?;
             }
-            column.put(&mut out)?;
+            column.put(out)?;
         }
-        out.put(b"\n")?;
+        out.put(closing)?;
     }
-    if !cursors.iter().all(Column::is_done) {
-        return Err("texts are left over".to_owned());
-    }
-    if out.at == raw_len { Ok(()) } else { Err(format!("{} bytes instead of {raw_len}", out.at)) }
+    Ok(())
 }
 
 /// What is written so far; nothing goes beyond the end.
@@ -173,7 +198,7 @@ enum Column<'c> {
     Numbers { form: Form, suffix: &'c [u8], numbers: Numbers<'c>, text: Text },
     Dictionary { entries: Vec<&'c [u8]>, index: Stream<'c>, at: usize },
     Templates { shapes: Vec<Shape<'c>>, which: Stream<'c>, at: usize, others: Box<Self> },
-    Hex { bytes: Stream<'c>, values: usize, digits: usize, at: usize },
+    Hex { bytes: Stream<'c>, values: usize, digits: usize, alphabet: &'static [u8; 16], at: usize },
     Nullable { null: &'c [u8], present: Stream<'c>, at: usize, inner: Box<Self> },
     Affixes { prefix: &'c [u8], suffix: &'c [u8], inner: Box<Self> },
 }
@@ -284,13 +309,14 @@ impl<'p> Parts<'p> {
                 Column::Dictionary { entries, index: self.stream(values)?, at: 0 }
             }
             kind::TEMPLATES => self.templates(values, depth)?,
-            kind::HEX => {
+            kind @ (kind::HEX | kind::HEX_UPPER) => {
+                let alphabet = if kind == kind::HEX { b"0123456789abcdef" } else { b"0123456789ABCDEF" };
                 let digits = usize::from(self.meta.byte()?);
                 if digits % 2 != 0 {
                     return Err(format!("{digits} hexadecimal digits"));
                 }
                 let len = values.checked_mul(digits / 2).ok_or("too many digits")?;
-                Column::Hex { bytes: self.stream(len)?, values, digits, at: 0 }
+                Column::Hex { bytes: self.stream(len)?, values, digits, alphabet, at: 0 }
             }
             kind::NULLABLE => {
                 let null = self.meta.literal()?;
@@ -419,13 +445,12 @@ impl Column<'_> {
                 }
                 Ok(())
             }
-            Self::Hex { bytes, values, digits, at } => {
-                const DIGITS: &[u8; 16] = b"0123456789abcdef";
+            Self::Hex { bytes, values, digits, alphabet, at } => {
                 let row = *at;
                 *at += 1;
                 for byte in 0..*digits / 2 {
                     let byte = bytes.at(byte * *values + row);
-                    out.put(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]])?;
+                    out.put(&[alphabet[usize::from(byte >> 4)], alphabet[usize::from(byte & 15)]])?;
                 }
                 Ok(())
             }

@@ -1,12 +1,13 @@
 //! Columns to bytes: each column in the first form that fits all of its values.
 
+use super::layout::Layout;
 use super::numbers::Form;
 use super::rows::Rows;
 use super::words::{Shapes, shapes};
 use super::{COLUMNS_MAX, Compressor, DEPTH_MAX, kind, mode};
 
 /// What stands for no value, in the formats that have it.
-const NULLS: [&[u8]; 2] = [b"\\N", b""];
+const NULLS: [&[u8]; 3] = [b"\\N", b"", b"NULL"];
 /// Most entries of a dictionary: an index is a byte.
 const ENTRIES_MAX: usize = 256;
 /// Binary streams below this length are not worth a frame.
@@ -21,7 +22,16 @@ pub(super) fn write(
 ) -> Option<Vec<u8>> {
     let mut writer =
         Writer { meta: Vec::new(), text: Vec::new(), streams: Vec::new(), plain: 0, columns: 0, values: 0, binary };
-    varint(&mut writer.meta, rows.columns as u64);
+    let columns = rows.layout.columns;
+    if rows.layout != Layout::tabs(columns) {
+        writer.meta.push(0);
+    }
+    varint(&mut writer.meta, columns as u64);
+    if rows.layout != Layout::tabs(columns) {
+        for literal in [rows.layout.opening, rows.layout.between, rows.layout.closing] {
+            writer.literal(literal);
+        }
+    }
     varint(&mut writer.meta, rows.count() as u64);
     varint(&mut writer.meta, rows.odd.len() as u64);
     let mut before = 0;
@@ -32,9 +42,9 @@ pub(super) fn write(
         before = *place;
     }
     let mut values = Vec::with_capacity(rows.count());
-    for column in 0..rows.columns {
+    for column in 0..columns {
         values.clear();
-        values.extend(rows.fields.chunks_exact(rows.columns).map(|row| row[column]));
+        values.extend(rows.fields.chunks_exact(columns).map(|row| row[column]));
         writer.column(&values, DEPTH_MAX)?;
     }
     let Writer { mut meta, text: mut text_bytes, streams, plain, columns, values, .. } = writer;
@@ -115,6 +125,11 @@ impl Writer<'_> {
         {
             return self.nullable(null, values, depth - 1);
         }
+        if depth > 1
+            && let Some(quote) = quotes(values)
+        {
+            return self.affixes(quote, quote, values, depth - 1);
+        }
         if let Some((form, suffix, numbers)) = as_numbers(values) {
             self.meta.push(kind::NUMBERS);
             form.encode(&mut self.meta);
@@ -129,18 +144,14 @@ impl Writer<'_> {
             self.stream(&index);
             return Some(());
         }
-        if is_hex(values) {
-            self.hex(values);
+        if let Some(kind) = [kind::HEX, kind::HEX_UPPER].into_iter().find(|kind| is_hex(values, *kind)) {
+            self.hex(values, kind);
             return Some(());
         }
         if depth > 1
             && let Some((prefix, suffix)) = affixes(values)
         {
-            self.meta.push(kind::AFFIXES);
-            self.literal(prefix);
-            self.literal(suffix);
-            let inner: Vec<&[u8]> = values.iter().map(|v| &v[prefix.len()..v.len() - suffix.len()]).collect();
-            return self.column(&inner, depth - 1);
+            return self.affixes(prefix, suffix, values, depth - 1);
         }
         if depth > 1
             && let Some(shapes) = shapes(values)
@@ -157,6 +168,14 @@ impl Writer<'_> {
         let present: Vec<u8> = values.iter().map(|value| u8::from(*value != null)).collect();
         self.stream(&present);
         let inner: Vec<&[u8]> = values.iter().copied().filter(|value| *value != null).collect();
+        self.column(&inner, depth)
+    }
+
+    fn affixes(&mut self, prefix: &[u8], suffix: &[u8], values: &[&[u8]], depth: u8) -> Option<()> {
+        self.meta.push(kind::AFFIXES);
+        self.literal(prefix);
+        self.literal(suffix);
+        let inner: Vec<&[u8]> = values.iter().map(|v| &v[prefix.len()..v.len() - suffix.len()]).collect();
         self.column(&inner, depth)
     }
 
@@ -193,10 +212,10 @@ impl Writer<'_> {
         Some(())
     }
 
-    fn hex(&mut self, values: &[&[u8]]) {
+    fn hex(&mut self, values: &[&[u8]], kind: u8) {
         let digits = values[0].len();
-        self.meta.extend([kind::HEX, digits as u8]);
-        let nibble = |digit: u8| if digit <= b'9' { digit - b'0' } else { digit - b'a' + 10 };
+        self.meta.extend([kind, digits as u8]);
+        let nibble = |digit: u8| if digit <= b'9' { digit - b'0' } else { (digit & 7) + 9 };
         let mut bytes = Vec::with_capacity(values.len() * digits / 2);
         for at in (0..digits).step_by(2) {
             bytes.extend(values.iter().map(|value| nibble(value[at]) << 4 | nibble(value[at + 1])));
@@ -335,10 +354,18 @@ fn hash(value: &[u8]) -> u64 {
     hash ^ hash >> 32
 }
 
-/// Lower-case hexadecimal, all of one even length.
-fn is_hex(values: &[&[u8]]) -> bool {
+/// The quote that all values begin and end with: what is in it is a value as it stands elsewhere without.
+fn quotes<'v>(values: &[&'v [u8]]) -> Option<&'v [u8]> {
+    let quote = values[0].get(..1).filter(|quote| matches!(quote[0], b'\'' | b'"'))?;
+    let is_quoted = |value: &&[u8]| value.len() > 1 && value.starts_with(quote) && value.ends_with(quote);
+    values.iter().all(is_quoted).then_some(quote)
+}
+
+/// Hexadecimal of one case, all of one even length.
+fn is_hex(values: &[&[u8]], kind: u8) -> bool {
     let digits = values[0].len();
-    let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let first = if kind == kind::HEX { b'a' } else { b'A' };
+    let is_digit = |byte: &u8| byte.is_ascii_digit() || (first..first + 6).contains(byte);
     (4..=254).contains(&digits)
         && digits.is_multiple_of(2)
         && values.iter().all(|value| value.len() == digits && value.iter().all(is_digit))
