@@ -274,6 +274,138 @@ proptest! {
     }
 }
 
+/// How a client writes rows, of which each is a number and a string.
+#[derive(Clone, Copy, Debug)]
+enum Written {
+    MysqlLine,
+    MysqlLines,
+    PostgresEach,
+    PostgresSome,
+    Sqlite,
+}
+
+const WRITTEN: [Written; 5] =
+    [Written::MysqlLine, Written::MysqlLines, Written::PostgresEach, Written::PostgresSome, Written::Sqlite];
+
+impl Written {
+    /// A row as it stands between parentheses.
+    fn row(self, (id, text): &(usize, String)) -> String {
+        match self {
+            Self::MysqlLine | Self::MysqlLines => {
+                let text = text.replace('\\', r"\\").replace('\'', r"\'").replace('\n', r"\n");
+                format!("'{id}, \\'k',{id},'{text}'")
+            }
+            _ => format!("'{id}, ''k', {id}, '{}'", text.replace('\'', "''")),
+        }
+    }
+
+    fn dump(self, rows: &[(usize, String)]) -> String {
+        let tuples: Vec<String> = rows.iter().map(|row| format!("({})", self.row(row))).collect();
+        let postgres = |inserts: String| {
+            let settings = "--\n-- PostgreSQL database dump\n--\n\nSET client_encoding = 'UTF8';\n\n";
+            format!("{settings}{inserts}\n\n--\n-- PostgreSQL database dump complete\n--\n")
+        };
+        let mysql = |begin: &str, between: &str| {
+            let insert = |some: &[String]| format!("INSERT INTO `t` VALUES{begin}{};\n", some.join(between));
+            let inserts: String = tuples.chunks(200).map(insert).collect();
+            let table = "DROP TABLE IF EXISTS `t`;\nCREATE TABLE `t` (\n  `k` text\n);\n";
+            format!("-- MySQL dump 10.13\n\nSET x=1;\n\n{table}{inserts}\n-- Dump completed on 2026-11-24  1:00:00\n")
+        };
+        match self {
+            Self::MysqlLine => mysql(" ", ","),
+            Self::MysqlLines => mysql("\n", ",\n"),
+            Self::PostgresEach => {
+                postgres(tuples.iter().map(|tuple| format!("INSERT INTO public.t VALUES {tuple};\n")).collect())
+            }
+            Self::PostgresSome => {
+                let some = |tuples: &[String]| format!("INSERT INTO public.t VALUES\n\t{};\n\n", tuples.join(",\n\t"));
+                postgres(tuples.chunks(50).map(some).collect())
+            }
+            Self::Sqlite => {
+                let inserts: String = tuples.iter().map(|tuple| format!("INSERT INTO t VALUES{tuple};\n")).collect();
+                format!("PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\nCREATE TABLE t(k);\n{inserts}COMMIT;\n")
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    /// Strings that look like the ends of rows, and like rows.
+    #[test]
+    fn rows_of_inserts_are_split_where_their_strings_are_not(
+        pieces in prop::collection::vec(
+            prop::collection::vec(
+                prop::sample::select(vec![
+                    "),(", "'", "\\", "\n", "');\nINSERT INTO public.t VALUES (7, '", ");\nINSERT INTO `t` VALUES (1,2);\n",
+                    "),\n\t(", ";", ",", "--", "/*", "$$", "E'", "(", ")", "\t", "words and more words ",
+                ]),
+                0..12,
+            ),
+            1..40,
+        ),
+        rows in 1..600usize,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0..3u8), 0..12),
+    ) {
+        let text = |i: usize| pieces[i * 7919 % pieces.len()].concat();
+        let before: Vec<(usize, String)> = (0..rows).map(|i| (i, text(i))).collect();
+        let mut after: Vec<Option<(usize, String)>> = before.iter().cloned().map(Some).collect();
+        for (at, what) in &changes {
+            let at = at.index(rows);
+            match (what, &mut after[at]) {
+                (0, _) => after.push(Some((after.len(), text(at)))),
+                (1, row) => *row = None,
+                (_, Some((_, text))) => text.push_str("),(changed"),
+                (_, None) => {}
+            }
+        }
+        let after: Vec<(usize, String)> = after.into_iter().flatten().collect();
+        for written in WRITTEN {
+            let (storage, world) = (Memory::new(), World::new(1));
+            let repo = init(storage, &world);
+            let [old, new] = [&before, &after].map(|rows| {
+                world.pass(SignedDuration::from_hours(24));
+                let id = take(&repo, "s", written.dump(rows).as_bytes()).expect("take").id;
+                repo.snapshot(id).expect("snapshot")
+            });
+            let row = |row: &(usize, String)| written.row(row);
+            let mut expected: Vec<(Option<String>, Option<String>)> = (after.iter())
+                .filter(|new| before.get(new.0) != Some(new))
+                .map(|new| (before.get(new.0).map(row), Some(row(new))))
+                .collect();
+            let is_gone = |old: &&(usize, String)| after.iter().all(|new| new.0 != old.0);
+            expected.extend(before.iter().filter(is_gone).map(|old| (Some(row(old)), None)));
+            let shown = diff::table(&repo, &old, &new, "t", &Silent).expect("rows");
+            let text = |row: Option<Vec<u8>>| row.map(|row| String::from_utf8(row).expect("text"));
+            let shown: Vec<_> = shown.into_iter().map(|(old, new)| (text(old), text(new))).collect();
+            prop_assert_eq!(&shown, &expected, "{:?}", written);
+            let parts = diff::diff(&repo, &old, &new, true, &Silent).expect("diff");
+            let counted = parts.iter().filter_map(|part| part.rows).map(|rows| rows.added + rows.removed + rows.changed);
+            prop_assert_eq!(counted.sum::<u64>(), expected.len() as u64, "{:?}", written);
+        }
+    }
+}
+
+#[test]
+fn rows_of_a_table_that_one_side_lacks_are_all_of_them() {
+    let without = MYSQL.replace("orders", "order");
+    for (dump, other, name, rows) in [
+        (MYSQL, &without[..], "orders", 5),
+        (POSTGRES, &POSTGRES.replace("public.orders", "public.order"), "public.orders", 4),
+        (SQLITE, &SQLITE.replace("orders", "order"), "orders", 3),
+    ] {
+        let repo = init(Memory::new(), &World::new(1));
+        let [old, new] = [other, dump].map(|dump| {
+            let id = take(&repo, "s", dump.as_bytes()).expect("take").id;
+            repo.snapshot(id).expect("snapshot")
+        });
+        let parts = diff::diff(&repo, &old, &new, true, &Silent).expect("diff");
+        let part = parts.iter().find(|part| part.name == name).expect("the table");
+        assert_eq!(part.rows.expect("rows").added, rows, "{name}");
+    }
+}
+
 // ---- one table -------------------------------------------------------------------------------
 
 fn table(repo: &Repository, snapshot: &Snapshot, name: &str, narrow: Narrow) -> Result<(Vec<u8>, Vec<String>)> {

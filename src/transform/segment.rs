@@ -11,6 +11,7 @@ use self::sql::Sql;
 use self::tar::Tar;
 
 pub mod archive;
+pub mod rows;
 pub mod sql;
 pub mod tar;
 pub mod units;

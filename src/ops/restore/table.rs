@@ -10,6 +10,7 @@ use crate::transform::segment::sql::Dialect;
 use crate::transform::segment::units::{UnitFilter, UnitGatherer};
 use crate::transform::segment::{THE_REST, base_name};
 
+use super::super::dump::dialect;
 use super::super::select::{Narrow, no_part};
 use super::Work;
 use super::definitions::{Chosen, Role, choose};
@@ -38,11 +39,7 @@ impl<'d> TablePlan<'d> {
         };
         let statements =
             || parts.iter().enumerate().filter(|(_, part)| part.kind == PartKind::Statements && here(part));
-        let dialect = match statements().next() {
-            Some((_, first)) => work.dialect(first)?,
-            None => None,
-        };
-        let dialect = dialect.ok_or_else(|| no_part(snapshot, name))?;
+        let dialect = dialect(work.reader, snapshot)?.ok_or_else(|| no_part(snapshot, name))?;
         let mut texts: Vec<(usize, Vec<u8>)> = Vec::new();
         let mut held = 0;
         for (i, part) in statements() {
@@ -130,13 +127,5 @@ impl<'d> TablePlan<'d> {
             filter.pass(&[], true, out)?;
         }
         out(&self.after)
-    }
-}
-
-impl Work<'_> {
-    /// Whose dump the part begins.
-    fn dialect(&self, first: &Part) -> Result<Option<Dialect>> {
-        let Some(entry) = self.reader.entries(&first.recipe).next().transpose()? else { return Ok(None) };
-        Ok(Dialect::recognise(&self.reader.blob(&entry.id)?))
     }
 }
