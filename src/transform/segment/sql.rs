@@ -6,6 +6,7 @@
 
 use memchr::{memchr, memchr_iter, memchr2, memmem};
 
+use super::super::grain::Grain;
 use super::{Holds, LOOKAHEAD, Ledger};
 
 /// The name of what belongs to no one table.
@@ -314,8 +315,8 @@ impl Sql {
         }
         let inside = |name: &str| self.database.as_ref().map_or_else(|| name.to_owned(), |d| format!("{d}/{name}"));
         match &table {
-            Some(name) => ledger.begin(at, &inside(name), Holds::Table),
-            None => ledger.begin(at, &inside(DEFINITIONS), Holds::Statements),
+            Some(name) => ledger.begin(at, &inside(name), Holds::Table, Grain::Any),
+            None => ledger.begin(at, &inside(DEFINITIONS), Holds::Statements, Grain::Any),
         }
         self.table = table;
     }
