@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use alluvium::env::Cancel;
 use alluvium::format::manifest::PartKind;
 use alluvium::ops::restore::{Target, restore};
-use alluvium::ops::select::snapshot_and_part;
+use alluvium::ops::select::{Narrow, snapshot_and_part};
 use alluvium::ops::snapshot::{Source, snapshot};
 use alluvium::repo::snapshots::Snapshot;
 use alluvium::repo::{InitOptions, Repository};
@@ -296,7 +296,18 @@ fn blocks_of_collections_are_found() {
     let id = take(&repo, "mongo", &archive).expect("take").id;
     let snapshot = repo.snapshot(id).expect("snapshot");
     assert!(restored(&repo, &snapshot).expect("restore") == archive);
-    assert!(part(&repo, &snapshot, "shop.items") == blocks[1]);
+    assert!(narrowed(&repo, &snapshot, "shop.items", Narrow::AsItIs).0 == [&blocks[1][..], &blocks[4]].concat());
+}
+
+/// Of a part or what it stands for, so much; and what was warned of.
+fn narrowed(repo: &Repository, snapshot: &Snapshot, name: &str, narrow: Narrow) -> (Vec<u8>, Vec<String>) {
+    let text = format!("latest:{name}");
+    let (found, wanted) =
+        snapshot_and_part(std::slice::from_ref(snapshot), &text, &jiff::tz::TimeZone::UTC).expect("a part");
+    let wanted = wanted.narrowed(narrow).expect("it can be narrowed");
+    let (mut out, report) = (Vec::new(), Collect::default());
+    restore(repo, found, &wanted, Target::Stream(&mut out), 96 << 20, &report, &Cancel::new()).expect("restore");
+    (out, report.warnings())
 }
 
 /// A block with these documents.
@@ -345,6 +356,83 @@ fn interleaved(turns: usize) -> ([Vec<Vec<u8>>; 3], Vec<u8>) {
     }
     archive.extend(names.iter().zip(&documents).flat_map(|(name, documents)| end_of(name, documents)));
     (documents, archive)
+}
+
+#[test]
+fn a_collection_comes_back_as_an_archive_of_its_own() {
+    // Few turns are segments of one collection each, many are not.
+    for turns in [5, 60, 1000] {
+        let (documents, archive) = interleaved(turns);
+        let (repo, _) = roomy();
+        let id = take(&repo, "mongo", &archive).expect("take").id;
+        let snapshot = repo.snapshot(id).expect("snapshot");
+        assert!(restored(&repo, &snapshot).expect("restore") == archive);
+        for (name, documents) in ["a", "b", "c"].iter().zip(&documents) {
+            let full = format!("shop.{name}");
+            let (own, warnings) = narrowed(&repo, &snapshot, &full, Narrow::Everything);
+            assert_eq!(warnings, Vec::<String>::new());
+            let mut rest = own.strip_prefix(&prelude_of(&[name])[..]).expect("a prelude with this collection alone");
+            let mut found = Vec::new();
+            let empty = block_of(name, &[]);
+            let header = &empty[..empty.len() - END.len()];
+            while let Some(mut block) = rest.strip_prefix(header) {
+                while !block.starts_with(&END) {
+                    let length = u32::from_le_bytes(*block.first_chunk().expect("a length")) as usize;
+                    found.push(block[..length].to_vec());
+                    block = &block[length..];
+                }
+                rest = &block[END.len()..];
+            }
+            assert!(rest == end_of(name, documents), "its last block, and nothing behind it");
+            assert!(found == *documents, "{name} of {turns}");
+            assert!(narrowed(&repo, &snapshot, &full, Narrow::Data).0 == documents.concat());
+            let json = narrowed(&repo, &snapshot, &full, Narrow::Schema).0;
+            assert_eq!(json, format!("{{\"options\":{{}},\"indexes\":[],\"collectionName\":\"{name}\"}}").as_bytes());
+            let blocks = narrowed(&repo, &snapshot, &full, Narrow::AsItIs).0;
+            assert!(own.strip_suffix(&blocks[..]) == Some(&prelude_of(&[name])[..]));
+            // An archive that is restored is an archive like any other.
+            assert!(names(&own).contains(&full));
+        }
+    }
+}
+
+#[test]
+fn a_collection_of_a_broken_archive_comes_back_with_a_warning() {
+    let (documents, archive) = interleaved(30);
+    let without_end = archive.len() - end_of("c", &documents[2]).len();
+    let mut altered = archive.clone();
+    let at = memchr::memmem::rfind(&archive, b"CRC").expect("a checksum") + 4;
+    altered[at] ^= 1;
+    for (broken, warns) in [
+        (&archive[..without_end], "checksum"),
+        (&archive[..archive.len() - 2], "cut off"),
+        (&altered, "checksum"),
+        (&[&archive[..], b"more"].concat(), "malformed"),
+    ] {
+        let (repo, _) = roomy();
+        let id = take(&repo, "mongo", broken).expect("take").id;
+        let snapshot = repo.snapshot(id).expect("snapshot");
+        let (out, warnings) = narrowed(&repo, &snapshot, "shop.c", Narrow::Data);
+        assert!(documents[2].concat().starts_with(&out) && !out.is_empty());
+        assert!(warnings.iter().any(|warning| warning.contains(warns)), "{warns}: {warnings:?}");
+    }
+}
+
+#[test]
+fn a_member_beside_one_called_prelude_is_no_collection() {
+    let archive = ["prelude", "shop.a"].map(|name| member(name, b'0', noise(70_000, name.len() as u64)));
+    let (repo, _) = roomy();
+    let id = take(&repo, "files", &archive.concat()).expect("take").id;
+    let snapshot = repo.snapshot(id).expect("snapshot");
+    for narrow in [Narrow::Everything, Narrow::AsItIs] {
+        assert!(narrowed(&repo, &snapshot, "shop.a", narrow).0 == archive[1]);
+    }
+    let (found, wanted) =
+        snapshot_and_part(std::slice::from_ref(&snapshot), "latest:shop.a", &jiff::tz::TimeZone::UTC).expect("a part");
+    let wanted = wanted.narrowed(Narrow::Data).expect("it may be a collection");
+    let target = Target::Stream(&mut Vec::new());
+    let refused = restore(&repo, found, &wanted, target, 96 << 20, &Silent, &Cancel::new());
+    assert_eq!(refused.expect_err("no collection").kind(), alluvium::error::Kind::Usage);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use self::tar::Tar;
 use super::grain::Grain;
 
 pub mod archive;
+pub mod collection;
 pub mod rows;
 pub mod sql;
 pub mod tar;
