@@ -40,6 +40,16 @@ impl<'d> TablePlan<'d> {
         let statements =
             || parts.iter().enumerate().filter(|(_, part)| part.kind == PartKind::Statements && here(part));
         let dialect = dialect(work.reader, snapshot)?.ok_or_else(|| no_part(snapshot, name))?;
+        if narrow == Narrow::AsItIs {
+            // No definition is asked for, so none is read.
+            let is_it = |part: &&Part| matches!(part.kind, PartKind::Table { .. }) && base_name(&part.name) == name;
+            let parts: Vec<&Part> = parts.iter().filter(is_it).collect();
+            if parts.is_empty() {
+                return Err(Error::new(Kind::NotFound, format!("`{name}` has no rows of its own"))
+                    .hint("`alluvium restore` writes its definition"));
+            }
+            return Ok(Self { name: name.to_owned(), dialect, before: Vec::new(), parts, after: Vec::new(), narrow });
+        }
         let mut texts: Vec<(usize, Vec<u8>)> = Vec::new();
         let mut held = 0;
         for (i, part) in statements() {
@@ -90,13 +100,6 @@ impl<'d> TablePlan<'d> {
         }
         for note in &chosen.left_out {
             work.report.warn(note);
-        }
-        if narrow == Narrow::AsItIs {
-            if tables.is_empty() {
-                return Err(Error::new(Kind::NotFound, format!("`{name}` has no rows of its own"))
-                    .hint("`alluvium restore` writes its definition"));
-            }
-            (before, after) = (Vec::new(), Vec::new());
         }
         // PostgreSQL's tables are defined outside of their parts.
         let parts = if narrow == Narrow::Schema && dialect == Dialect::Postgres { Vec::new() } else { tables };
