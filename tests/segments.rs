@@ -10,15 +10,15 @@ use alluvium::format::manifest::PartKind;
 use alluvium::ops::diff;
 use alluvium::ops::restore::{Target, restore};
 use alluvium::ops::select::{Narrow, snapshot_and_part};
-use alluvium::repo::Repository;
 use alluvium::repo::snapshots::Snapshot;
+use alluvium::repo::{InitOptions, Repository};
 use alluvium::report::{Collect, Silent};
 use alluvium::storage::memory::Memory;
 use alluvium::transform::segment::{LOOKAHEAD, Segmenter};
 use jiff::SignedDuration;
 use proptest::prelude::*;
 
-use crate::support::{World, init, noise, restored, take};
+use crate::support::{CHEAP, PASSPHRASE, World, init, noise, open, restored, take};
 
 /// Everything that could be taken for something else: a dump inside a function, inside a row and inside a comment.
 const POSTGRES: &str = include_str!("segments/postgres.sql");
@@ -315,14 +315,18 @@ impl Written {
             Self::MysqlLine => mysql(" ", ","),
             Self::MysqlLines => mysql("\n", ",\n"),
             Self::PostgresEach => {
-                postgres(tuples.iter().map(|tuple| format!("INSERT INTO public.t VALUES {tuple};\n")).collect())
+                let inserts: Vec<String> =
+                    tuples.iter().map(|tuple| format!("INSERT INTO public.t VALUES {tuple};\n")).collect();
+                postgres(inserts.concat())
             }
             Self::PostgresSome => {
                 let some = |tuples: &[String]| format!("INSERT INTO public.t VALUES\n\t{};\n\n", tuples.join(",\n\t"));
                 postgres(tuples.chunks(50).map(some).collect())
             }
             Self::Sqlite => {
-                let inserts: String = tuples.iter().map(|tuple| format!("INSERT INTO t VALUES{tuple};\n")).collect();
+                let inserts: Vec<String> =
+                    tuples.iter().map(|tuple| format!("INSERT INTO t VALUES{tuple};\n")).collect();
+                let inserts = inserts.concat();
                 format!("PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\nCREATE TABLE t(k);\n{inserts}COMMIT;\n")
             }
         }
@@ -580,6 +584,55 @@ fn tables_beyond_the_last_segment_are_not_restored_empty() {
     assert!(text_of(&repo, &snapshot, "t7", Narrow::Everything).contains("COPY public.t7 "));
     assert_eq!(table(&repo, &snapshot, "t4199", Narrow::Everything).expect_err("no rows").kind(), Kind::Usage);
     assert!(text_of(&repo, &snapshot, "t4199", Narrow::Schema).contains("CREATE TABLE public.t4199 "));
+}
+
+/// A dump whose definitions in front of the rows are these.
+fn defined(definitions: &str) -> (Repository, Snapshot) {
+    let (storage, world) = (Memory::new(), World::new(1));
+    let sizes = InitOptions { chunk_bytes: 256 << 10, pack_bytes: 16 << 20, kdf: CHEAP };
+    Repository::init(&storage, world.as_ref(), PASSPHRASE, "test", sizes).expect("init");
+    let repo = open(storage, &world).expect("open");
+    let table = "CREATE TABLE public.t (\n    a integer\n);\n\nCOPY public.t (a) FROM stdin;\n1\n\\.\n\n";
+    let key = "ALTER TABLE ONLY public.t\n    ADD CONSTRAINT t_pkey PRIMARY KEY (a);\n";
+    let end = "--\n-- PostgreSQL database dump complete\n--\n";
+    let dump = format!("--\n-- PostgreSQL database dump\n--\n\n{definitions}{table}{key}{end}");
+    let id = take(&repo, "shop", dump.as_bytes()).expect("take").id;
+    let snapshot = repo.snapshot(id).expect("snapshot");
+    (repo, snapshot)
+}
+
+#[test]
+fn what_is_no_definition_takes_no_memory_when_a_table_is_restored() {
+    // More than what may be held: large objects, and a statement that is too long for one.
+    let object = format!("SELECT pg_catalog.lowrite(0, '\\x{}');\n", "5a".repeat(500_000));
+    let long = format!("CREATE VIEW public.long AS SELECT '{}';\n", "x".repeat(2 << 20));
+    let (repo, snapshot) = defined(&[object.repeat(70), long].concat());
+    let (text, warnings) = table(&repo, &snapshot, "t", Narrow::Everything).expect("restore");
+    let text = String::from_utf8(text).expect("text");
+    assert!(text.contains("CREATE TABLE public.t (") && text.contains("COPY public.t (a)") && text.contains("t_pkey"));
+    assert!(text.len() < 1000 && !text.contains("lowrite"), "{} bytes", text.len());
+    assert_eq!(warnings, Vec::<String>::new());
+}
+
+#[test]
+fn definitions_that_memory_does_not_hold_are_an_error() {
+    let view = format!("CREATE VIEW public.long AS SELECT '{}';\n", "x".repeat(1_000_000));
+    let (repo, snapshot) = defined(&view.repeat(70));
+    for narrow in [Narrow::Everything, Narrow::Data, Narrow::Schema] {
+        let error = table(&repo, &snapshot, "t", narrow).expect_err("too much");
+        assert_eq!((error.kind(), error.advice().is_some()), (Kind::Usage, true), "{error}");
+    }
+    // Its rows take none of them.
+    assert_eq!(text_of(&repo, &snapshot, "t", Narrow::AsItIs).trim_start(), "COPY public.t (a) FROM stdin;\n1\n\\.\n");
+}
+
+#[test]
+fn rows_alone_are_read_without_definitions_and_without_a_word() {
+    let (repo, snapshot) = stored(POSTGRES);
+    let (text, warnings) = table(&repo, &snapshot, "orders", Narrow::AsItIs).expect("cat");
+    assert!(String::from_utf8(text).expect("text").contains("COPY public.orders"));
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(table(&repo, &snapshot, "nothing", Narrow::AsItIs).expect_err("unknown").kind(), Kind::NotFound);
 }
 
 #[test]
