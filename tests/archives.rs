@@ -8,12 +8,13 @@ use std::process::{Command, Stdio};
 use alluvium::env::Cancel;
 use alluvium::format::manifest::PartKind;
 use alluvium::ops::restore::{Target, restore};
-use alluvium::ops::select::snapshot_and_part;
+use alluvium::ops::select::{Narrow, snapshot_and_part};
 use alluvium::ops::snapshot::{Source, snapshot};
 use alluvium::repo::snapshots::Snapshot;
 use alluvium::repo::{InitOptions, Repository};
 use alluvium::report::{Collect, Counter, Silent};
 use alluvium::storage::memory::Memory;
+use alluvium::transform::grain::Grain;
 use alluvium::transform::segment::{Holds, Segmenter};
 use jiff::SignedDuration;
 use proptest::prelude::*;
@@ -296,7 +297,238 @@ fn blocks_of_collections_are_found() {
     let id = take(&repo, "mongo", &archive).expect("take").id;
     let snapshot = repo.snapshot(id).expect("snapshot");
     assert!(restored(&repo, &snapshot).expect("restore") == archive);
-    assert!(part(&repo, &snapshot, "shop.items") == blocks[1]);
+    assert!(narrowed(&repo, &snapshot, "shop.items", Narrow::AsItIs).0 == [&blocks[1][..], &blocks[4]].concat());
+}
+
+/// Of a part or what it stands for, so much; and what was warned of.
+fn narrowed(repo: &Repository, snapshot: &Snapshot, name: &str, narrow: Narrow) -> (Vec<u8>, Vec<String>) {
+    let text = format!("latest:{name}");
+    let (found, wanted) =
+        snapshot_and_part(std::slice::from_ref(snapshot), &text, &jiff::tz::TimeZone::UTC).expect("a part");
+    let wanted = wanted.narrowed(narrow).expect("it can be narrowed");
+    let (mut out, report) = (Vec::new(), Collect::default());
+    restore(&indexed(repo), found, &wanted, Target::Stream(&mut out), 96 << 20, &report, &Cancel::new()).expect("restore");
+    (out, report.warnings())
+}
+
+/// A block with these documents.
+fn block_of(collection: &str, documents: &[Vec<u8>]) -> Vec<u8> {
+    let header = document(&[("db", "shop"), ("collection", collection)], b"\x08EOF\0\0\x12CRC\0\0\0\0\0\0\0\0\0");
+    [header, documents.concat(), END.to_vec()].concat()
+}
+
+/// The block at the end of a collection that has these documents.
+fn end_of(collection: &str, documents: &[Vec<u8>]) -> Vec<u8> {
+    // CRC-64 of ECMA-182, reflected, bit by bit.
+    let crc = !documents.concat().iter().fold(!0_u64, |crc, byte| {
+        (0..8).fold(
+            crc ^ u64::from(*byte),
+            |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xc96c_5795_d787_0f42 } else { crc >> 1 },
+        )
+    });
+    let more = [&b"\x08EOF\0\x01\x12CRC\0"[..], &crc.to_le_bytes()].concat();
+    [document(&[("db", "shop"), ("collection", collection)], &more), END.to_vec()].concat()
+}
+
+/// A prelude for these collections.
+fn prelude_of(collections: &[&str]) -> Vec<u8> {
+    let header = document(&[("version", "0.1"), ("tool_version", "100.9")], b"\x10concurrent_collections\0\x04\0\0\0");
+    let describe = |name: &&str| {
+        let json = format!("{{\"options\":{{}},\"indexes\":[],\"collectionName\":\"{name}\"}}");
+        document(
+            &[("db", "shop"), ("collection", name), ("metadata", &json), ("type", "collection")],
+            b"\x10size\0\0\0\0\0",
+        )
+    };
+    [b"\x6d\xe2\x99\x81", &header[..], &collections.iter().flat_map(describe).collect::<Vec<u8>>(), &END].concat()
+}
+
+/// Documents of many sizes, turn by turn, of the collections `a`, `b` and `c`, and the archive with them.
+fn interleaved(turns: usize) -> ([Vec<Vec<u8>>; 3], Vec<u8>) {
+    let names = ["a", "b", "c"];
+    let mut documents: [Vec<Vec<u8>>; 3] = Default::default();
+    let mut archive = prelude_of(&names);
+    for turn in 0..turns {
+        let of = turn * 7 % 3;
+        let some: Vec<Vec<u8>> =
+            (0..=turn % 5).map(|i| document(&[("n", "x")], &noise(turn * 37 % 900 + i, turn as u64))).collect();
+        archive.extend(block_of(names[of], &some));
+        documents[of].extend(some);
+    }
+    archive.extend(names.iter().zip(&documents).flat_map(|(name, documents)| end_of(name, documents)));
+    (documents, archive)
+}
+
+#[test]
+fn a_collection_comes_back_as_an_archive_of_its_own() {
+    // Few turns are segments of one collection each, many are not.
+    for turns in [5, 60, 1000] {
+        let (documents, archive) = interleaved(turns);
+        let (repo, _) = roomy();
+        let id = take(&repo, "mongo", &archive).expect("take").id;
+        let snapshot = repo.snapshot(id).expect("snapshot");
+        assert!(restored(&repo, &snapshot).expect("restore") == archive);
+        for (name, documents) in ["a", "b", "c"].iter().zip(&documents) {
+            let full = format!("shop.{name}");
+            let (own, warnings) = narrowed(&repo, &snapshot, &full, Narrow::Everything);
+            assert_eq!(warnings, Vec::<String>::new());
+            let mut rest = own.strip_prefix(&prelude_of(&[name])[..]).expect("a prelude with this collection alone");
+            let mut found = Vec::new();
+            let empty = block_of(name, &[]);
+            let header = &empty[..empty.len() - END.len()];
+            while let Some(mut block) = rest.strip_prefix(header) {
+                while !block.starts_with(&END) {
+                    let length = u32::from_le_bytes(*block.first_chunk().expect("a length")) as usize;
+                    found.push(block[..length].to_vec());
+                    block = &block[length..];
+                }
+                rest = &block[END.len()..];
+            }
+            assert!(rest == end_of(name, documents), "its last block, and nothing behind it");
+            assert!(found == *documents, "{name} of {turns}");
+            assert!(narrowed(&repo, &snapshot, &full, Narrow::Data).0 == documents.concat());
+            let json = narrowed(&repo, &snapshot, &full, Narrow::Schema).0;
+            assert_eq!(json, format!("{{\"options\":{{}},\"indexes\":[],\"collectionName\":\"{name}\"}}").as_bytes());
+            let blocks = narrowed(&repo, &snapshot, &full, Narrow::AsItIs).0;
+            assert!(own.strip_suffix(&blocks[..]) == Some(&prelude_of(&[name])[..]));
+            // An archive that is restored is an archive like any other.
+            assert!(names(&own).contains(&full));
+        }
+    }
+}
+
+#[test]
+fn a_collection_of_a_broken_archive_comes_back_with_a_warning() {
+    let (documents, archive) = interleaved(30);
+    let without_end = archive.len() - end_of("c", &documents[2]).len();
+    let mut altered = archive.clone();
+    let at = memchr::memmem::rfind(&archive, b"CRC").expect("a checksum") + 4;
+    altered[at] ^= 1;
+    for (broken, warns) in [
+        (&archive[..without_end], "checksum"),
+        (&archive[..archive.len() - 2], "cut off"),
+        (&altered, "checksum"),
+        (&[&archive[..], b"more"].concat(), "malformed"),
+    ] {
+        let (repo, _) = roomy();
+        let id = take(&repo, "mongo", broken).expect("take").id;
+        let snapshot = repo.snapshot(id).expect("snapshot");
+        let (out, warnings) = narrowed(&repo, &snapshot, "shop.c", Narrow::Data);
+        assert!(documents[2].concat().starts_with(&out) && !out.is_empty());
+        assert!(warnings.iter().any(|warning| warning.contains(warns)), "{warns}: {warnings:?}");
+    }
+}
+
+#[test]
+fn a_member_beside_one_called_prelude_is_no_collection() {
+    let archive = ["prelude", "shop.a"].map(|name| member(name, b'0', noise(70_000, name.len() as u64)));
+    let (repo, _) = roomy();
+    let id = take(&repo, "files", &archive.concat()).expect("take").id;
+    let snapshot = repo.snapshot(id).expect("snapshot");
+    for narrow in [Narrow::Everything, Narrow::AsItIs] {
+        assert!(narrowed(&repo, &snapshot, "shop.a", narrow).0 == archive[1]);
+    }
+    let (found, wanted) =
+        snapshot_and_part(std::slice::from_ref(&snapshot), "latest:shop.a", &jiff::tz::TimeZone::UTC).expect("a part");
+    let wanted = wanted.narrowed(Narrow::Data).expect("it may be a collection");
+    let target = Target::Stream(&mut Vec::new());
+    let refused = restore(&indexed(&repo), found, &wanted, target, 96 << 20, &Silent, &Cancel::new());
+    assert_eq!(refused.expect_err("no collection").kind(), alluvium::error::Kind::Usage);
+}
+
+#[test]
+fn chunks_of_an_archive_hold_whole_documents() {
+    let documents = |seed: u64, n: usize| -> Vec<Vec<u8>> {
+        (0..n).map(|i| document(&[("n", "x")], &noise(100 + i * i % 700, seed * 10_000 + i as u64))).collect()
+    };
+    let (first, second) = (documents(1, 2000), documents(2, 2000));
+    let build = |first: &[Vec<u8>]| {
+        let ends = [end_of("a", first), end_of("b", &second)].concat();
+        [prelude_of(&["a", "b"]), block_of("a", first), block_of("b", &second), ends].concat()
+    };
+    let archive = build(&first);
+    let mut ends = std::collections::BTreeSet::new();
+    let mut at = 4;
+    while at < archive.len() {
+        let length = u32::from_le_bytes(*archive[at..].first_chunk().expect("a length"));
+        at += if length == u32::MAX { 4 } else { length as usize };
+        ends.insert(at);
+    }
+    let (repo, world) = roomy();
+    let all_at_ends = |id, ends: &std::collections::BTreeSet<usize>| {
+        let mut at = 0;
+        let snapshot = repo.snapshot(id).expect("snapshot");
+        for chunk in snapshot.manifest.parts.iter().flat_map(|part| &part.recipe.chunks) {
+            at += chunk.len as usize;
+            assert!(ends.contains(&at), "{at}");
+        }
+    };
+    all_at_ends(take(&repo, "mongo", &archive).expect("take").id, &ends);
+    // One document more: what follows it is where it was, and the same is stored without looking back.
+    world.pass(SignedDuration::from_hours(24));
+    let more = build(&[&first[..700], &documents(3, 1), &first[700..]].concat());
+    let report = Collect::default();
+    let id = take_with(&repo, "mongo", &more, &report).expect("take").id;
+    assert!(report.get(Counter::NewChunks) < 8, "{report:?}");
+    let parts = |id| repo.snapshot(id).expect("snapshot").manifest.parts;
+    let recipes = |id| parts(id).into_iter().map(|part| part.recipe).collect::<Vec<_>>();
+    assert_eq!(recipes(id), recipes(take(&repo, "fresh", &more).expect("take").id));
+}
+
+/// A data file of PostgreSQL of so many pages.
+fn relation(pages: usize, seed: u64) -> Vec<u8> {
+    let page = |n: usize| {
+        let mut page = noise(8192, seed * 100_000 + n as u64);
+        for (at, value) in [(10, 0_u16), (12, 40), (14, 4000), (16, 8192), (18, 0x2004)] {
+            page[at..at + 2].copy_from_slice(&value.to_le_bytes());
+        }
+        page
+    };
+    (0..pages).flat_map(page).collect()
+}
+
+#[test]
+fn chunks_of_members_that_are_data_files_hold_whole_pages() {
+    let (repo, world) = roomy();
+    let repo_of = |relation: &[u8]| {
+        let small = member("backup_label", b'0', b"START".to_vec());
+        [small, member("base/5/1259", b'0', relation.to_vec()), member("base/5/1247", b'0', noise(100_000, 3))].concat()
+    };
+    let data = relation(80, 1);
+    let taken = take(&repo, "base", &repo_of(&data)).expect("take").id;
+    let lengths = |id, name: &str| -> Vec<usize> {
+        let parts = repo.snapshot(id).expect("snapshot").manifest.parts;
+        let part = parts.iter().find(|part| part.name == name).expect("a member");
+        part.recipe.chunks.iter().map(|chunk| chunk.len as usize).collect()
+    };
+    let found = lengths(taken, "base/5/1259");
+    let [first, rest @ ..] = &found[..] else { panic!("chunks") };
+    assert!(found.len() > 10 && first % 8192 == 512 && rest.iter().all(|n| n % 8192 == 0), "{found:?}");
+    assert!(lengths(taken, "base/5/1247").iter().any(|n| n % 8192 != 0));
+    // A page more.
+    world.pass(SignedDuration::from_hours(24));
+    let more = [&data[..40 * 8192], &relation(1, 2), &data[40 * 8192..]].concat();
+    let report = Collect::default();
+    let id = take_with(&repo, "base", &repo_of(&more), &report).expect("take").id;
+    assert!(report.get(Counter::NewChunks) < 8, "{report:?}");
+    assert_eq!(
+        lengths(id, "base/5/1259"),
+        lengths(take(&repo, "fresh", &repo_of(&more)).expect("take").id, "base/5/1259")
+    );
+    // What only begins like one is not.
+    for (at, byte) in [(18, 5), (19, 0x30), (13, 0x7f), (17, 0xff), (11, 1)] {
+        let mut other = data.clone();
+        other[at] = byte;
+        let begin = repo_of(&other);
+        let mut segmenter = Segmenter::recognise(&begin).expect("an archive");
+        let mut begun = Vec::new();
+        segmenter.scan(&begin, true, &mut begun);
+        assert_eq!((begun[0].name.as_str(), begun[0].grain), ("base/5/1259", Grain::Any));
+    }
+    assert_eq!(
+        Segmenter::recognise_pages(&data).expect("a data file").first_grain(),
+        Grain::Pages { page: 8192, from: 0 }
+    );
 }
 
 #[test]
@@ -525,11 +757,12 @@ fn files_are_cut_at_pages_and_stay_one_part() {
 fn page_sizes_that_cannot_be_are_none() {
     let page = |size: [u8; 2]| {
         let head = [&b"SQLite format 3\0"[..], &size, &[0; 100]].concat();
-        Segmenter::recognise(&head).and_then(|segmenter| segmenter.page())
+        Segmenter::recognise(&head).map(|segmenter| segmenter.first_grain())
     };
     for (size, expected) in
         [(512, Some(512)), (32_768, Some(32_768)), (1, Some(65_536)), (0, None), (2, None), (768, None)]
     {
+        let expected = expected.map(|page| Grain::Pages { page, from: 0 });
         assert_eq!(page(u16::to_be_bytes(size)), expected, "{size}");
     }
     assert!(Segmenter::recognise(b"SQLite format 3\0").is_none() && Segmenter::recognise_pages(b"text").is_none());

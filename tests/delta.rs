@@ -1,9 +1,10 @@
 //! Differences: the next day costs what changed, bases live as long as deltas need them, and no chain is a circle.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 
 use alluvium::env::Cancel;
-use alluvium::error::Kind;
+use alluvium::error::{Error, Kind, Result};
 use alluvium::format::coordination::{Condemned, Generation};
 use alluvium::format::index::{IndexObject, IndexedPack};
 use alluvium::format::keyslot::SlotKind;
@@ -14,8 +15,8 @@ use alluvium::ops::key;
 use alluvium::ops::sync::{SyncOptions, Way, sync};
 use alluvium::repo::{InitOptions, Repository};
 use alluvium::report::Silent;
-use alluvium::storage::Storage;
 use alluvium::storage::memory::Memory;
+use alluvium::storage::{Listed, Storage};
 
 use crate::support::{
     CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, pruned, restored, take,
@@ -129,6 +130,84 @@ fn a_lost_base_is_told_and_healed() {
     let healing = take(&repo, "shop", &table(3)).expect("take");
     let snapshot = repo.snapshot(healing.id).expect("snapshot");
     assert!(restored(&repo, &snapshot).expect("restore") == table(3));
+}
+
+/// How the first read of a pack goes wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stumble {
+    Fails,
+    IsGone,
+    Alters,
+}
+
+/// A store where it does, once for each pack. Clones share it.
+#[derive(Clone)]
+struct Stumbling {
+    inner: Memory,
+    how: Stumble,
+    stumbled: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Storage for Stumbling {
+    fn put_new(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.inner.put_new(name, bytes)
+    }
+    fn put_replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.inner.put_replace(name, bytes)
+    }
+    fn get(&self, name: &str) -> Result<Vec<u8>> {
+        self.inner.get(name)
+    }
+    fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let mut bytes = self.inner.get_range(name, offset, len)?;
+        if !self.stumbled.lock().expect("no panic").insert(name.to_owned()) {
+            return Ok(bytes);
+        }
+        match self.how {
+            Stumble::Fails => Err(Error::new(Kind::Storage, "a cable came loose")),
+            Stumble::IsGone => Err(Error::new(Kind::NotFound, "an old listing")),
+            Stumble::Alters => {
+                bytes[0] ^= 1;
+                bytes[len / 2] ^= 1;
+                bytes[len - 1] ^= 1;
+                Ok(bytes)
+            }
+        }
+    }
+    fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
+        self.inner.list(prefix)
+    }
+    fn stat(&self, name: &str) -> Result<Option<u64>> {
+        self.inner.stat(name)
+    }
+    fn delete(&self, name: &str) -> Result<()> {
+        self.inner.delete(name)
+    }
+    fn location(&self) -> String {
+        "a stumbling store".to_owned()
+    }
+}
+
+/// What fails once when it is read, a base or what is decoded with it, is read again.
+#[test]
+fn a_base_that_is_there_on_the_second_try_is_enough() {
+    let (storage, world) = (Memory::new(), World::new(3));
+    // Recipes stand in the manifest.
+    let sizes = InitOptions { chunk_bytes: 32 << 10, pack_bytes: 64 << 10, kdf: CHEAP };
+    Repository::init(&storage, world.as_ref(), PASSPHRASE, "test", sizes).expect("init");
+    let repo = open(storage.clone(), &world).expect("open");
+    (0..4).for_each(|day| drop(take(&repo, "shop", &table(day)).expect("take")));
+    assert!(deltas(&repo) > 0);
+    let packs = repo.cache.packs().expect("packs").len();
+    for how in [Stumble::Fails, Stumble::IsGone, Stumble::Alters] {
+        let stumbling = Stumbling { inner: storage.clone(), how, stumbled: Arc::default() };
+        let repo = open(stumbling.clone(), &world).expect("open");
+        let (snapshots, _) = repo.snapshots().expect("snapshots");
+        // Newest first: its bases are in packs that were not read yet.
+        assert!(restored(&repo, &snapshots[0]).expect("restore") == table(3));
+        let stumbled = stumbling.stumbled.lock().expect("no panic").len();
+        assert!(stumbled > 1 && stumbled <= packs, "{stumbled} of {packs}");
+    }
 }
 
 /// Who can't read stores whole, and relies on deltas of others all the same.

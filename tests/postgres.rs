@@ -20,7 +20,7 @@ use alluvium::storage::local::Local;
 use jiff::SignedDuration;
 use tempfile::TempDir;
 
-use crate::support::{CHEAP, PASSPHRASE, World, indexed, options};
+use crate::support::{CHEAP, PASSPHRASE, World, indexed, options, restored, take};
 
 /// Makes two dumps of the same data equal: newer releases write a random token otherwise.
 const RESTRICT_KEY: &str = "--restrict-key=alluvium";
@@ -277,6 +277,51 @@ fn a_compressed_dump_is_recognised() {
         assert_eq!(!warnings.is_empty(), warned, "{format:?}: {warnings:?}");
         assert!(!warned || warnings.iter().any(|w| w.contains("-Z0")), "the option that helps is named: {warnings:?}");
     }
+}
+
+/// A physical backup: the data folder as a stream of `tar`, whose members are cut at the pages that the server writes.
+#[test]
+fn a_base_backup_costs_the_pages_that_changed() {
+    let server = Server::start();
+    server.psql("postgres", "create database shop");
+    server.psql("shop", &SCHEMA.replace("BIDI", "\u{202e}"));
+    server.psql("shop", "vacuum");
+    let folder = tempfile::tempdir().expect("tempdir");
+    let world = World::new(34);
+    let repo = repository(folder.path(), &world);
+    let mut days = Vec::new();
+    for day in 0..2 {
+        let backup = run(Command::new("pg_basebackup")
+            .args(["-h", &server.socket(), "-U", "postgres", "-D", "-"])
+            .args(["-Ft", "-X", "none", "--no-manifest", "-c", "fast"]))
+        .stdout;
+        let taken = take(&repo, "base", &backup).expect("take");
+        days.push((taken, backup));
+        world.pass(SignedDuration::from_hours(24));
+        if day == 0 {
+            server.psql("shop", "update customer set loyalty=loyalty+1 where id between 4000 and 4010; checkpoint");
+        }
+    }
+    for (taken, backup) in &days {
+        let found = repo.snapshot(taken.id).expect("snapshot");
+        assert!(restored(&repo, &found).expect("restore") == *backup);
+        let parts = &found.manifest.parts;
+        let relations: Vec<_> = parts.iter().filter(|part| part.name.starts_with("base/")).collect();
+        assert!(relations.len() > 20 && parts.iter().all(|part| part.kind == PartKind::Stream));
+        // Data files, and visibility and free space maps, are pages behind one header.
+        let reader = repo.index_to_read(&Silent).expect("index");
+        let reader = alluvium::repo::reader::Reader::new(&reader).expect("reader");
+        for part in relations {
+            let chunks: Vec<_> = reader.entries(&part.recipe).collect::<Result<_, _>>().expect("entries");
+            let mut at = 0;
+            for chunk in &chunks[..chunks.len() - 1] {
+                at += u64::from(chunk.len);
+                assert_eq!(at % 8192, 512, "{}", part.name);
+            }
+        }
+    }
+    let [first, second] = [0, 1].map(|day: usize| days[day].0.stored);
+    assert!(second.new_bytes * 10 < first.new_bytes && second.stored_bytes * 20 < first.stored_bytes);
 }
 
 // ---- one table -------------------------------------------------------------------------------

@@ -10,15 +10,15 @@ use alluvium::format::manifest::PartKind;
 use alluvium::ops::diff;
 use alluvium::ops::restore::{Target, restore};
 use alluvium::ops::select::{Narrow, snapshot_and_part};
-use alluvium::repo::Repository;
 use alluvium::repo::snapshots::Snapshot;
+use alluvium::repo::{InitOptions, Repository};
 use alluvium::report::{Collect, Silent};
 use alluvium::storage::memory::Memory;
 use alluvium::transform::segment::{LOOKAHEAD, Segmenter};
 use jiff::SignedDuration;
 use proptest::prelude::*;
 
-use crate::support::{World, init, noise, restored, take};
+use crate::support::{CHEAP, PASSPHRASE, World, init, noise, open, restored, take};
 
 /// Everything that could be taken for something else: a dump inside a function, inside a row and inside a comment.
 const POSTGRES: &str = include_str!("segments/postgres.sql");
@@ -274,6 +274,142 @@ proptest! {
     }
 }
 
+/// How a client writes rows, of which each is a number and a string.
+#[derive(Clone, Copy, Debug)]
+enum Written {
+    MysqlLine,
+    MysqlLines,
+    PostgresEach,
+    PostgresSome,
+    Sqlite,
+}
+
+const WRITTEN: [Written; 5] =
+    [Written::MysqlLine, Written::MysqlLines, Written::PostgresEach, Written::PostgresSome, Written::Sqlite];
+
+impl Written {
+    /// A row as it stands between parentheses.
+    fn row(self, (id, text): &(usize, String)) -> String {
+        match self {
+            Self::MysqlLine | Self::MysqlLines => {
+                let text = text.replace('\\', r"\\").replace('\'', r"\'").replace('\n', r"\n");
+                format!("'{id}, \\'k',{id},'{text}'")
+            }
+            _ => format!("'{id}, ''k', {id}, '{}'", text.replace('\'', "''")),
+        }
+    }
+
+    fn dump(self, rows: &[(usize, String)]) -> String {
+        let tuples: Vec<String> = rows.iter().map(|row| format!("({})", self.row(row))).collect();
+        let postgres = |inserts: String| {
+            let settings = "--\n-- PostgreSQL database dump\n--\n\nSET client_encoding = 'UTF8';\n\n";
+            format!("{settings}{inserts}\n\n--\n-- PostgreSQL database dump complete\n--\n")
+        };
+        let mysql = |begin: &str, between: &str| {
+            let insert = |some: &[String]| format!("INSERT INTO `t` VALUES{begin}{};\n", some.join(between));
+            let inserts: String = tuples.chunks(200).map(insert).collect();
+            let table = "DROP TABLE IF EXISTS `t`;\nCREATE TABLE `t` (\n  `k` text\n);\n";
+            format!("-- MySQL dump 10.13\n\nSET x=1;\n\n{table}{inserts}\n-- Dump completed on 2026-11-24  1:00:00\n")
+        };
+        match self {
+            Self::MysqlLine => mysql(" ", ","),
+            Self::MysqlLines => mysql("\n", ",\n"),
+            Self::PostgresEach => {
+                let inserts: Vec<String> =
+                    tuples.iter().map(|tuple| format!("INSERT INTO public.t VALUES {tuple};\n")).collect();
+                postgres(inserts.concat())
+            }
+            Self::PostgresSome => {
+                let some = |tuples: &[String]| format!("INSERT INTO public.t VALUES\n\t{};\n\n", tuples.join(",\n\t"));
+                postgres(tuples.chunks(50).map(some).collect())
+            }
+            Self::Sqlite => {
+                let inserts: Vec<String> =
+                    tuples.iter().map(|tuple| format!("INSERT INTO t VALUES{tuple};\n")).collect();
+                let inserts = inserts.concat();
+                format!("PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\nCREATE TABLE t(k);\n{inserts}COMMIT;\n")
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    /// Strings that look like the ends of rows, and like rows.
+    #[test]
+    fn rows_of_inserts_are_split_where_their_strings_are_not(
+        pieces in prop::collection::vec(
+            prop::collection::vec(
+                prop::sample::select(vec![
+                    "),(", "'", "\\", "\n", "');\nINSERT INTO public.t VALUES (7, '", ");\nINSERT INTO `t` VALUES (1,2);\n",
+                    "),\n\t(", ";", ",", "--", "/*", "$$", "E'", "(", ")", "\t", "words and more words ",
+                ]),
+                0..12,
+            ),
+            1..40,
+        ),
+        rows in 1..600usize,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0..3u8), 0..12),
+    ) {
+        let text = |i: usize| pieces[i * 7919 % pieces.len()].concat();
+        let before: Vec<(usize, String)> = (0..rows).map(|i| (i, text(i))).collect();
+        let mut after: Vec<Option<(usize, String)>> = before.iter().cloned().map(Some).collect();
+        for (at, what) in &changes {
+            let at = at.index(rows);
+            match (what, &mut after[at]) {
+                (0, _) => after.push(Some((after.len(), text(at)))),
+                (1, row) => *row = None,
+                (_, Some((_, text))) => text.push_str("),(changed"),
+                (_, None) => {}
+            }
+        }
+        let after: Vec<(usize, String)> = after.into_iter().flatten().collect();
+        for written in WRITTEN {
+            let (storage, world) = (Memory::new(), World::new(1));
+            let repo = init(storage, &world);
+            let [old, new] = [&before, &after].map(|rows| {
+                world.pass(SignedDuration::from_hours(24));
+                let id = take(&repo, "s", written.dump(rows).as_bytes()).expect("take").id;
+                repo.snapshot(id).expect("snapshot")
+            });
+            let row = |row: &(usize, String)| written.row(row);
+            let mut expected: Vec<(Option<String>, Option<String>)> = (after.iter())
+                .filter(|new| before.get(new.0) != Some(new))
+                .map(|new| (before.get(new.0).map(row), Some(row(new))))
+                .collect();
+            let is_gone = |old: &&(usize, String)| after.iter().all(|new| new.0 != old.0);
+            expected.extend(before.iter().filter(is_gone).map(|old| (Some(row(old)), None)));
+            let shown = diff::table(&repo, &old, &new, "t", &Silent).expect("rows");
+            let text = |row: Option<Vec<u8>>| row.map(|row| String::from_utf8(row).expect("text"));
+            let shown: Vec<_> = shown.into_iter().map(|(old, new)| (text(old), text(new))).collect();
+            prop_assert_eq!(&shown, &expected, "{:?}", written);
+            let parts = diff::diff(&repo, &old, &new, true, &Silent).expect("diff");
+            let counted = parts.iter().filter_map(|part| part.rows).map(|rows| rows.added + rows.removed + rows.changed);
+            prop_assert_eq!(counted.sum::<u64>(), expected.len() as u64, "{:?}", written);
+        }
+    }
+}
+
+#[test]
+fn rows_of_a_table_that_one_side_lacks_are_all_of_them() {
+    let without = MYSQL.replace("orders", "order");
+    for (dump, other, name, rows) in [
+        (MYSQL, &without[..], "orders", 5),
+        (POSTGRES, &POSTGRES.replace("public.orders", "public.order"), "public.orders", 4),
+        (SQLITE, &SQLITE.replace("orders", "order"), "orders", 3),
+    ] {
+        let repo = init(Memory::new(), &World::new(1));
+        let [old, new] = [other, dump].map(|dump| {
+            let id = take(&repo, "s", dump.as_bytes()).expect("take").id;
+            repo.snapshot(id).expect("snapshot")
+        });
+        let parts = diff::diff(&repo, &old, &new, true, &Silent).expect("diff");
+        let part = parts.iter().find(|part| part.name == name).expect("the table");
+        assert_eq!(part.rows.expect("rows").added, rows, "{name}");
+    }
+}
+
 // ---- one table -------------------------------------------------------------------------------
 
 fn table(repo: &Repository, snapshot: &Snapshot, name: &str, narrow: Narrow) -> Result<(Vec<u8>, Vec<String>)> {
@@ -456,6 +592,55 @@ fn tables_beyond_the_last_segment_are_not_restored_empty() {
     assert!(text_of(&repo, &snapshot, "t7", Narrow::Everything).contains("COPY public.t7 "));
     assert_eq!(table(&repo, &snapshot, "t4199", Narrow::Everything).expect_err("no rows").kind(), Kind::Usage);
     assert!(text_of(&repo, &snapshot, "t4199", Narrow::Schema).contains("CREATE TABLE public.t4199 "));
+}
+
+/// A dump whose definitions in front of the rows are these.
+fn defined(definitions: &str) -> (Repository, Snapshot) {
+    let (storage, world) = (Memory::new(), World::new(1));
+    let sizes = InitOptions { chunk_bytes: 256 << 10, pack_bytes: 16 << 20, kdf: CHEAP };
+    Repository::init(&storage, world.as_ref(), PASSPHRASE, "test", sizes).expect("init");
+    let repo = open(storage, &world).expect("open");
+    let table = "CREATE TABLE public.t (\n    a integer\n);\n\nCOPY public.t (a) FROM stdin;\n1\n\\.\n\n";
+    let key = "ALTER TABLE ONLY public.t\n    ADD CONSTRAINT t_pkey PRIMARY KEY (a);\n";
+    let end = "--\n-- PostgreSQL database dump complete\n--\n";
+    let dump = format!("--\n-- PostgreSQL database dump\n--\n\n{definitions}{table}{key}{end}");
+    let id = take(&repo, "shop", dump.as_bytes()).expect("take").id;
+    let snapshot = repo.snapshot(id).expect("snapshot");
+    (repo, snapshot)
+}
+
+#[test]
+fn what_is_no_definition_takes_no_memory_when_a_table_is_restored() {
+    // More than what may be held: large objects, and a statement that is too long for one.
+    let object = format!("SELECT pg_catalog.lowrite(0, '\\x{}');\n", "5a".repeat(500_000));
+    let long = format!("CREATE VIEW public.long AS SELECT '{}';\n", "x".repeat(2 << 20));
+    let (repo, snapshot) = defined(&[object.repeat(70), long].concat());
+    let (text, warnings) = table(&repo, &snapshot, "t", Narrow::Everything).expect("restore");
+    let text = String::from_utf8(text).expect("text");
+    assert!(text.contains("CREATE TABLE public.t (") && text.contains("COPY public.t (a)") && text.contains("t_pkey"));
+    assert!(text.len() < 1000 && !text.contains("lowrite"), "{} bytes", text.len());
+    assert_eq!(warnings, Vec::<String>::new());
+}
+
+#[test]
+fn definitions_that_memory_does_not_hold_are_an_error() {
+    let view = format!("CREATE VIEW public.long AS SELECT '{}';\n", "x".repeat(1_000_000));
+    let (repo, snapshot) = defined(&view.repeat(70));
+    for narrow in [Narrow::Everything, Narrow::Data, Narrow::Schema] {
+        let error = table(&repo, &snapshot, "t", narrow).expect_err("too much");
+        assert_eq!((error.kind(), error.advice().is_some()), (Kind::Usage, true), "{error}");
+    }
+    // Its rows take none of them.
+    assert_eq!(text_of(&repo, &snapshot, "t", Narrow::AsItIs).trim_start(), "COPY public.t (a) FROM stdin;\n1\n\\.\n");
+}
+
+#[test]
+fn rows_alone_are_read_without_definitions_and_without_a_word() {
+    let (repo, snapshot) = stored(POSTGRES);
+    let (text, warnings) = table(&repo, &snapshot, "orders", Narrow::AsItIs).expect("cat");
+    assert!(String::from_utf8(text).expect("text").contains("COPY public.orders"));
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(table(&repo, &snapshot, "nothing", Narrow::AsItIs).expect_err("unknown").kind(), Kind::NotFound);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 
 use self::rows::{Changes, RowDiff};
+use super::dump::dialect;
 use super::select::no_part;
 use crate::error::Result;
 use crate::format::manifest::{Part, PartKind};
@@ -13,6 +14,7 @@ use crate::repo::Repository;
 use crate::repo::reader::Reader;
 use crate::repo::snapshots::Snapshot;
 use crate::report::{Report, Unit};
+use crate::transform::segment::sql::Dialect;
 
 pub mod rows;
 
@@ -71,9 +73,10 @@ pub fn diff(
     let reader = Reader::new(&indexed)?;
     let names = by_name(old, new);
     report.task("Comparing", Unit::Things, Some(names.len() as u64));
+    let dialects = if rows { Some((dialect(&reader, old)?, dialect(&reader, new)?)) } else { None };
     let compare = |(i, (name, (old, new))): (usize, (&str, Both<'_>))| {
         report.progress(i as u64);
-        part_diff(&reader, name, old, new, rows)
+        part_diff(&reader, name, old, new, dialects)
     };
     names.into_iter().enumerate().map(compare).collect()
 }
@@ -86,7 +89,9 @@ pub fn table(repo: &Repository, old: &Snapshot, new: &Snapshot, name: &str, repo
     let mut names = by_name(old, new).into_iter();
     let (_, (before, after)) = names.find(|(full, _)| is_called(full, name)).ok_or_else(|| no_part(new, name))?;
     let indexed = repo.index_to_read(report)?;
-    rows::changes(&Reader::new(&indexed)?, before, after, true)
+    let reader = Reader::new(&indexed)?;
+    let (of_old, of_new) = (dialect(&reader, old)?, dialect(&reader, new)?);
+    rows::changes(&reader, before.map(|part| (part, of_old)), after.map(|part| (part, of_new)), true)
 }
 
 /// Whether a part goes by this name: its own, or the end of it.
@@ -108,7 +113,14 @@ fn by_name<'s>(old: &'s Snapshot, new: &'s Snapshot) -> BTreeMap<&'s str, Both<'
     names
 }
 
-fn part_diff(reader: &Reader<'_>, name: &str, old: Option<&Part>, new: Option<&Part>, rows: bool) -> Result<PartDiff> {
+/// With the `dialects` of the two snapshots tables are compared row by row.
+fn part_diff(
+    reader: &Reader<'_>,
+    name: &str,
+    old: Option<&Part>,
+    new: Option<&Part>,
+    dialects: Option<(Option<Dialect>, Option<Dialect>)>,
+) -> Result<PartDiff> {
     let bytes = |part: Option<&Part>| part.map_or(0, |p| p.digest.bytes);
     let (old_bytes, new_bytes) = (bytes(old), bytes(new));
     let (change, removed_bytes, added_bytes) = match (old, new) {
@@ -126,9 +138,10 @@ fn part_diff(reader: &Reader<'_>, name: &str, old: Option<&Part>, new: Option<&P
     };
     let (old_rows, new_rows) = (rows_of(old), rows_of(new));
     let is_table = old_rows.is_some() || new_rows.is_some();
-    let rows = match change {
-        Change::Same => None,
-        _ if rows && is_table => Some(rows::count(reader, old, new)?),
+    let rows = match (change, dialects) {
+        (Change::Added | Change::Removed | Change::Changed, Some((of_old, of_new))) if is_table => {
+            Some(rows::count(reader, old.map(|part| (part, of_old)), new.map(|part| (part, of_new)))?)
+        }
         _ => None,
     };
     let name = name.to_owned();

@@ -5,6 +5,7 @@ pub mod check;
 pub mod demo;
 
 pub mod diff;
+mod dump;
 pub mod forget;
 pub mod key;
 pub mod mark;

@@ -20,9 +20,11 @@ use crate::repo::reader::Reader;
 use crate::repo::snapshots::Snapshot;
 use crate::report::{Problem, Report, Unit};
 
+use self::collection::CollectionPlan;
 use self::table::TablePlan;
-use super::select::{Wanted, only_part, short};
+use super::select::{Narrow, Wanted, no_table, only_part, short};
 
+mod collection;
 mod definitions;
 mod table;
 
@@ -75,6 +77,11 @@ pub fn restore(
         Wanted::Whole => whole(snapshot, &target)?,
         Wanted::Part(Part { kind: PartKind::Folder { .. }, .. }) => None,
         Wanted::Part(part) => Some(Data::of(part)),
+        Wanted::Collection { part, narrow } => match CollectionPlan::make(&work, snapshot, part, *narrow)? {
+            Some(plan) => Some(Data::Collection(plan)),
+            None if matches!(narrow, Narrow::Everything | Narrow::AsItIs) => Some(Data::of(part)),
+            None => return Err(no_table()),
+        },
         Wanted::Table { name, narrow } => Some(Data::Table(TablePlan::make(&work, snapshot, name, *narrow)?)),
     };
     report.task("Restoring", Unit::Bytes, Some(data.as_ref().map_or_else(|| snapshot.manifest.bytes(), Data::bytes)));
@@ -132,6 +139,8 @@ enum Data<'d> {
     },
     /// What recreates a table.
     Table(TablePlan<'d>),
+    /// A collection of an archive.
+    Collection(CollectionPlan<'d>),
 }
 
 impl<'d> Data<'d> {
@@ -139,11 +148,12 @@ impl<'d> Data<'d> {
         Self::Stream { name: &part.name, recipes: vec![&part.recipe], digest: part.digest, kind: &part.kind }
     }
 
-    /// Plain bytes, of a table about.
+    /// Plain bytes; of a table and of a collection about.
     fn bytes(&self) -> u64 {
         match self {
             Self::Stream { digest, .. } => digest.bytes,
             Self::Table(plan) => plan.bytes(),
+            Self::Collection(plan) => plan.bytes(),
         }
     }
 
@@ -152,6 +162,7 @@ impl<'d> Data<'d> {
         match self {
             Self::Stream { name, .. } => name.rsplit('/').next().unwrap_or_default(),
             Self::Table(plan) => plan.name(),
+            Self::Collection(plan) => plan.name(),
         }
     }
 }
@@ -181,6 +192,7 @@ impl Work<'_> {
         match data {
             Data::Stream { name, recipes, digest, .. } => self.recipes(name, recipes, *digest, out),
             Data::Table(plan) => plan.write(self, out),
+            Data::Collection(plan) => plan.write(self, out),
         }
     }
 

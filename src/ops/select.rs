@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{Part, PartKind};
 use crate::id::SnapshotId;
 use crate::repo::snapshots::Snapshot;
+use crate::transform::segment::archive::PRELUDE;
 use crate::transform::segment::base_name;
 
 /// Fewest digits of an id that name a snapshot.
@@ -78,6 +79,13 @@ pub enum Wanted<'s> {
         /// How much of it.
         narrow: Narrow,
     },
+    /// The collection of an archive that this part holds blocks of, whatever parts it takes; the part where it is none.
+    Collection {
+        /// A part.
+        part: &'s Part,
+        /// How much of the collection.
+        narrow: Narrow,
+    },
 }
 
 impl Wanted<'_> {
@@ -92,9 +100,9 @@ impl Wanted<'_> {
     pub fn narrowed(self, narrow: Narrow) -> Result<Self> {
         match self {
             Self::Table { name, .. } => Ok(Self::Table { name, narrow }),
+            Self::Collection { part, .. } => Ok(Self::Collection { part, narrow }),
             other if matches!(narrow, Narrow::Everything | Narrow::AsItIs) => Ok(other),
-            _ => Err(Error::new(Kind::Usage, "only a table has rows and a definition apart from each other")
-                .hint("name one (SNAP:TABLE); `alluvium ls SNAP` lists them")),
+            _ => Err(no_table()),
         }
     }
 }
@@ -128,8 +136,13 @@ fn wanted<'s>(snapshot: &'s Snapshot, name: &str) -> Result<Wanted<'s>> {
     // Files are named without the slash that their paths began with; members of archives as the archive has it.
     let plain = name.strip_prefix('/').unwrap_or(name);
     let is_dump = parts.iter().any(|part| part.kind == PartKind::Statements);
+    let in_archive = |part: &Part| {
+        let [first, rest @ ..] = &parts[..] else { return false };
+        snapshot.manifest.whole.is_some() && first.name == PRELUDE && rest.iter().any(|other| other == part)
+    };
     let of = |part: &'s Part| match part.kind {
         PartKind::Table { .. } if is_dump => Wanted::table(base_name(&part.name)),
+        PartKind::Stream if in_archive(part) => Wanted::Collection { part, narrow: Narrow::Everything },
         _ => Wanted::Part(part),
     };
     if let Some(part) = parts.iter().find(|part| part.name == name || part.name == plain) {
@@ -151,6 +164,12 @@ fn wanted<'s>(snapshot: &'s Snapshot, name: &str) -> Result<Wanted<'s>> {
         [] => Err(no_part(snapshot, plain)),
         _ => Err(Error::new(Kind::Usage, format!("`{plain}` may be any of {}", names.join(", "))).hint("say which")),
     }
+}
+
+/// That what was named has no rows apart from a definition.
+pub fn no_table() -> Error {
+    Error::new(Kind::Usage, "only a table or a collection has data and a definition apart from each other")
+        .hint("name one (SNAP:TABLE); `alluvium ls SNAP` lists them")
 }
 
 /// That a snapshot has no such part.

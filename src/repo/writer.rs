@@ -482,36 +482,34 @@ impl Writer<'_> {
 
     /// The next chunk of `bytes[range]`: as guessed where the guess is right, else by scanning.
     fn cut(&self, cutting: &mut Cutting<'_>, bytes: &[u8], range: Range<usize>) -> Cut {
+        let (data, at) = (&bytes[range.clone()], range.start);
+        let cut = self.guess_or_scan(cutting, data);
+        cutting.places.pass(data, cut.range.end);
+        Cut { range: at..at + cut.range.end, ..cut }
+    }
+
+    /// The chunk that `data` begins with.
+    fn guess_or_scan(&self, cutting: &mut Cutting<'_>, data: &[u8]) -> Cut {
         let hasher = &self.session.repo().keys.hasher;
-        let page = cutting.page;
+        let places = &cutting.places;
         let Some(prediction) = &mut cutting.prediction else {
-            let range = range.start..range.start + self.scan(&bytes[range], page);
-            return Cut { range, id: None, similar: None };
+            return Cut { range: 0..places.cut(&self.chunker, data), id: None, similar: None };
         };
         if let Some(guess) = prediction.guess() {
-            let guessed = range.start..range.start + guess.len as usize;
-            // What was cut without regard to pages is no guess where they are regarded. (Where pages were larger before,
-            // a chunk may be longer than scanning would make it: it is there already.)
-            let is_cut = page.is_none_or(|page| self.chunker.is_page_end(guess.len as usize, page));
-            if is_cut && guessed.end <= range.end && hasher.id(&bytes[guessed.clone()]) == guess.id {
+            let length = guess.len as usize;
+            // What was cut without regard to places is no guess where they are regarded.
+            let may_be = length <= data.len() && places.may_end(&self.chunker, data, length);
+            if may_be && hasher.id(&data[..length]) == guess.id {
                 prediction.advance(&guess.id);
                 cutting.predicted += 1;
-                return Cut { range: guessed, id: Some(guess.id), similar: None };
+                return Cut { range: 0..length, id: Some(guess.id), similar: None };
             }
             prediction.miss();
         }
-        let range = range.start..range.start + self.scan(&bytes[range.clone()], page);
-        let id = hasher.id(&bytes[range.clone()]);
-        let similar = if prediction.advance(&id) { None } else { prediction.similar(range.len() as u32) };
-        Cut { range, id: Some(id), similar }
-    }
-
-    /// The length of the first chunk of `bytes`, of whole pages where there are any.
-    fn scan(&self, bytes: &[u8], page: Option<usize>) -> usize {
-        match page {
-            Some(page) => self.chunker.cut_pages(bytes, page),
-            None => self.chunker.cut(bytes),
-        }
+        let length = places.cut(&self.chunker, data);
+        let id = hasher.id(&data[..length]);
+        let similar = if prediction.advance(&id) { None } else { prediction.similar(length as u32) };
+        Cut { range: 0..length, id: Some(id), similar }
     }
 
     fn send(&mut self, cutting: &mut Cutting<'_>, buffer: &Arc<Buffer>, cuts: Vec<Cut>) -> Result<()> {

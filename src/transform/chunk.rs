@@ -67,26 +67,6 @@ impl Chunker {
         let within = &data[..data.len().min(end + self.reach)];
         end + row_end(within, end).unwrap_or(within.len() - end)
     }
-
-    /// As [`cut`](Self::cut), but moved on to the end of a page of `page` bytes, or back to the last one within
-    /// [`max`](Self::max). Only the end of `data` is cut elsewhere, and where no page fits into a chunk.
-    pub fn cut_pages(&self, data: &[u8], page: usize) -> usize {
-        let cut = self.cut(data);
-        match self.pages_max(page) {
-            0 => cut,
-            longest => cut.next_multiple_of(page).min(longest).min(data.len()),
-        }
-    }
-
-    /// Whether [`cut_pages`](Self::cut_pages) may cut after `length` bytes, not at the end of data.
-    pub fn is_page_end(&self, length: usize, page: usize) -> bool {
-        self.pages_max(page) == 0 || length.is_multiple_of(page)
-    }
-
-    /// Bytes of the most pages that fit into a chunk.
-    fn pages_max(&self, page: usize) -> usize {
-        self.max.checked_rem(page).map_or(0, |rest| self.max - rest)
-    }
 }
 
 /// The part of the average length within which the end of a row is near.
@@ -179,32 +159,6 @@ mod tests {
                     assert_eq!(chunker.cut(&[chunk, next].concat()), length, "the same cut, whatever follows");
                 }
             }
-        }
-    }
-
-    #[test]
-    fn cuts_at_pages_depend_on_the_chunk_alone() {
-        let mut noise = vec![0; 200_000];
-        blake3::Hasher::new().update(b"pages").finalize_xof().fill(&mut noise);
-        let chunkers = [256, 300].map(|min| Chunker::new(&[1; 32], min, 1024, 4096));
-        let chunkers = chunkers.into_iter().chain([Chunker::new(&[1; 32], 256, 1000, 5000).at_rows()]);
-        for (chunker, data) in chunkers.zip([noise.clone(), vec![0; 100_001], rows(4000)]) {
-            for page in [512, 1024, 2048, 4096] {
-                let mut at = 0;
-                while at < data.len() {
-                    let length = chunker.cut_pages(&data[at..], page);
-                    let chunk = &data[at..at + length];
-                    assert!(length > 0 && length <= chunker.max());
-                    at += length;
-                    assert!(at == data.len() || length % page == 0);
-                    for next in [&[b'x'; 8192][..], &[b'\n'; 8192], &noise[..8192]] {
-                        let again = chunker.cut_pages(&[chunk, next].concat(), page);
-                        assert!(at == data.len() || again == length, "the same cut, whatever follows");
-                    }
-                }
-            }
-            assert_eq!(chunker.cut_pages(&data, 65_536), chunker.cut(&data), "no page fits");
-            assert_eq!(chunker.cut_pages(&data[..7], 512), 7);
         }
     }
 

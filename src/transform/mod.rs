@@ -5,6 +5,7 @@ pub mod chunk;
 pub mod columnar;
 pub mod compress;
 pub mod delta;
+pub mod grain;
 pub mod hash;
 pub mod kdf;
 pub mod seal;

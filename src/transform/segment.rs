@@ -9,8 +9,11 @@ use memchr::memchr_iter;
 use self::archive::Archive;
 use self::sql::Sql;
 use self::tar::Tar;
+use super::grain::Grain;
 
 pub mod archive;
+pub mod collection;
+pub mod rows;
 pub mod sql;
 pub mod tar;
 pub mod units;
@@ -47,6 +50,8 @@ pub struct Begin {
     pub name: String,
     /// What it holds.
     pub holds: Holds,
+    /// What it consists of.
+    pub grain: Grain,
     /// Rows of the segment that ends here.
     pub rows_before: u64,
 }
@@ -83,11 +88,13 @@ impl Segmenter {
         Some(Self { how: How::Pages(page_bytes(head)?), ledger: Ledger::default() })
     }
 
-    /// Bytes of a page, where chunks should hold whole pages.
-    pub fn page(&self) -> Option<usize> {
-        match self.how {
-            How::Pages(page) => Some(page),
-            _ => None,
+    /// What the first segment consists of.
+    pub fn first_grain(&self) -> Grain {
+        match &self.how {
+            How::Pages(page) => Grain::Pages { page: *page, from: 0 },
+            How::Tar(tar) => tar.first_grain(),
+            How::Archive(_) => Archive::first_grain(),
+            How::Sql(_) | How::Lines => Grain::Any,
         }
     }
 
@@ -142,13 +149,13 @@ pub struct Ledger {
 
 impl Ledger {
     /// A segment begins at `at`.
-    fn begin(&mut self, at: usize, name: &str, holds: Holds) {
+    fn begin(&mut self, at: usize, name: &str, holds: Holds, grain: Grain) {
         let full = self.names.len() >= SEGMENTS_MAX;
         // Of a dump, the rest may hold anything.
         let rest = if holds == Holds::Piece { holds } else { Holds::Statements };
-        let (name, holds) = if full { (THE_REST, rest) } else { (name, holds) };
+        let (name, holds, grain) = if full { (THE_REST, rest, Grain::Any) } else { (name, holds, grain) };
         let name = self.unique(name);
-        self.begun.push(Begin { at, name, holds, rows_before: std::mem::take(&mut self.rows) });
+        self.begun.push(Begin { at, name, holds, grain, rows_before: std::mem::take(&mut self.rows) });
     }
 
     /// No more segments begin.
@@ -190,6 +197,26 @@ const SQLITE: &[u8] = b"SQLite format 3\0";
 
 /// Bytes of a page of a database file that begins with `head`.
 fn page_bytes(head: &[u8]) -> Option<usize> {
+    sqlite_page(head).or_else(|| postgres_page(head))
+}
+
+/// Bytes of a header of a page of PostgreSQL (its manual, "Database Page Layout").
+const PAGE_HEADER: usize = 24;
+/// The only layout of pages since PostgreSQL 8.3.
+const LAYOUT: usize = 4;
+
+/// Bytes of a page of a data file of PostgreSQL (table, index) whose first page begins with `head`.
+fn postgres_page(head: &[u8]) -> Option<usize> {
+    let header = head.get(..PAGE_HEADER)?;
+    let number = |at: usize| usize::from(u16::from_le_bytes([header[at], header[at + 1]]));
+    let (flags, lower, upper, special, layout) = (number(10), number(12), number(14), number(16), number(18));
+    let page = layout & 0xff00;
+    let fits = PAGE_HEADER <= lower && lower <= upper && upper <= special && special <= page && flags < 8;
+    (layout & 0xff == LAYOUT && page >= 1024 && page.is_power_of_two() && fits).then_some(page)
+}
+
+/// Bytes of a page of a file of `SQLite` that begins with `head`.
+fn sqlite_page(head: &[u8]) -> Option<usize> {
     let page = match head.strip_prefix(SQLITE)?.first_chunk()? {
         // 65536 does not fit.
         [0, 1] => 65_536,

@@ -1,5 +1,6 @@
-//! What changed in a table, row by row. Only chunks that one side alone has are read, and the one in front of each run of them,
-//! where the first row may begin.
+//! What changed in a table, row by row. Only chunks that one side alone has are read, and those in front of each run of them
+//! up to the last line feed, where the first row may begin. Where strings hold line feeds (`INSERT` of PostgreSQL and of
+//! `SQLite`) a table is read from its beginning on: what is a string and what is not, nothing in the middle tells for certain.
 //!
 //! A row is a line, or a tuple of an `INSERT`. Rows are compared as they are written; a removed and an added one with the same
 //! first column are one that changed. What is held in memory is 32 bytes a row of the older side's chunks, and the rows that
@@ -7,6 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
 
 use serde::Serialize;
 
@@ -15,6 +17,8 @@ use crate::format::manifest::Part;
 use crate::format::recipe::RecipeEntry;
 use crate::id::BlobId;
 use crate::repo::reader::Reader;
+use crate::transform::segment::rows::{Form, Rows, Take, last_line};
+use crate::transform::segment::sql::Dialect;
 
 /// How many rows differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -30,11 +34,14 @@ pub struct RowDiff {
 /// Rows that differ: of each the older form, the newer, or both.
 pub type Changes = Vec<(Option<Vec<u8>>, Option<Vec<u8>>)>;
 
+/// A part, and the dialect of the dump that it belongs to, if that is one.
+pub type Side<'p> = Option<(&'p Part, Option<Dialect>)>;
+
 /// Counts the rows that differ between two parts that are tables; one that is absent has none.
 ///
 /// # Errors
 /// `Damaged`, `Storage`.
-pub fn count(reader: &Reader<'_>, old: Option<&Part>, new: Option<&Part>) -> Result<RowDiff> {
+pub fn count(reader: &Reader<'_>, old: Side<'_>, new: Side<'_>) -> Result<RowDiff> {
     let changes = changes(reader, old, new, false)?;
     let mut counted = RowDiff::default();
     for change in &changes {
@@ -47,149 +54,104 @@ pub fn count(reader: &Reader<'_>, old: Option<&Part>, new: Option<&Part>) -> Res
     Ok(counted)
 }
 
-/// The rows that differ, in the newer one's order, removed ones last; without `whole` only their first columns are kept.
+/// The rows that differ, in the newer one's order, removed ones last; without `whole` nothing of them is kept.
 ///
 /// # Errors
 /// `Damaged`, `Storage`.
-pub fn changes(reader: &Reader<'_>, old: Option<&Part>, new: Option<&Part>, whole: bool) -> Result<Changes> {
-    let sides = Sides::read(reader, old, new)?;
+pub fn changes(reader: &Reader<'_>, old: Side<'_>, new: Side<'_>, whole: bool) -> Result<Changes> {
+    let (old, new) = (Chunks::read(reader, old)?, Chunks::read(reader, new)?);
+    let (olds, news) = (old.ids(), new.ids());
     let hasher = RandomState::new();
     // Rows of the older side that the newer has not shown yet.
     let mut left: HashMap<u64, i64> = HashMap::new();
-    sides.each_row(reader, &sides.old, &mut |row| *left.entry(hasher.hash_one(row)).or_default() += 1)?;
-    let keep = |row: &[u8]| if whole { row.to_vec() } else { first_column(row).to_vec() };
+    old.each_row(reader, &news, &mut |row, _| *left.entry(hasher.hash_one(row)).or_default() += 1)?;
+    let keep = |row: &[u8]| if whole { row.to_vec() } else { Vec::new() };
     let mut changes: Changes = Vec::new();
-    sides.each_row(reader, &sides.new, &mut |row| match left.get_mut(&hasher.hash_one(row)) {
+    let mut first_columns: Vec<u64> = Vec::new();
+    new.each_row(reader, &olds, &mut |row, first| match left.get_mut(&hasher.hash_one(row)) {
         Some(times) if *times > 0 => *times -= 1,
-        _ => changes.push((None, Some(keep(row)))),
+        _ => {
+            changes.push((None, Some(keep(row))));
+            first_columns.push(hasher.hash_one(&row[..first]));
+        }
     })?;
     left.retain(|_, times| *times > 0);
+    if left.is_empty() {
+        return Ok(changes);
+    }
     // By its first column, the first change that has no older form yet.
-    let mut added: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
-    for (i, (_, row)) in changes.iter().enumerate().rev() {
-        added.entry(first_column(row.as_deref().unwrap_or_default()).to_vec()).or_default().push(i);
+    let mut added: HashMap<u64, Vec<usize>> = HashMap::new();
+    for (i, first) in first_columns.into_iter().enumerate().rev() {
+        added.entry(first).or_default().push(i);
     }
-    if !left.is_empty() {
-        let mut removed = Vec::new();
-        sides.each_row(reader, &sides.old, &mut |row| {
-            if let Some(times) = left.get_mut(&hasher.hash_one(row))
-                && *times > 0
-            {
-                *times -= 1;
-                match added.get_mut(first_column(row)).and_then(Vec::pop) {
-                    Some(i) => changes[i].0 = Some(keep(row)),
-                    None => removed.push((Some(keep(row)), None)),
-                }
+    let mut removed = Vec::new();
+    old.each_row(reader, &news, &mut |row, first| {
+        if let Some(times) = left.get_mut(&hasher.hash_one(row))
+            && *times > 0
+        {
+            *times -= 1;
+            match added.get_mut(&hasher.hash_one(&row[..first])).and_then(Vec::pop) {
+                Some(i) => changes[i].0 = Some(keep(row)),
+                None => removed.push((Some(keep(row)), None)),
             }
-        })?;
-        changes.append(&mut removed);
-    }
+        }
+    })?;
+    changes.append(&mut removed);
     Ok(changes)
 }
 
-/// A row up to its first tab or comma.
-fn first_column(row: &[u8]) -> &[u8] {
-    &row[..memchr::memchr2(b'\t', b',', row).unwrap_or(row.len())]
+/// The chunks of a side, and how rows stand in them.
+struct Chunks {
+    entries: Vec<RecipeEntry>,
+    form: Form,
 }
 
-/// The chunks of both, and which of them one side alone has.
-struct Sides {
-    old: Vec<RecipeEntry>,
-    new: Vec<RecipeEntry>,
-    both: HashSet<BlobId>,
-}
-
-impl Sides {
-    fn read(reader: &Reader<'_>, old: Option<&Part>, new: Option<&Part>) -> Result<Self> {
-        let entries = |part: Option<&Part>| -> Result<Vec<RecipeEntry>> {
-            part.map_or_else(|| Ok(Vec::new()), |part| reader.entries(&part.recipe).collect())
+impl Chunks {
+    fn read(reader: &Reader<'_>, side: Side<'_>) -> Result<Self> {
+        let Some((part, dialect)) = side else { return Ok(Self { entries: Vec::new(), form: Form::of(None, &[]) }) };
+        let entries: Vec<RecipeEntry> = reader.entries(&part.recipe).collect::<Result<_>>()?;
+        let head = match entries.first() {
+            Some(first) if dialect.is_some() => reader.blob(&first.id)?,
+            _ => Vec::new(),
         };
-        let (old, new) = (entries(old)?, entries(new)?);
-        let olds: HashSet<BlobId> = old.iter().map(|entry| entry.id).collect();
-        let both = new.iter().map(|entry| entry.id).filter(|id| olds.contains(id)).collect();
-        Ok(Self { old, new, both })
+        Ok(Self { form: Form::of(dialect, &head), entries })
     }
 
-    /// Every row that touches a chunk that one side alone has.
-    fn each_row(&self, reader: &Reader<'_>, entries: &[RecipeEntry], row: &mut dyn FnMut(&[u8])) -> Result<()> {
-        let mut rows = Rows::default();
-        let mut reading = false;
-        for (i, entry) in entries.iter().enumerate() {
-            if self.both.contains(&entry.id) {
-                if reading {
-                    // The last row of the run may end here.
-                    rows.take(&reader.blob(&entry.id)?, row, true);
-                    reading = false;
-                }
-                continue;
+    fn ids(&self) -> HashSet<BlobId> {
+        self.entries.iter().map(|entry| entry.id).collect()
+    }
+
+    /// Every row that touches a chunk that is not one of `others`.
+    fn each_row(&self, reader: &Reader<'_>, others: &HashSet<BlobId>, take: Take<'_>) -> Result<()> {
+        let wanted = |at: usize| !others.contains(&self.entries[at].id);
+        let mut rows = Rows::new(self.form);
+        // The first chunk that was not passed.
+        let mut next = 0;
+        while let Some(first) = (next..self.entries.len()).find(|at| wanted(*at)) {
+            if self.form.has_lines()
+                && let Some((line, before)) = self.line_before(reader, next..first)?
+            {
+                (rows, next) = (Rows::within(self.form), before + 1);
+                rows.pass(&line, false, false, take);
             }
-            if !reading && i > 0 {
-                rows.begin_behind(&reader.blob(&entries[i - 1].id)?);
+            while next < self.entries.len() && (next <= first || wanted(next) || rows.is_waiting()) {
+                rows.pass(&reader.blob(&self.entries[next].id)?, wanted(next), false, take);
+                next += 1;
             }
-            reading = true;
-            rows.take(&reader.blob(&entry.id)?, row, false);
         }
-        rows.end(row);
+        rows.pass(&[], false, true, take);
         Ok(())
     }
-}
 
-/// Cuts a table's bytes into rows.
-#[derive(Default)]
-struct Rows {
-    /// A row that has not ended.
-    open: Vec<u8>,
-}
-
-impl Rows {
-    /// The next bytes follow these.
-    fn begin_behind(&mut self, before: &[u8]) {
-        self.open.clear();
-        self.open.extend_from_slice(&before[last_end(before)..]);
-    }
-
-    /// The next bytes; with `only_first`, only the row that ends first in them, if one is open.
-    fn take(&mut self, bytes: &[u8], row: &mut dyn FnMut(&[u8]), only_first: bool) {
-        if only_first && self.open.is_empty() {
-            return;
-        }
-        let mut at = 0;
-        while let Some(end) = next_end(bytes, at) {
-            self.open.extend_from_slice(&bytes[at..end]);
-            at = end;
-            self.end(row);
-            if only_first {
-                return;
+    /// The beginning of the last line that begins in these chunks, and the chunk where it does.
+    fn line_before(&self, reader: &Reader<'_>, chunks: Range<usize>) -> Result<Option<(Vec<u8>, usize)>> {
+        for at in chunks.rev() {
+            let mut bytes = reader.blob(&self.entries[at].id)?;
+            if let Some(line) = last_line(&bytes) {
+                bytes.drain(..line);
+                return Ok(Some((bytes, at)));
             }
         }
-        self.open.extend_from_slice(&bytes[at..]);
+        Ok(None)
     }
-
-    fn end(&mut self, row: &mut dyn FnMut(&[u8])) {
-        let text = self.open.trim_ascii();
-        let text = text.strip_suffix(b"),(").unwrap_or(text);
-        let text = text.strip_suffix(b");").or_else(|| text.strip_suffix(b"),")).unwrap_or(text);
-        let text = if text.starts_with(b"INSERT ") || text.starts_with(b"REPLACE ") {
-            memchr::memmem::find(text, b"(").map_or(text, |at| &text[at + 1..])
-        } else {
-            text.strip_prefix(b"(").unwrap_or(text)
-        };
-        if !text.is_empty() {
-            row(text);
-        }
-        self.open.clear();
-    }
-}
-
-/// Where the row ends that begins at `from`: behind a line feed, or behind `),(`.
-fn next_end(bytes: &[u8], from: usize) -> Option<usize> {
-    memchr::memchr2_iter(b'\n', b'(', &bytes[from..])
-        .map(|at| from + at + 1)
-        .find(|end| bytes[end - 1] == b'\n' || bytes[from..*end].ends_with(b"),("))
-}
-
-fn last_end(bytes: &[u8]) -> usize {
-    let line = memchr::memrchr(b'\n', bytes).map_or(0, |at| at + 1);
-    let tuple = memchr::memmem::rfind(bytes, b"),(").map_or(0, |at| at + 3);
-    line.max(tuple)
 }

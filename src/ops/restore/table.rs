@@ -10,6 +10,7 @@ use crate::transform::segment::sql::Dialect;
 use crate::transform::segment::units::{UnitFilter, UnitGatherer};
 use crate::transform::segment::{THE_REST, base_name};
 
+use super::super::dump::dialect;
 use super::super::select::{Narrow, no_part};
 use super::Work;
 use super::definitions::{Chosen, Role, choose};
@@ -38,11 +39,17 @@ impl<'d> TablePlan<'d> {
         };
         let statements =
             || parts.iter().enumerate().filter(|(_, part)| part.kind == PartKind::Statements && here(part));
-        let dialect = match statements().next() {
-            Some((_, first)) => work.dialect(first)?,
-            None => None,
-        };
-        let dialect = dialect.ok_or_else(|| no_part(snapshot, name))?;
+        let dialect = dialect(work.reader, snapshot)?.ok_or_else(|| no_part(snapshot, name))?;
+        if narrow == Narrow::AsItIs {
+            // No definition is asked for, so none is read.
+            let is_it = |part: &&Part| matches!(part.kind, PartKind::Table { .. }) && base_name(&part.name) == name;
+            let parts: Vec<&Part> = parts.iter().filter(is_it).collect();
+            if parts.is_empty() {
+                return Err(Error::new(Kind::NotFound, format!("`{name}` has no rows of its own"))
+                    .hint("`alluvium restore` writes its definition"));
+            }
+            return Ok(Self { name: name.to_owned(), dialect, before: Vec::new(), parts, after: Vec::new(), narrow });
+        }
         let mut texts: Vec<(usize, Vec<u8>)> = Vec::new();
         let mut held = 0;
         for (i, part) in statements() {
@@ -94,13 +101,6 @@ impl<'d> TablePlan<'d> {
         for note in &chosen.left_out {
             work.report.warn(note);
         }
-        if narrow == Narrow::AsItIs {
-            if tables.is_empty() {
-                return Err(Error::new(Kind::NotFound, format!("`{name}` has no rows of its own"))
-                    .hint("`alluvium restore` writes its definition"));
-            }
-            (before, after) = (Vec::new(), Vec::new());
-        }
         // PostgreSQL's tables are defined outside of their parts.
         let parts = if narrow == Narrow::Schema && dialect == Dialect::Postgres { Vec::new() } else { tables };
         Ok(Self { name: name.to_owned(), dialect, before, parts, after, narrow })
@@ -130,13 +130,5 @@ impl<'d> TablePlan<'d> {
             filter.pass(&[], true, out)?;
         }
         out(&self.after)
-    }
-}
-
-impl Work<'_> {
-    /// Whose dump the part begins.
-    fn dialect(&self, first: &Part) -> Result<Option<Dialect>> {
-        let Some(entry) = self.reader.entries(&first.recipe).next().transpose()? else { return Ok(None) };
-        Ok(Dialect::recognise(&self.reader.blob(&entry.id)?))
     }
 }

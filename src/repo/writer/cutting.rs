@@ -7,14 +7,15 @@ use super::worker::Worked;
 use super::{Predict, StoredPart};
 use crate::format::manifest::Digest;
 use crate::format::recipe::Recipe;
+use crate::transform::grain::Places;
 use crate::transform::hash::StreamHasher;
 use crate::transform::segment::{Begin, Holds, Segmenter};
 
 /// One stream being cut.
 pub(super) struct Cutting<'p> {
     pub(super) segmenter: Option<Segmenter>,
-    /// Bytes of a page, where chunks hold whole pages.
-    pub(super) page: Option<usize>,
+    /// Where chunks of the part that is being cut should end.
+    pub(super) places: Places,
     /// Bytes at the end of what was read that the segmenter has not consumed.
     pub(super) unconsumed: usize,
     pub(super) predict: Predict<'p>,
@@ -63,10 +64,10 @@ impl<'p> Cutting<'p> {
             (name, Some(holds))
         });
         let hasher = name.is_some().then(StreamHasher::new);
-        let page = segmenter.as_ref().and_then(Segmenter::page);
+        let grain = segmenter.as_ref().map(Segmenter::first_grain);
         Self {
             segmenter,
-            page,
+            places: Places::new(grain.unwrap_or_default()),
             unconsumed: 0,
             predict,
             prediction: predict(name.as_deref()),
@@ -92,6 +93,7 @@ impl<'p> Cutting<'p> {
             bytes: 0,
             hasher: Some(StreamHasher::new()),
         };
+        self.places = Places::new(begin.as_ref().map(|begin| begin.grain).unwrap_or_default());
         self.prediction = begin.and_then(|begin| (self.predict)(Some(&begin.name)));
         let CutPart { name, holds, bytes, hasher } = std::mem::replace(&mut self.part, next);
         let blake3 = hasher.map_or([0; 32], |hasher| *hasher.finalize().as_bytes());

@@ -9,6 +9,7 @@
 //! collection does. Documents are passed over by the lengths that they begin with. What is no document ends this: the rest
 //! stays in the segment that it is in.
 
+use super::super::grain::Grain;
 use super::{Holds, LOOKAHEAD, Ledger, short_name};
 
 /// The name of what stands in front of the blocks: options and indexes of all collections.
@@ -24,6 +25,11 @@ const SEGMENTS_OF_ANY_SIZE: usize = 64;
 /// A large segment, in bytes.
 const LARGE: u64 = 1 << 20;
 
+/// Whether an archive that became so many segments behind the prelude holds one collection in each.
+pub fn holds_one_collection_each(segments: usize) -> bool {
+    segments <= SEGMENTS_OF_ANY_SIZE
+}
+
 /// Where an archive is, and in which segment.
 pub struct Archive {
     state: State,
@@ -35,6 +41,36 @@ pub struct Archive {
     segments: usize,
     /// Bytes of the current one.
     bytes: u64,
+    /// Bytes consumed by earlier scans.
+    pub(super) consumed: u64,
+    /// What stands where, when somebody wants to know.
+    things: Option<Vec<(u64, Thing)>>,
+}
+
+/// What an archive consists of, behind its magic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Thing {
+    /// A document of the prelude.
+    Prelude,
+    /// A block's header.
+    Block(Header),
+    /// A document of a block.
+    Document,
+    /// The prelude's end.
+    PreludeEnd,
+    /// A block's end.
+    End,
+    /// What is none of these, up to the archive's end.
+    Unknown,
+}
+
+/// What a block's header says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    /// `db.collection`
+    pub(super) collection: String,
+    /// At a collection's end, the checksum of all its documents: CRC-64 of ECMA-182, reflected.
+    pub(super) checksum: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,7 +92,28 @@ impl Archive {
     pub fn recognise(head: &[u8]) -> Option<Self> {
         document_bytes(head.strip_prefix(&MAGIC)?)?;
         let skip = MAGIC.len() as u64;
-        Some(Self { state: State::Prelude, skip, collection: None, segments: 0, bytes: 0 })
+        Some(Self { state: State::Prelude, skip, collection: None, segments: 0, bytes: 0, consumed: 0, things: None })
+    }
+
+    /// One that notes what stands where, if an archive begins with `head`.
+    pub(super) fn of_things(head: &[u8]) -> Option<Self> {
+        Some(Self { things: Some(Vec::new()), ..Self::recognise(head)? })
+    }
+
+    /// What began since this was asked last, and where in the stream.
+    pub(super) fn take_things(&mut self) -> Vec<(u64, Thing)> {
+        self.things.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn note(&mut self, at: usize, thing: Thing) {
+        if let Some(things) = &mut self.things {
+            things.push((self.consumed + at as u64, thing));
+        }
+    }
+
+    /// What the first segment consists of.
+    pub fn first_grain() -> Grain {
+        Grain::Documents { from: MAGIC.len() as u64 }
     }
 
     /// See [`Segmenter::scan`](super::Segmenter::scan).
@@ -68,17 +125,14 @@ impl Archive {
             self.bytes += skipped as u64;
             at += skipped;
             let rest = &bytes[at..];
-            if rest.is_empty() {
+            let stays = rest.is_empty() || self.state != State::Rest && self.step(rest, at, ledger).is_none();
+            if stays && (rest.is_empty() || !last) {
+                self.consumed += at as u64;
                 return at;
             }
-            if self.state != State::Rest && self.step(rest, at, ledger).is_none() {
-                if !last {
-                    return at;
-                }
-                self.state = State::Rest;
-            }
-            if self.state == State::Rest {
-                self.skip = u64::MAX;
+            if stays || self.state == State::Rest {
+                self.note(at, Thing::Unknown);
+                (self.state, self.skip) = (State::Rest, u64::MAX);
             }
         }
     }
@@ -93,15 +147,21 @@ impl Archive {
         let is_end = *rest.first_chunk()? == END;
         let length = document_bytes(rest);
         (self.state, self.skip) = match (self.state, length) {
-            (State::Prelude | State::Block, None) if is_end => (State::Between, END.len() as u64),
+            (state @ (State::Prelude | State::Block), None) if is_end => {
+                self.note(at, if state == State::Block { Thing::End } else { Thing::PreludeEnd });
+                (State::Between, END.len() as u64)
+            }
             (state @ (State::Prelude | State::Block), Some(length)) => {
-                (State::LastByte { block: state == State::Block }, u64::from(length) - 1)
+                let block = state == State::Block;
+                self.note(at, if block { Thing::Document } else { Thing::Prelude });
+                (State::LastByte { block }, u64::from(length) - 1)
             }
             (State::Between, Some(length)) if length as usize <= LOOKAHEAD => {
-                let header = rest.get(..length as usize)?;
-                match collection(header).filter(|_| !ledger.is_full()) {
-                    Some(collection) => {
-                        self.belong(collection, at, ledger);
+                let header = header(rest.get(..length as usize)?);
+                match header.filter(|_| !ledger.is_full()) {
+                    Some(header) => {
+                        self.belong(header.collection.clone(), at, ledger);
+                        self.note(at, Thing::Block(header));
                         (State::LastByte { block: true }, u64::from(length) - 1)
                     }
                     None => (State::Rest, 0),
@@ -116,12 +176,17 @@ impl Archive {
     fn belong(&mut self, collection: String, at: usize, ledger: &mut Ledger) {
         let differs = self.collection.as_ref() != Some(&collection);
         if differs && (self.bytes >= LARGE * (self.segments / SEGMENTS_OF_ANY_SIZE) as u64) {
-            ledger.begin(at, &collection, Holds::Piece);
+            ledger.begin(at, &collection, Holds::Piece, Grain::Documents { from: 0 });
             self.segments += 1;
             self.bytes = 0;
         }
         self.collection = Some(collection);
     }
+}
+
+/// Bytes of what stands where a document or an end should: as the document says, or of the end. `None` for anything else.
+pub fn thing_bytes(bytes: &[u8]) -> Option<u32> {
+    if bytes.starts_with(&END) { Some(END.len() as u32) } else { document_bytes(bytes) }
 }
 
 /// The length that a document begins with, if it can be one.
@@ -130,19 +195,42 @@ fn document_bytes(bytes: &[u8]) -> Option<u32> {
     (DOCUMENT_MIN..=DOCUMENT_MAX).contains(&length).then_some(length)
 }
 
-/// The collection that a block's header names: `db.collection`.
-fn collection(header: &[u8]) -> Option<String> {
+/// A block's header.
+fn header(document: &[u8]) -> Option<Header> {
+    let (mut is_last, mut checksum) = (false, None);
+    let collection = read_fields(document, &mut |kind, name, value| match (kind, name) {
+        (8, b"EOF") => is_last = value == [1],
+        (18, b"CRC") => checksum = value.first_chunk().copied().map(u64::from_le_bytes),
+        _ => {}
+    })?;
+    Some(Header { collection, checksum: checksum.filter(|_| is_last) })
+}
+
+/// The collection that a document of the prelude describes, and what it says: options and indexes, as JSON.
+pub(super) fn metadata(document: &[u8]) -> Option<(String, Vec<u8>)> {
+    let mut metadata = None;
+    let collection = read_fields(document, &mut |kind, name, value| {
+        if (kind, name) == (2, b"metadata") {
+            metadata = string(value).map(<[u8]>::to_vec);
+        }
+    })?;
+    Some((collection, metadata?))
+}
+
+/// Gives the fields of a document, each with its kind, its name and its value, and returns the collection that they name:
+/// `db.collection`.
+fn read_fields(document: &[u8], take: &mut impl FnMut(u8, &[u8], &[u8])) -> Option<String> {
     let (mut database, mut collection) = (None, None);
-    let mut rest = header.get(4..header.len().checked_sub(1)?)?;
+    let mut rest = document.get(4..document.len().checked_sub(1)?)?;
     while let Some((kind, after)) = rest.split_first() {
-        let (name, value) = until_zero(after)?;
-        let length = value_bytes(*kind, value)?;
+        let (name, rest_of_it) = until_zero(after)?;
+        let (value, next) = rest_of_it.split_at_checked(value_bytes(*kind, rest_of_it)?)?;
         match (kind, name) {
             (2, b"db") => database = Some(string(value)?),
             (2, b"collection") => collection = Some(string(value)?),
-            _ => {}
+            _ => take(*kind, name, value),
         }
-        rest = value.get(length..)?;
+        rest = next;
     }
     Some(short_name(&[database?, b".", collection?].concat()))
 }

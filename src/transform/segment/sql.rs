@@ -6,6 +6,7 @@
 
 use memchr::{memchr, memchr_iter, memchr2, memmem};
 
+use super::super::grain::Grain;
 use super::{Holds, LOOKAHEAD, Ledger};
 
 /// The name of what belongs to no one table.
@@ -70,6 +71,21 @@ pub struct Sql {
     table: Option<String>,
     /// Where units begin, and whether they hold rows, when somebody wants to know.
     units: Option<Vec<(u64, bool)>>,
+    /// Where rows begin and end, when somebody wants to know.
+    rows: Option<Vec<(u64, Mark)>>,
+    /// The first comma of a row is still to come.
+    first_column: bool,
+}
+
+/// A place in a row; commas and parentheses belong to none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// Its first byte.
+    Begin,
+    /// Behind its first column, where it has more than one.
+    FirstColumn,
+    /// Behind its last byte.
+    End,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +159,28 @@ impl Sql {
         self.units.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
+    /// A lexer that notes where rows begin and end.
+    pub(super) fn of_rows(dialect: Dialect) -> Self {
+        Self { rows: Some(Vec::new()), ..Self::new(dialect) }
+    }
+
+    /// The same for a stream that begins with a line in the middle of a table, whose rows are of `COPY` if it `copies`.
+    pub(super) fn of_rows_within(dialect: Dialect, copies: bool) -> Self {
+        let state = if copies { State::Rows { fresh: true } } else { State::Between };
+        Self { state, ..Self::of_rows(dialect) }
+    }
+
+    /// The places in rows that were passed since this was asked last.
+    pub(super) fn take_rows(&mut self) -> Vec<(u64, Mark)> {
+        self.rows.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn note_row(&mut self, at: usize, mark: Mark) {
+        if let Some(rows) = &mut self.rows {
+            rows.push((self.consumed + at as u64, mark));
+        }
+    }
+
     fn new(dialect: Dialect) -> Self {
         Self {
             dialect,
@@ -154,6 +192,8 @@ impl Sql {
             database: None,
             table: None,
             units: None,
+            rows: None,
+            first_column: false,
         }
     }
 
@@ -213,7 +253,12 @@ impl Sql {
             self.note_unit(at, Kind::Other);
             return at + blank + line + 1;
         }
-        let (kind, belongs) = self.classify(comments, head);
+        let (kind, belongs) = if self.rows.is_some() && head[0] == b'(' {
+            // A stream that begins within an `INSERT`.
+            (Kind::Insert { values: true }, Belongs::Here)
+        } else {
+            self.classify(comments, head)
+        };
         self.belong(belongs, at, ledger);
         self.note_unit(at, kind);
         self.enter(kind);
@@ -270,8 +315,8 @@ impl Sql {
         }
         let inside = |name: &str| self.database.as_ref().map_or_else(|| name.to_owned(), |d| format!("{d}/{name}"));
         match &table {
-            Some(name) => ledger.begin(at, &inside(name), Holds::Table),
-            None => ledger.begin(at, &inside(DEFINITIONS), Holds::Statements),
+            Some(name) => ledger.begin(at, &inside(name), Holds::Table, Grain::Any),
+            None => ledger.begin(at, &inside(DEFINITIONS), Holds::Statements, Grain::Any),
         }
         self.table = table;
     }
@@ -347,10 +392,12 @@ impl Sql {
     /// Follows a statement up to its end, or to `limit`.
     fn inside(&mut self, bytes: &[u8], from: usize, limit: usize, ledger: &mut Ledger) -> usize {
         let mut at = from;
+        let commas = self.rows.is_some();
+        let interesting = |byte: &u8| INTERESTING[usize::from(*byte)] || (commas && *byte == b',');
         while at < limit {
             match &mut self.statement.lexed {
                 Lexed::Plain => {
-                    let Some(found) = bytes[at..limit].iter().position(|byte| INTERESTING[usize::from(*byte)]) else {
+                    let Some(found) = bytes[at..limit].iter().position(interesting) else {
                         return limit;
                     };
                     at += found;
@@ -438,7 +485,15 @@ impl Sql {
                 return at + 1;
             }
             b')' => {
+                if self.statement.depth == 1 && self.statement.kind == (Kind::Insert { values: true }) {
+                    self.note_row(at, Mark::End);
+                }
                 self.statement.depth = self.statement.depth.saturating_sub(1);
+                return at + 1;
+            }
+            b',' if self.first_column && self.statement.depth == 1 => {
+                self.first_column = false;
+                self.note_row(at, Mark::FirstColumn);
                 return at + 1;
             }
             _ => return at + 1,
@@ -455,6 +510,10 @@ impl Sql {
             let values = values || self.ends_with(bytes, at, b"VALUES");
             self.statement.kind = Kind::Insert { values };
             ledger.rows += u64::from(values);
+            if values && self.rows.is_some() {
+                self.first_column = true;
+                self.note_row(at + 1, Mark::Begin);
+            }
         }
         self.statement.depth += 1;
     }
@@ -544,15 +603,47 @@ impl Sql {
         while let Some(found) = memmem::find(&bytes[at..bytes.len().min(limit + 2)], b"\n\\.") {
             let line = at + found + 1;
             if let Some(end) = end_at(line) {
-                ledger.rows += memchr_iter(b'\n', &bytes[from..line]).count() as u64;
+                ledger.rows += self.lines(bytes, from, line, fresh);
                 self.state = State::Between;
                 return end;
             }
             at = line;
         }
-        ledger.rows += memchr_iter(b'\n', &bytes[from..limit]).count() as u64;
+        ledger.rows += self.lines(bytes, from, limit, fresh);
         self.state = State::Rows { fresh: bytes[limit - 1] == b'\n' };
         limit
+    }
+
+    /// Lines that end in `bytes[from..until]`, of which one begins at `from` if that is `fresh`.
+    fn lines(&mut self, bytes: &[u8], from: usize, until: usize, fresh: bool) -> u64 {
+        let ends = memchr_iter(b'\n', &bytes[from..until]);
+        if self.rows.is_none() {
+            return ends.count() as u64;
+        }
+        let (mut rows, mut begin, mut begins) = (0, from, fresh);
+        for end in ends.map(|end| from + end) {
+            self.note_line(bytes, begin..end, begins);
+            self.note_row(end, Mark::End);
+            (rows, begin, begins) = (rows + 1, end + 1, true);
+        }
+        if begin < until {
+            self.note_line(bytes, begin..until, begins);
+        }
+        rows
+    }
+
+    /// Notes where a line, or the rest of one, begins and where its first column ends.
+    fn note_line(&mut self, bytes: &[u8], line: std::ops::Range<usize>, begins: bool) {
+        if begins {
+            self.first_column = true;
+            self.note_row(line.start, Mark::Begin);
+        }
+        if self.first_column
+            && let Some(tab) = memchr(b'\t', &bytes[line.clone()])
+        {
+            self.first_column = false;
+            self.note_row(line.start + tab, Mark::FirstColumn);
+        }
     }
 }
 

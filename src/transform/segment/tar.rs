@@ -3,9 +3,10 @@
 //! A member is a header of one block of 512 bytes and its content, filled up to a whole block. Headers for what does not fit
 //! into it (`x` of PAX; `L` and `K` of GNU: a long name) are members themselves, in front of the one that they belong to. A
 //! large member is a segment, so is every run of small ones. What is no header ends this: the rest stays in the segment that
-//! it is in. Content is passed over without being looked at.
+//! it is in. Of content only the first bytes are looked at, to tell data files of PostgreSQL.
 
-use super::{Holds, LOOKAHEAD, Ledger, short_name};
+use super::super::grain::Grain;
+use super::{Holds, LOOKAHEAD, Ledger, PAGE_HEADER, postgres_page, short_name};
 
 /// The name of members that are not segments of their own.
 const SMALL: &str = "small members";
@@ -23,6 +24,7 @@ pub struct Tar {
     /// The current segment is a run of small members.
     small: bool,
     first: String,
+    first_grain: Grain,
 }
 
 impl Tar {
@@ -32,16 +34,21 @@ impl Tar {
         if !header.is_plausible() {
             return None;
         }
-        let first = match look(head) {
-            Found::Member(Member { name, size, .. }) if size >= LARGE => name,
-            _ => SMALL.to_owned(),
+        let (first, first_grain) = match look(head) {
+            Found::Member(Member { name, size, grain, .. }) if size >= LARGE => (name, grain.unwrap_or_default()),
+            _ => (SMALL.to_owned(), Grain::Any),
         };
-        Some(Self { skip: 0, fresh: true, small: first == SMALL, first })
+        Some(Self { skip: 0, fresh: true, small: first == SMALL, first, first_grain })
     }
 
     /// The name of the first segment.
     pub fn first(&self) -> &str {
         &self.first
+    }
+
+    /// What the first segment consists of.
+    pub fn first_grain(&self) -> Grain {
+        self.first_grain
     }
 
     /// See [`Segmenter::scan`](super::Segmenter::scan).
@@ -55,13 +62,14 @@ impl Tar {
                 return at;
             }
             self.skip = match look(&bytes[at..]) {
+                Found::Member(Member { grain: None, .. }) if !last && !self.fresh => return at,
                 Found::Member(member) if !ledger.is_full() => {
-                    let large = member.size >= LARGE;
-                    self.belong(large, at, if large { &member.name } else { SMALL }, ledger);
+                    let large = (member.size >= LARGE).then(|| (&member.name[..], member.grain.unwrap_or_default()));
+                    self.belong(large, at, ledger);
                     member.bytes
                 }
                 Found::TooLong(bytes) if !ledger.is_full() => {
-                    self.belong(false, at, SMALL, ledger);
+                    self.belong(None, at, ledger);
                     bytes
                 }
                 Found::Unfinished if !last => return at,
@@ -70,14 +78,16 @@ impl Tar {
         }
     }
 
-    /// The member at `at` is `large`: a segment begins, unless it is one more small one.
-    fn belong(&mut self, large: bool, at: usize, name: &str, ledger: &mut Ledger) {
-        let goes_on = self.small && !large;
+    /// A member stands at `at`; its name and what it consists of, if it is `large`. A segment begins, unless it is one more
+    /// small one.
+    fn belong(&mut self, large: Option<(&str, Grain)>, at: usize, ledger: &mut Ledger) {
+        let goes_on = self.small && large.is_none();
         if !self.fresh && !goes_on {
-            ledger.begin(at, name, Holds::Piece);
+            let (name, grain) = large.unwrap_or((SMALL, Grain::Any));
+            ledger.begin(at, name, Holds::Piece, grain);
         }
         self.fresh = false;
-        self.small = !large;
+        self.small = large.is_none();
     }
 }
 
@@ -99,6 +109,8 @@ struct Member {
     size: u64,
     /// Bytes of all of it.
     bytes: u64,
+    /// What it consists of; `None` while its content is still to come that tells.
+    grain: Option<Grain>,
 }
 
 /// What headers in front of a member's own one say.
@@ -146,7 +158,19 @@ fn member(header: &Header<'_>, said: Said, bytes: &[u8], content: usize) -> Foun
     let Some(filled) = size.checked_next_multiple_of(BLOCK as u64) else { return Found::Nothing };
     let Some(all) = filled.checked_add(content as u64) else { return Found::Nothing };
     let name = said.name.unwrap_or_else(|| header.name());
-    Found::Member(Member { name: short_name(&name), size, bytes: all })
+    let grain = grain(header, size, bytes, content);
+    Found::Member(Member { name: short_name(&name), size, bytes: all, grain })
+}
+
+/// What a member of `size` bytes consists of whose content begins at `content`: of a data file of PostgreSQL, of its pages.
+fn grain(header: &Header<'_>, size: u64, bytes: &[u8], content: usize) -> Option<Grain> {
+    let may_be = size >= LARGE && header.is_file() && content + PAGE_HEADER <= LOOKAHEAD;
+    if !may_be {
+        return Some(Grain::Any);
+    }
+    let page = postgres_page(bytes.get(content..content + PAGE_HEADER)?);
+    let page = page.filter(|page| size.is_multiple_of(*page as u64));
+    Some(page.map_or(Grain::Any, |page| Grain::Pages { page, from: content as u64 }))
 }
 
 /// Where the map of a sparse file ends (GNU): its header, which ends at `at`, and every block of it say whether one follows.
@@ -231,6 +255,11 @@ impl<'b> Header<'b> {
     /// Links, devices, folders and pipes have none, whatever size they tell.
     fn has_content(&self) -> bool {
         !matches!(self.kind, b'1'..=b'6')
+    }
+
+    /// Is it a plain file?
+    fn is_file(&self) -> bool {
+        matches!(self.kind, 0 | b'0' | b'7')
     }
 
     /// The name in this header alone, cut where it is long.

@@ -1,7 +1,7 @@
 //! Statements of a dump, one by one, with the comments in front of each: for whoever wants some of them.
 
 use super::Ledger;
-use super::sql::{Dialect, Sql, blank};
+use super::sql::{Dialect, Sql, Words, blank};
 
 /// Cuts a text of whole statements into its units: each statement with the comments in front of it.
 pub fn units(dialect: Dialect, text: &[u8]) -> Vec<&[u8]> {
@@ -10,6 +10,12 @@ pub fn units(dialect: Dialect, text: &[u8]) -> Vec<&[u8]> {
     let mut begins: Vec<usize> = sql.take_units().into_iter().map(|(at, _)| at as usize).collect();
     begins.push(text.len());
     begins.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
+}
+
+/// Whether a table that begins with `head` has its rows in a `COPY`, as far as that shows.
+pub fn copies(dialect: Dialect, head: &[u8]) -> bool {
+    let is_copy = |unit: &&[u8]| Words::of(&unit[blank(dialect, unit).unwrap_or(0)..]).after(&["COPY"]).is_some();
+    dialect == Dialect::Postgres && units(dialect, head).iter().any(is_copy)
 }
 
 /// Cuts a stream into units.
