@@ -307,7 +307,8 @@ fn narrowed(repo: &Repository, snapshot: &Snapshot, name: &str, narrow: Narrow) 
         snapshot_and_part(std::slice::from_ref(snapshot), &text, &jiff::tz::TimeZone::UTC).expect("a part");
     let wanted = wanted.narrowed(narrow).expect("it can be narrowed");
     let (mut out, report) = (Vec::new(), Collect::default());
-    restore(&indexed(repo), found, &wanted, Target::Stream(&mut out), 96 << 20, &report, &Cancel::new()).expect("restore");
+    restore(&indexed(repo), found, &wanted, Target::Stream(&mut out), 96 << 20, &report, &Cancel::new())
+        .expect("restore");
     (out, report.warnings())
 }
 
