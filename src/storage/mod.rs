@@ -160,13 +160,16 @@ pub trait Storage: Send + Sync {
     }
 }
 
+/// Whoever hears of trouble, in words.
+pub type Hears = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// Who opens a store: what an address must not hold and no store finds by itself, and who hears of trouble.
 #[derive(Clone, Default)]
 pub struct Caller {
     /// The password of a WebDAV user.
     pub webdav_password: Option<String>,
     /// Is told when requests go on failing and are made again: otherwise a bad network only looks slow.
-    pub hears: Option<Arc<dyn Fn(&str) + Send + Sync>>,
+    pub hears: Option<Hears>,
 }
 
 /// The store at an address. Nothing is created.

@@ -10,8 +10,8 @@
 //! large as the largest object, and neither tells a first contact from the thousandth.
 
 use std::future::Future;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use opendal::{ErrorKind, Result};
@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 
 use super::failure;
 use crate::env::lock;
+use crate::storage::Hears;
 use crate::storage::address::RemoteAddress;
 
 /// Uploads up to this size are not slowed down.
@@ -182,9 +183,6 @@ fn pause(failures: u32) -> Duration {
     whole / 2 + (whole / 2).mul_f64(f64::from(lot) / f64::from(u32::MAX))
 }
 
-/// Whoever hears of trouble.
-type Hears = Arc<dyn Fn(&str) + Send + Sync>;
-
 /// Tells that requests fail and are made again: at once, and ever more rarely.
 struct Trouble {
     location: String,
@@ -236,6 +234,8 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
