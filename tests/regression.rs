@@ -249,3 +249,15 @@ fn what_comes_back_is_well_again() {
     assert!(problems(&repo).is_empty(), "{:?}", problems(&repo));
     assert!(problems(&repo).is_empty());
 }
+
+/// Found by fuzzing: a zero fraction is a whole second too, and a time's own text means that time.
+#[test]
+fn a_whole_second_means_its_end_however_it_is_written() {
+    let zone = jiff::tz::TimeZone::UTC;
+    let end = "2026-01-04T03:04:05.999999999Z".parse().ok();
+    for text in ["2026-01-04T03:04:05Z", "2026-01-04T03:04:05.0Z", "2026-01-04 03:04:05", "2026-01-04 03:04:05.000"] {
+        assert_eq!(alluvium::ops::select::parse_time(text, &zone), end, "{text}");
+    }
+    let exact = "2026-01-04T03:04:05.5Z";
+    assert_eq!(alluvium::ops::select::parse_time(exact, &zone), exact.parse().ok());
+}

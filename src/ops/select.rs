@@ -208,10 +208,12 @@ pub fn only_part(snapshot: &Snapshot) -> Result<&Part> {
 /// `zone`. A date alone means its end: "the newest of that day".
 pub fn parse_time(text: &str, zone: &TimeZone) -> Option<Timestamp> {
     // A time to the second means the second's end: that is how snapshots are shown.
-    let rest_of_second =
-        if text.contains('.') { SignedDuration::ZERO } else { SignedDuration::from_nanos(999_999_999) };
-    if let Ok(time) = text.parse::<Timestamp>() {
-        return time.checked_add(rest_of_second).ok();
+    let to_its_end = |time: Timestamp| match time.subsec_nanosecond() {
+        0 => time.checked_add(SignedDuration::from_nanos(999_999_999)).ok(),
+        _ => Some(time),
+    };
+    if let Ok(time) = text.parse() {
+        return to_its_end(time);
     }
     if let Ok(date) = text.parse::<Date>()
         && text.len() <= "2026-11-22".len()
@@ -220,5 +222,5 @@ pub fn parse_time(text: &str, zone: &TimeZone) -> Option<Timestamp> {
         return end.to_zoned(zone.clone()).ok().map(|z: Zoned| z.timestamp());
     }
     let civil: DateTime = text.replacen(' ', "T", 1).parse().ok()?;
-    civil.to_zoned(zone.clone()).ok()?.timestamp().checked_add(rest_of_second).ok()
+    to_its_end(civil.to_zoned(zone.clone()).ok()?.timestamp())
 }
