@@ -109,7 +109,7 @@ fn columns(data: &[u8]) {
     step("delta, decoding", data.len(), || {
         for (chunk, encoded) in chunks.iter().zip(&deltas) {
             if let Some(encoded) = encoded {
-                delta::decode(chunk, encoded, &mut raw[..chunk.len()]).expect("decode");
+                delta::decode(&mut decompressor, chunk, encoded, &mut raw[..chunk.len()]).expect("decode");
             }
         }
         raw[0] as usize

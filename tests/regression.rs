@@ -6,6 +6,7 @@ use alluvium::env::Cancel;
 use alluvium::error::Kind;
 use alluvium::format::coordination::generation_name;
 use alluvium::format::keyslot::SlotKind;
+use alluvium::format::manifest::{Part, PartKind};
 use alluvium::ops::check::{Subset, check};
 use alluvium::ops::{key, repair};
 use alluvium::repo::reader::Reader;
@@ -176,28 +177,34 @@ fn a_file_that_fails_half_way_does_no_harm_to_the_next() {
     }
     let session = Writing { host: "h".into(), purpose: "snapshot".into() };
     let session = Session::begin(&repo, &session, &Silent).expect("begin");
-    let recipes = write(&session, WriteOptions::default(), &Silent, &Cancel::new(), |writer| {
-        let mut recipes = Vec::new();
+    let parts = write(&session, WriteOptions::default(), &Silent, &Cancel::new(), |writer| {
+        let mut parts = Vec::new();
         for (n, file) in files.iter().enumerate() {
             // In the first segment, or in a later one.
             let mut failing = Failing { left: if n % 2 == 0 { 1 << 20 } else { 3 << 20 } };
             assert_eq!(writer.store(&mut failing, None, &|_| None).expect_err("fails").kind(), Kind::Source);
-            recipes.push(writer.store(&mut std::fs::File::open(file).expect("open"), None, &|_| None)?);
+            let stored = writer.store(&mut std::fs::File::open(file).expect("open"), None, &|_| None)?.only();
+            let kind = PartKind::Stream;
+            parts.push(Part {
+                name: n.to_string(),
+                kind,
+                digest: stored.digest,
+                recipe: stored.recipe,
+                stored_bytes: None,
+            });
         }
-        Ok(recipes)
+        Ok(parts)
     })
     .expect("write");
     let indexed = repo.index(&Silent).expect("index");
     let reader = Reader::new(&indexed).expect("reader");
-    for (n, stored) in recipes.iter().enumerate() {
+    for (n, part) in parts.iter().enumerate() {
         let mut back = Vec::new();
         let mut out = |bytes: &[u8]| {
             back.extend_from_slice(bytes);
             Ok(())
         };
-        reader
-            .stream(&[&stored.parts[0].recipe], stored.digest, 96 << 20, &Silent, &Cancel::new(), &mut out)
-            .expect("restore");
+        reader.stream(&[part], 96 << 20, &Silent, &Cancel::new(), &mut out).expect("restore");
         assert!(back == noise(5_000 + n, n as u64), "file {n}");
     }
 }

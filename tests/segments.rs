@@ -6,11 +6,11 @@ use std::process::{Child, Command, Stdio};
 use alluvium::env::Cancel;
 use alluvium::error::{Kind, Result};
 use alluvium::format::limits::NAME_BYTES_MAX;
-use alluvium::format::manifest::PartKind;
+use alluvium::format::manifest::{Manifest, PartKind};
 use alluvium::ops::diff;
 use alluvium::ops::restore::{Target, restore};
 use alluvium::ops::select::{Narrow, snapshot_and_part};
-use alluvium::repo::snapshots::Snapshot;
+use alluvium::repo::snapshots::{Snapshot, digest_of_stream};
 use alluvium::repo::{InitOptions, Repository};
 use alluvium::report::{Collect, Silent};
 use alluvium::storage::memory::Memory;
@@ -411,6 +411,44 @@ fn rows_of_a_table_that_one_side_lacks_are_all_of_them() {
 }
 
 // ---- one table -------------------------------------------------------------------------------
+
+/// Each part has the digest of its bytes, the stream that of its parts' digests, and a restore compares them all.
+#[test]
+fn what_parts_and_stream_say_of_themselves_is_compared() {
+    let (repo, snapshot) = stored(POSTGRES);
+    let parts = &snapshot.manifest.parts;
+    assert!(parts.len() > 3);
+    let mut rest = POSTGRES.as_bytes();
+    let mut digests = Vec::new();
+    for part in parts {
+        let bytes;
+        (bytes, rest) = rest.split_at(part.digest.bytes as usize);
+        assert_eq!(part.digest.blake3, *blake3::hash(bytes).as_bytes(), "{}", part.name);
+        digests.extend(part.digest.blake3);
+    }
+    assert!(rest.is_empty());
+    let whole = snapshot.manifest.whole.expect("a stream");
+    assert_eq!((whole.bytes, whole.blake3), (POSTGRES.len() as u64, *blake3::hash(&digests).as_bytes()));
+    let refused = |what: &str, alter: &dyn Fn(&mut Manifest), mend: bool| {
+        let mut altered = snapshot.clone();
+        alter(&mut altered.manifest);
+        if mend {
+            altered.manifest.whole = Some(digest_of_stream(&altered.manifest.parts));
+        }
+        let error = restored(&repo, &altered).expect_err(what);
+        assert_eq!(error.kind(), Kind::Damaged, "{what}: {error}");
+    };
+    refused("another digest of all", &|m| m.whole.as_mut().expect("a stream").blake3[0] ^= 1, false);
+    refused("another length of all", &|m| m.whole.as_mut().expect("a stream").bytes += 1, false);
+    refused("parts in another order", &|m| m.parts.swap(0, 1), false);
+    refused("a part left out", &|m| drop(m.parts.remove(1)), false);
+    refused("another digest", &|m| m.parts[1].digest.blake3[0] ^= 1, true);
+    refused("longer", &|m| m.parts[1].digest.bytes += 1, true);
+    refused("shorter", &|m| m.parts[1].digest.bytes -= 1, true);
+    refused("the last one longer", &|m| m.parts.last_mut().expect("parts").digest.bytes += 1, true);
+    refused("the last one shorter", &|m| m.parts.last_mut().expect("parts").digest.bytes -= 1, true);
+    refused("another's chunks", &|m| m.parts[1].recipe = m.parts[0].recipe.clone(), true);
+}
 
 fn table(repo: &Repository, snapshot: &Snapshot, name: &str, narrow: Narrow) -> Result<(Vec<u8>, Vec<String>)> {
     let (found, wanted) =

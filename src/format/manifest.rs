@@ -167,7 +167,7 @@ pub struct Manifest {
     pub generation: u64,
     /// The program that wrote it.
     pub tool: String,
-    /// Length and digest of the whole stream; absent for files and folders.
+    /// Length and digest of the stream, computed of those of its parts; absent for files and folders.
     pub whole: Option<Digest>,
     /// The parts, in order. For a stream their concatenation is the stream.
     pub parts: Vec<Part>,

@@ -12,12 +12,11 @@ use std::time::SystemTime;
 
 use crate::env::{Cancel, Env};
 use crate::error::{Error, Kind, Result};
-use crate::format::manifest::{Digest, Part, PartKind};
-use crate::format::recipe::Recipe;
+use crate::format::manifest::{Part, PartKind};
 use crate::id::{PackId, SnapshotId};
 use crate::repo::Indexed;
 use crate::repo::reader::Reader;
-use crate::repo::snapshots::Snapshot;
+use crate::repo::snapshots::{Snapshot, digest_of_stream};
 use crate::report::{Problem, Report, Unit};
 
 use self::collection::CollectionPlan;
@@ -109,9 +108,14 @@ pub fn restore(
 /// The data of a snapshot that is one stream or one file; several files keep their names and go into a folder.
 fn whole<'s>(snapshot: &'s Snapshot, target: &Target<'_>) -> Result<Option<Data<'s>>> {
     let manifest = &snapshot.manifest;
-    if let Some(digest) = manifest.whole {
-        let recipes = manifest.parts.iter().map(|part| &part.recipe).collect();
-        return Ok(Some(Data::Stream { name: &manifest.source, recipes, digest, kind: &PartKind::Stream }));
+    if let Some(whole) = manifest.whole {
+        if whole != digest_of_stream(&manifest.parts) {
+            let what = "its parts are not those that its digest was computed of";
+            return Err(Error::damaged(format!("snapshot {}", short(snapshot)), what)
+                .hint("its parts can be restored one by one (SNAP:PART)"));
+        }
+        let parts = manifest.parts.iter().collect();
+        return Ok(Some(Data::Stream { name: &manifest.source, parts, kind: &PartKind::Stream }));
     }
     match (target, &manifest.parts[..]) {
         (Target::Stream(_), _) => only_part(snapshot).map(|part| Some(Data::of(part))),
@@ -133,8 +137,8 @@ enum Data<'d> {
     Stream {
         /// For messages.
         name: &'d str,
-        recipes: Vec<&'d Recipe>,
-        digest: Digest,
+        /// One after the other.
+        parts: Vec<&'d Part>,
         kind: &'d PartKind,
     },
     /// What recreates a table.
@@ -145,13 +149,13 @@ enum Data<'d> {
 
 impl<'d> Data<'d> {
     fn of(part: &'d Part) -> Self {
-        Self::Stream { name: &part.name, recipes: vec![&part.recipe], digest: part.digest, kind: &part.kind }
+        Self::Stream { name: &part.name, parts: vec![part], kind: &part.kind }
     }
 
     /// Plain bytes; of a table and of a collection about.
     fn bytes(&self) -> u64 {
         match self {
-            Self::Stream { digest, .. } => digest.bytes,
+            Self::Stream { parts, .. } => parts.iter().map(|part| part.digest.bytes).sum(),
             Self::Table(plan) => plan.bytes(),
             Self::Collection(plan) => plan.bytes(),
         }
@@ -190,20 +194,15 @@ impl Work<'_> {
 
     fn data(&self, data: &Data<'_>, out: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         match data {
-            Data::Stream { name, recipes, digest, .. } => self.recipes(name, recipes, *digest, out),
+            Data::Stream { name, parts, .. } => self.parts(name, parts, out),
             Data::Table(plan) => plan.write(self, out),
             Data::Collection(plan) => plan.write(self, out),
         }
     }
 
-    fn recipes(
-        &self,
-        name: &str,
-        recipes: &[&Recipe],
-        digest: Digest,
-        out: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
-        self.reader.stream(recipes, digest, self.memory_bytes, self.report, self.cancel, out).map_err(|e| {
+    /// Parts one after the other; `name` is for messages.
+    fn parts(&self, name: &str, parts: &[&Part], out: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.reader.stream(parts, self.memory_bytes, self.report, self.cancel, out).map_err(|e| {
             let hint = e.advice().is_none() && e.kind() == Kind::Damaged;
             let e = e.during(format!("restoring `{}`", name.escape_debug()));
             if !hint {

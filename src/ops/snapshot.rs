@@ -28,7 +28,7 @@ use crate::repo::predict::Prediction;
 use crate::repo::publish::publish;
 use crate::repo::reader::Reader;
 use crate::repo::session::{Session, Writing};
-use crate::repo::snapshots::Snapshot;
+use crate::repo::snapshots::{Snapshot, digest_of_stream};
 use crate::repo::writer::{Predict, StoredPart, StoredStream, WriteOptions, Writer, write};
 use crate::report::{Counter, Problem, Report, Unit};
 use crate::source::command;
@@ -276,8 +276,8 @@ impl Gathered {
             recipe: part.recipe,
             stored_bytes: segments.then_some(part.stored_bytes),
         };
-        let parts = stored.parts.into_iter().map(part).collect();
-        Self { kind, whole: Some(stored.digest), parts, stored: stats, left_out: 0 }
+        let parts: Vec<Part> = stored.parts.into_iter().map(part).collect();
+        Self { kind, whole: Some(digest_of_stream(&parts)), parts, stored: stats, left_out: 0 }
     }
 }
 

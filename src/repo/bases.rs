@@ -8,6 +8,9 @@ use crate::id::BlobId;
 
 /// Plain bytes held.
 const BYTES_MAX: usize = 32 << 20;
+/// Buffers kept of blobs that were let go, and the largest of them in bytes.
+const SPARES_MAX: usize = 4;
+const SPARE_BYTES_MAX: usize = 1 << 20;
 
 /// The blobs that were decoded last. Used by many threads.
 #[derive(Default)]
@@ -19,6 +22,8 @@ struct Held {
     /// In the order in which they came.
     order: VecDeque<BlobId>,
     bytes: usize,
+    /// Memory to be used again: fresh memory costs more than what is decoded into it.
+    spares: Vec<Vec<u8>>,
 }
 
 impl Bases {
@@ -48,9 +53,20 @@ impl Bases {
         while held.bytes > BYTES_MAX
             && let Some(oldest) = held.order.pop_front()
         {
-            held.bytes -= held.blobs.remove(&oldest).map_or(0, |raw| raw.len());
+            let Some(gone) = held.blobs.remove(&oldest) else { continue };
+            held.bytes -= gone.len();
+            if held.spares.len() < SPARES_MAX && gone.len() <= SPARE_BYTES_MAX {
+                held.spares.extend(Arc::into_inner(gone));
+            }
         }
         raw
+    }
+
+    /// A buffer of `len` bytes, whatever they are.
+    pub fn buffer(&self, len: usize) -> Vec<u8> {
+        let mut buffer = lock(&self.0).spares.pop().unwrap_or_default();
+        buffer.resize(len, 0);
+        buffer
     }
 }
 

@@ -199,7 +199,7 @@ fn decode(
         Codec::Raw => return Err(format!("holds {} bytes instead of {}", encoded.len(), out.len())),
         Codec::Zstd => decompressor.decompress(encoded, out)?,
         Codec::Columnar => columnar::decode(decompressor, encoded, out)?,
-        Codec::Delta => delta::decode(base.ok_or("its base is missing")?, encoded, out)?,
+        Codec::Delta => delta::decode(decompressor, base.ok_or("its base is missing")?, encoded, out)?,
     }
     Ok(())
 }

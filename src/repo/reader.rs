@@ -21,7 +21,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::env::{Cancel, lock};
 use crate::error::{Error, Kind, Result};
-use crate::format::manifest::Digest;
+use crate::format::manifest::{Digest, Part};
 use crate::format::pack::{self, Base, WrappedKey};
 use crate::format::recipe::{self, Recipe, RecipeEntry};
 use crate::id::{BlobId, DataKeyId, PackId};
@@ -379,8 +379,7 @@ impl<'r> Reader<'r> {
     /// `Damaged` with the object's name; `Interrupted`; `Storage`; what `out` says.
     pub fn stream(
         &self,
-        recipes: &[&Recipe],
-        expected: Digest,
+        parts: &[&Part],
         memory_bytes: usize,
         report: &dyn Report,
         cancel: &Cancel,
@@ -391,14 +390,14 @@ impl<'r> Reader<'r> {
         let fetchers = FETCHERS.max(2 * at_once(self.indexed.repo.storage.as_ref()));
         let batch_bytes = if self.is_far() { BATCH_BYTES_FAR } else { BATCH_BYTES };
         let batches = (memory_bytes / 3 / batch_bytes).clamp(2, 2 * threads + fetchers + 2);
-        let mut hasher = StreamHasher::new();
+        let mut proof = Proof::new(parts);
         std::thread::scope(|scope| {
             let (give, free) = unbounded();
             let (planned, to_fetch) = unbounded::<Batch>();
             let (fetched, to_decode) = bounded::<(Batch, Result<Vec<Range>>)>(batches);
             let (decoded, results) = unbounded();
             (0..batches).for_each(|_| give.send(Vec::new()).expect("the receiver is here"));
-            let plan = scope.spawn(move || self.plan(recipes, batch_bytes, &free, &planned));
+            let plan = scope.spawn(move || self.plan(parts, batch_bytes, &free, &planned));
             for _ in 0..fetchers.min(batches) {
                 let (to_fetch, fetched) = (to_fetch.clone(), fetched.clone());
                 scope.spawn(move || {
@@ -428,34 +427,22 @@ impl<'r> Reader<'r> {
                 });
             }
             drop((to_fetch, fetched, to_decode, decoded));
-            write_in_order(&results, &give, &mut hasher, cancel, report, out)?;
+            write_in_order(&results, &give, &mut proof, cancel, report, out)?;
             drop(give);
             plan.join().unwrap_or_else(|_| Err(Error::new(Kind::Failed, "the planning thread panicked")))
         })?;
-        let found = Digest { bytes: hasher.count(), blake3: *hasher.finalize().as_bytes() };
-        if found == expected {
-            Ok(())
-        } else {
-            Err(Error::damaged(
-                "the stream",
-                format!(
-                    "every chunk is whole, but {} bytes came out instead of {}, or in another order",
-                    found.bytes, expected.bytes
-                ),
-            )
-            .hint("run `alluvium check --read-data`; do not use what was restored"))
-        }
+        proof.finish()
     }
 
     /// Cuts the recipes into batches, each with a free buffer and the places of its chunks.
     fn plan(
         &self,
-        recipes: &[&Recipe],
+        parts: &[&Part],
         batch_bytes: usize,
         free: &Receiver<Vec<u8>>,
         planned: &Sender<Batch>,
     ) -> Result<()> {
-        let mut entries = recipes.iter().flat_map(|recipe| self.entries(recipe)).peekable();
+        let mut entries = parts.iter().flat_map(|part| self.entries(&part.recipe)).peekable();
         let mut seq = 0;
         while entries.peek().is_some() {
             // The buffers end when the caller has failed: there is nothing more to plan.
@@ -542,7 +529,7 @@ impl<'r> Reader<'r> {
             }
             // A copy: the same blob may be a chunk of this batch, and opening is done in place. What fails here is read
             // elsewhere when it is needed. Its id need not be compared: it was authenticated, and the chunk's own is.
-            let mut raw = vec![0; location.raw_len as usize];
+            let mut raw = self.bases.buffer(location.raw_len as usize);
             let sealed = find(&mut ranges, location).map(|sealed| sealed.to_vec());
             if sealed.is_some_and(|mut sealed| self.decode(decoder, id, location, &mut sealed, &mut raw, false).is_ok())
             {
@@ -625,7 +612,7 @@ fn find<'a>(ranges: &'a mut [Range], location: &Location) -> Option<&'a mut [u8]
 fn write_in_order(
     results: &Receiver<(u64, Result<Vec<u8>>)>,
     give: &Sender<Vec<u8>>,
-    hasher: &mut StreamHasher,
+    proof: &mut Proof<'_>,
     cancel: &Cancel,
     report: &dyn Report,
     out: &mut dyn FnMut(&[u8]) -> Result<()>,
@@ -637,16 +624,75 @@ fn write_in_order(
         early.insert(seq, result);
         while let Some(result) = early.remove(&next) {
             let raw = result?;
-            hasher.update(&raw);
+            proof.pass(&raw)?;
             out(&raw)?;
             report.count(Counter::RestoredBytes, raw.len() as u64);
-            report.progress(hasher.count());
+            report.progress(proof.bytes);
             // The planner may be done with buffers already.
             let _ = give.send(raw);
             next += 1;
         }
     }
     Ok(())
+}
+
+/// Compares what comes out with the digests of the parts, one after the other.
+struct Proof<'p> {
+    /// Those that have not ended.
+    parts: &'p [&'p Part],
+    hasher: StreamHasher,
+    /// What came out, of all parts.
+    bytes: u64,
+}
+
+impl<'p> Proof<'p> {
+    fn new(parts: &'p [&'p Part]) -> Self {
+        Self { parts, hasher: StreamHasher::new(), bytes: 0 }
+    }
+
+    fn pass(&mut self, mut bytes: &[u8]) -> Result<()> {
+        self.bytes += bytes.len() as u64;
+        while !bytes.is_empty() {
+            let left = self.parts.first().map_or(0, |part| part.digest.bytes - self.hasher.count());
+            let (now, rest) = bytes.split_at(usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len()));
+            self.hasher.update(now);
+            bytes = rest;
+            if !bytes.is_empty() {
+                self.end_part()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What came out is all of the first part.
+    fn end_part(&mut self) -> Result<()> {
+        let found = Digest { bytes: self.hasher.count(), blake3: *self.hasher.finalize().as_bytes() };
+        self.hasher.reset();
+        let Some((part, rest)) = self.parts.split_first() else {
+            return Err(wrong_stream(format!("{} bytes came out where an end should be", self.bytes)));
+        };
+        self.parts = rest;
+        if found == part.digest {
+            return Ok(());
+        }
+        let (name, length) = (part.name.escape_debug(), part.digest.bytes);
+        Err(wrong_stream(format!(
+            "{} bytes of `{name}` came out instead of {length}, or in another order",
+            found.bytes
+        )))
+    }
+
+    fn finish(mut self) -> Result<()> {
+        while !self.parts.is_empty() {
+            self.end_part()?;
+        }
+        if self.hasher.count() == 0 { Ok(()) } else { self.end_part() }
+    }
+}
+
+fn wrong_stream(what: String) -> Error {
+    Error::damaged("the stream", format!("every chunk is whole, but {what}"))
+        .hint("run `alluvium check --read-data`; do not use what was restored")
 }
 
 /// Some consecutive chunks of a stream on their way.

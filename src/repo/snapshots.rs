@@ -6,11 +6,12 @@
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Kind, Result};
-use crate::format::manifest::{self, Header, Manifest, Published, SealedManifest};
+use crate::format::manifest::{self, Digest, Header, Manifest, Part, Published, SealedManifest};
 use crate::format::{ObjectKind, associated_data};
 use crate::id::SnapshotId;
 use crate::report::{Problem, Report};
 use crate::storage::Listed;
+use crate::transform::hash::stream_digest;
 
 use super::Repository;
 use super::parallel::{at_once, each};
@@ -212,4 +213,14 @@ impl Repository {
 /// The ids of the objects of `snapshots/`.
 pub(super) fn ids(listed: &[Listed]) -> BTreeSet<SnapshotId> {
     listed.iter().filter_map(|o| o.name.strip_prefix(manifest::PREFIX)?.parse().ok()).collect()
+}
+
+/// What a manifest says of a stream that was cut into `parts`: the digest of the only one; of several the digest of
+/// their digests.
+pub fn digest_of_stream(parts: &[Part]) -> Digest {
+    if let [only] = parts {
+        return only.digest;
+    }
+    let digests: Vec<u8> = parts.iter().flat_map(|part| part.digest.blake3).collect();
+    Digest { bytes: parts.iter().map(|part| part.digest.bytes).sum(), blake3: stream_digest(&digests) }
 }

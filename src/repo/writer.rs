@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! reader thread     caller              workers (one a core)             packer       uploaders
-//! read, digest  ->  guess or cut   ->   hash, seen?, compress, prove, ->  two open  -> put_new pack
-//! the stream        into chunks         seal                              packs        then index
-//!      ^                 |                     |
+//! read          ->  guess or cut   ->   hash, seen?, compress, prove, ->  two open  -> put_new pack
+//!      ^            into chunks         seal                              packs        then index
+//!      |               | |                     |
+//!      |               | +-> digester: parts   |
 //!      |            recipe, in order <- ids ---+
-//!      +---- free buffers <------- dropped ---+
+//!      +---- free buffers <------- dropped ----+
 //! ```
 //!
 //! All at the same time, with every queue bounded: the buffers that hold a stream's bytes come from a
@@ -34,8 +35,9 @@ use crate::format::recipe::{ENTRY_LEN, Recipe, RecipeEntry, decode_entries};
 use crate::id::BlobId;
 use crate::report::{Counter, Report};
 use crate::transform::chunk::Chunker;
+use crate::transform::grain::Places;
 use crate::transform::hash::StreamHasher;
-use crate::transform::segment::{Holds, Segmenter};
+use crate::transform::segment::{Begin, Holds, Segmenter};
 
 use super::blob::{BlobEncoder, SealedBlob};
 use super::packer::{Packer, Shelf};
@@ -73,6 +75,8 @@ impl Default for WriteOptions {
     }
 }
 
+/// Pieces of parts waiting for their digest.
+const TO_DIGEST_WAITING: usize = 16;
 /// Sealed blobs waiting for the packer.
 const BLOBS_WAITING: usize = 64;
 
@@ -81,21 +85,12 @@ const BLOBS_WAITING: usize = 64;
 pub struct StoredStream {
     /// Its segments, in order; one where there is nothing to tell apart.
     pub parts: Vec<StoredPart>,
-    /// Its length and digest.
-    pub digest: Digest,
 }
 
 impl StoredStream {
     /// The one part of a stream that was not cut into segments.
     pub fn only(mut self) -> StoredPart {
-        self.parts.pop().unwrap_or(StoredPart {
-            name: None,
-            holds: None,
-            rows: 0,
-            stored_bytes: 0,
-            digest: self.digest,
-            recipe: Recipe::default(),
-        })
+        self.parts.pop().expect("a stream has a part, be it empty")
     }
 }
 
@@ -191,9 +186,16 @@ pub fn write<T>(
                 }
             });
         }
+        let (digester, to_digest) = bounded(TO_DIGEST_WAITING);
+        let watch = &failure;
+        scope.spawn(move || {
+            watch.guard(|| {
+                digest_parts(&to_digest);
+                Ok(())
+            });
+        });
         // Only the threads hold these ends now: a queue closes when its last writer is gone.
         drop((jobs_waiting, packs_waiting, done));
-        let watch = &failure;
         scope.spawn(move || {
             let _ = held.recv();
             let mut packer = Packer::new(session);
@@ -224,6 +226,7 @@ pub fn write<T>(
             in_step: in_order,
             jobs,
             results,
+            digester,
             blobs,
         };
         let result = body(&mut writer);
@@ -275,6 +278,7 @@ pub struct Writer<'w> {
     in_step: bool,
     jobs: Sender<Job>,
     results: Receiver<Worked>,
+    digester: Sender<ToDigest>,
     blobs: Sender<SealedBlob>,
 }
 
@@ -296,8 +300,7 @@ impl Writer<'_> {
     ) -> Result<StoredStream> {
         let headroom = self.pool.headroom;
         let mut first = self.pool.take();
-        let mut hasher = StreamHasher::new();
-        let n = match read_buffer(input, &mut first[headroom..], &mut hasher, self.cancel, self.report) {
+        let n = match read_buffer(input, &mut first[headroom..], 0, self.cancel, self.report) {
             Ok(n) => n,
             Err(e) => {
                 self.pool.give(first);
@@ -305,13 +308,15 @@ impl Writer<'_> {
             }
         };
         let ended = n < first.len() - headroom;
-        let mut cutting = Cutting::new(segmenter, predict, self.next_seq);
+        let (give, digests) = unbounded();
+        self.digest(ToDigest::Begin(give))?;
+        let mut cutting = Cutting::new(segmenter, predict, digests, self.next_seq);
         // A stream of one buffer needs no thread of its own.
-        let digest = if ended {
+        let bytes = if ended {
             self.cut_buffer(&mut cutting, first, n)?;
-            Digest { bytes: hasher.count(), blake3: *hasher.finalize().as_bytes() }
+            n as u64
         } else {
-            self.store_long(input, hasher, first, &mut cutting)?
+            self.store_long(input, first, &mut cutting)?
         };
         self.cut_rest(&mut cutting)?;
         while cutting.collected < cutting.sent {
@@ -320,14 +325,12 @@ impl Writer<'_> {
         }
         self.finish_parts(&mut cutting)?;
         self.failure.check()?;
-        if cutting.bytes != digest.bytes {
-            let what = format!("the chunks hold {} bytes, the stream had {}", cutting.bytes, digest.bytes);
+        let of_parts: u64 = cutting.parts.iter().map(|part| part.digest.bytes).sum();
+        if [cutting.bytes, of_parts] != [bytes; 2] {
+            let what = format!("the stream had {bytes} bytes, its chunks hold {}, its parts {of_parts}", cutting.bytes);
             return Err(Error::new(Kind::Failed, what).hint("this is a defect of alluvium; nothing was published"));
         }
-        if let [only] = &mut cutting.parts[..] {
-            only.digest = digest;
-        }
-        Ok(StoredStream { parts: cutting.parts, digest })
+        Ok(StoredStream { parts: cutting.parts })
     }
 
     /// Stores `raw` under `id` even where a copy exists: the one in an old pack is about to go.
@@ -368,36 +371,31 @@ impl Writer<'_> {
         }
     }
 
-    /// Reads on in a thread of its own while this one cuts.
-    fn store_long(
-        &mut self,
-        input: &mut (dyn Read + Send),
-        mut hasher: StreamHasher,
-        first: Vec<u8>,
-        cutting: &mut Cutting<'_>,
-    ) -> Result<Digest> {
+    /// Reads on in a thread of its own while this one cuts; returns the stream's length in bytes.
+    fn store_long(&mut self, input: &mut (dyn Read + Send), first: Vec<u8>, cutting: &mut Cutting<'_>) -> Result<u64> {
         let headroom = self.pool.headroom;
         let (filled, buffers) = bounded(2);
         let (pool, cancel, report) = (self.pool.clone(), self.cancel, self.report);
-        let buffer_len = pool.buffer;
+        let new_bytes = pool.buffer - headroom;
         std::thread::scope(|scope| {
-            let reading = scope.spawn(move || -> Result<Digest> {
+            let reading = scope.spawn(move || -> Result<u64> {
+                let mut bytes = new_bytes as u64;
                 loop {
                     let mut buffer = pool.take();
-                    let n = match read_buffer(input, &mut buffer[headroom..], &mut hasher, cancel, report) {
+                    let n = match read_buffer(input, &mut buffer[headroom..], bytes, cancel, report) {
                         Ok(n) => n,
                         Err(e) => {
                             pool.give(buffer);
                             return Err(e);
                         }
                     };
-                    let ended = n < buffer.len() - headroom;
-                    if filled.send((buffer, n)).is_err() || ended {
-                        return Ok(Digest { bytes: hasher.count(), blake3: *hasher.finalize().as_bytes() });
+                    bytes += n as u64;
+                    if filled.send((buffer, n)).is_err() || n < new_bytes {
+                        return Ok(bytes);
                     }
                 }
             });
-            let mut cut = self.cut_buffer(cutting, first, buffer_len - headroom);
+            let mut cut = self.cut_buffer(cutting, first, new_bytes);
             for (buffer, n) in buffers {
                 if cut.is_err() {
                     // The source is told; reading it to its end would help nobody.
@@ -431,8 +429,7 @@ impl Writer<'_> {
         let buffer = Arc::new(Buffer { bytes: std::mem::take(&mut cutting.rest), home: None });
         self.cut_segments(cutting, &buffer, 0..buffer.bytes.len(), 0, true)?;
         let rows = cutting.segmenter.as_ref().map_or(0, Segmenter::rows);
-        cutting.end_part(rows, None);
-        Ok(())
+        self.end_part(cutting, rows, None)
     }
 
     /// Cuts `buffer[range]`, of which `n` bytes are new, segment by segment; returns up to where.
@@ -453,10 +450,20 @@ impl Writer<'_> {
             cutting.unconsumed = range.end - settled;
             for begin in begun {
                 at = self.cut_until(cutting, buffer, at..from + begin.at, true)?;
-                cutting.end_part(begin.rows_before, Some(begin));
+                self.end_part(cutting, begin.rows_before, Some(begin))?;
             }
         }
         self.cut_until(cutting, buffer, at..settled, last)
+    }
+
+    /// The part ends, and the one that `begin` names begins.
+    fn end_part(&self, cutting: &mut Cutting<'_>, rows: u64, begin: Option<Begin>) -> Result<()> {
+        cutting.end_part(rows, begin);
+        self.digest(ToDigest::End)
+    }
+
+    fn digest(&self, what: ToDigest) -> Result<()> {
+        self.digester.send(what).map_err(|_| stopped())
     }
 
     /// Cuts a part's bytes, all of them when its end is known; returns up to where.
@@ -467,47 +474,54 @@ impl Writer<'_> {
         range: Range<usize>,
         whole: bool,
     ) -> Result<usize> {
-        let least = if whole { 1 } else { self.chunker.max() };
         let mut cuts = Vec::with_capacity(range.len() / self.session.repo().parameters.chunks.average as usize + 2);
         let mut at = range.start;
-        while range.end - at >= least {
-            let cut = self.cut(cutting, &buffer.bytes, at..range.end);
-            at = cut.range.end;
-            cuts.push(cut);
+        while at < range.end {
+            let data = &buffer.bytes[at..range.end];
+            let certain = whole || data.len() >= self.chunker.max();
+            let cut = match self.guess(cutting, data, certain) {
+                Some(cut) => cut,
+                None if certain => self.scan(cutting, data),
+                None => break,
+            };
+            let length = cut.range.end;
+            cutting.places.pass(data, length);
+            cuts.push(Cut { range: at..at + length, ..cut });
+            at += length;
         }
-        cutting.part.take_in(&buffer.bytes[range.start..at]);
+        cutting.part.bytes += (at - range.start) as u64;
+        self.digest(ToDigest::Bytes(Arc::clone(buffer), range.start..at))?;
         self.send(cutting, buffer, cuts)?;
         Ok(at)
     }
 
-    /// The next chunk of `bytes[range]`: as guessed where the guess is right, else by scanning.
-    fn cut(&self, cutting: &mut Cutting<'_>, bytes: &[u8], range: Range<usize>) -> Cut {
-        let (data, at) = (&bytes[range.clone()], range.start);
-        let cut = self.guess_or_scan(cutting, data);
-        cutting.places.pass(data, cut.range.end);
-        Cut { range: at..at + cut.range.end, ..cut }
+    /// The chunk that `data` begins with, if it is the one that is guessed: then it is right whatever follows. With
+    /// `certain`, `data` is enough for a scan, too.
+    fn guess(&self, cutting: &mut Cutting<'_>, data: &[u8], certain: bool) -> Option<Cut> {
+        let prediction = cutting.prediction.as_mut()?;
+        let guess = prediction.guess()?;
+        let length = guess.len as usize;
+        let needed = length + if certain { 0 } else { Places::LOOKS_AHEAD };
+        // What was cut without regard to places is no guess where they are regarded.
+        let may_be = needed <= data.len() && cutting.places.may_end(&self.chunker, data, length);
+        if !may_be || self.session.repo().keys.hasher.id(&data[..length]) != guess.id {
+            return None;
+        }
+        prediction.advance(&guess.id);
+        cutting.predicted += 1;
+        Some(Cut { range: 0..length, id: Some(guess.id), similar: None })
     }
 
-    /// The chunk that `data` begins with.
-    fn guess_or_scan(&self, cutting: &mut Cutting<'_>, data: &[u8]) -> Cut {
-        let hasher = &self.session.repo().keys.hasher;
-        let places = &cutting.places;
+    /// The chunk that `data` begins with, found by scanning.
+    fn scan(&self, cutting: &mut Cutting<'_>, data: &[u8]) -> Cut {
+        let length = cutting.places.cut(&self.chunker, data);
         let Some(prediction) = &mut cutting.prediction else {
-            return Cut { range: 0..places.cut(&self.chunker, data), id: None, similar: None };
+            return Cut { range: 0..length, id: None, similar: None };
         };
-        if let Some(guess) = prediction.guess() {
-            let length = guess.len as usize;
-            // What was cut without regard to places is no guess where they are regarded.
-            let may_be = length <= data.len() && places.may_end(&self.chunker, data, length);
-            if may_be && hasher.id(&data[..length]) == guess.id {
-                prediction.advance(&guess.id);
-                cutting.predicted += 1;
-                return Cut { range: 0..length, id: Some(guess.id), similar: None };
-            }
+        if prediction.guess().is_some() {
             prediction.miss();
         }
-        let length = places.cut(&self.chunker, data);
-        let id = hasher.id(&data[..length]);
+        let id = self.session.repo().keys.hasher.id(&data[..length]);
         let similar = if prediction.advance(&id) { None } else { prediction.similar(length as u32) };
         Cut { range: 0..length, id: Some(id), similar }
     }
@@ -552,7 +566,8 @@ impl Writer<'_> {
 
     /// Puts aside the parts whose last chunk was collected.
     fn finish_parts(&mut self, cutting: &mut Cutting<'_>) -> Result<()> {
-        while let Some((_, part)) = cutting.ended.pop_front_if(|(seq, _)| *seq == cutting.collected) {
+        while let Some((_, mut part)) = cutting.ended.pop_front_if(|(seq, _)| *seq == cutting.collected) {
+            part.digest.blake3 = cutting.digests.recv().map_err(|_| stopped())?;
             let recipe = self.finish_recipe(std::mem::take(&mut cutting.recipe))?;
             let stored_bytes = std::mem::take(&mut cutting.stored_bytes);
             cutting.parts.push(StoredPart { stored_bytes, recipe, ..part });
@@ -623,6 +638,36 @@ impl Writer<'_> {
             self.blobs.send(blob).map_err(|_| stopped())?;
         }
         Ok(RecipeEntry { id, len: raw.len() as u32 })
+    }
+}
+
+/// For the thread that digests parts: it must see their bytes in order.
+enum ToDigest {
+    /// A stream begins with its first part; whatever was not ended before is forgotten. Digests go there.
+    Begin(Sender<[u8; 32]>),
+    /// More of the part.
+    Bytes(Arc<Buffer>, Range<usize>),
+    /// The part ends, another begins.
+    End,
+}
+
+fn digest_parts(waiting: &Receiver<ToDigest>) {
+    let (mut hasher, mut give) = (StreamHasher::new(), None);
+    for what in waiting {
+        match what {
+            ToDigest::Begin(to) => {
+                hasher.reset();
+                give = Some(to);
+            }
+            ToDigest::Bytes(buffer, range) => {
+                hasher.update(&buffer.bytes[range]);
+            }
+            ToDigest::End => {
+                // Nobody waits for those of a stream that failed.
+                let _ = give.as_ref().map(|give| give.send(*hasher.finalize().as_bytes()));
+                hasher.reset();
+            }
+        }
     }
 }
 

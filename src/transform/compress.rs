@@ -50,10 +50,24 @@ impl Decompressor {
     /// # Errors
     /// What zstd says, or a length that differs from `out`'s.
     pub fn decompress(&mut self, frame: &[u8], out: &mut [u8]) -> Result<(), String> {
-        let name = |code: ErrorCode| format!("zstd: {}", zstd_safe::get_error_name(code));
-        match self.context.decompress(out, frame).map_err(name)? {
-            n if n == out.len() => Ok(()),
-            n => Err(format!("decompresses to {n} bytes instead of {}", out.len())),
-        }
+        let written = self.context.decompress(out, frame);
+        exactly(written, out)
+    }
+
+    /// Decodes one frame that refers to what stands in front of it into exactly `out`. `front` must not begin like a
+    /// dictionary.
+    ///
+    /// # Errors
+    /// As [`decompress`](Self::decompress).
+    pub(super) fn decompress_behind(&mut self, front: &[u8], frame: &[u8], out: &mut [u8]) -> Result<(), String> {
+        let written = self.context.decompress_using_dict(out, frame, front);
+        exactly(written, out)
+    }
+}
+
+fn exactly(written: Result<usize, ErrorCode>, out: &[u8]) -> Result<(), String> {
+    match written.map_err(|code| format!("zstd: {}", zstd_safe::get_error_name(code)))? {
+        n if n == out.len() => Ok(()),
+        n => Err(format!("decompresses to {n} bytes instead of {}", out.len())),
     }
 }

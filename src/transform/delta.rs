@@ -3,6 +3,8 @@
 
 use zstd_safe::{CCtx, CParameter, DCtx, ErrorCode};
 
+use super::compress::Decompressor;
+
 /// Binary logarithms of the smallest and the largest window: two chunks of 16 MiB fit.
 const WINDOW_LOG_MIN: u32 = 10;
 const WINDOW_LOG_MAX: u32 = 25;
@@ -32,7 +34,10 @@ pub fn encode(level: i32, base: &[u8], raw: &[u8]) -> Option<Vec<u8>> {
 ///
 /// # Errors
 /// What zstd says, or a length that differs from `out`'s.
-pub fn decode(base: &[u8], frame: &[u8], out: &mut [u8]) -> Result<(), String> {
+pub fn decode(decompressor: &mut Decompressor, base: &[u8], frame: &[u8], out: &mut [u8]) -> Result<(), String> {
+    if !base.starts_with(&DICTIONARY_MAGIC) {
+        return decompressor.decompress_behind(base, frame, out);
+    }
     let name = |code: ErrorCode| format!("zstd, to a base: {}", zstd_safe::get_error_name(code));
     let mut context = DCtx::create();
     context.ref_prefix(base).map_err(name)?;
@@ -41,6 +46,9 @@ pub fn decode(base: &[u8], frame: &[u8], out: &mut [u8]) -> Result<(), String> {
         n => Err(format!("decompresses to {n} bytes instead of {}", out.len())),
     }
 }
+
+/// What begins like this zstd would take for a dictionary with tables of its own, not for bytes in front (RFC 8878, 5).
+const DICTIONARY_MAGIC: [u8; 4] = [0x37, 0xa4, 0x30, 0xec];
 
 /// The version of the ancestor that a delta of `version` is encoded against, by skip-deltas: the lowest bit is cleared,
 /// so that a chain has as many deltas as its version has bits (the repository format of Subversion,
@@ -80,10 +88,13 @@ mod tests {
         let (base, raw) = (rows(17), rows(2500));
         let frame = encode(1, &base, &raw).expect("it is shorter");
         assert!(frame.len() < 200, "{} bytes", frame.len());
-        let mut out = vec![0; raw.len()];
-        decode(&base, &frame, &mut out).expect("it decodes");
+        let (mut decompressor, mut out) = (Decompressor::default(), vec![0; raw.len()]);
+        decode(&mut decompressor, &base, &frame, &mut out).expect("it decodes");
         assert!(out == raw);
-        assert!(decode(&rows(18), &frame, &mut out).is_err() || out != raw, "another base gives other bytes");
+        assert!(
+            decode(&mut decompressor, &rows(18), &frame, &mut out).is_err() || out != raw,
+            "another base gives other bytes"
+        );
     }
 
     proptest! {
@@ -92,18 +103,23 @@ mod tests {
             base in prop::collection::vec(any::<u8>(), 0..3000),
             edits in prop::collection::vec((0..3000_usize, prop::collection::vec(any::<u8>(), 0..40)), 0..6),
             hostile in prop::collection::vec(any::<u8>(), 0..200),
+            like_a_dictionary in any::<bool>(),
         ) {
+            let mut base = base;
+            if like_a_dictionary {
+                base.splice(..0, DICTIONARY_MAGIC);
+            }
             let mut raw = base.clone();
             for (at, piece) in edits {
                 let at = at.min(raw.len());
                 raw.splice(at..(at + piece.len() / 2).min(raw.len()), piece);
             }
-            let mut out = vec![0; raw.len()];
+            let (mut decompressor, mut out) = (Decompressor::default(), vec![0; raw.len()]);
             if let Some(frame) = encode(1, &base, &raw) {
-                decode(&base, &frame, &mut out).expect("it decodes");
+                decode(&mut decompressor, &base, &frame, &mut out).expect("it decodes");
                 prop_assert_eq!(&out, &raw);
             }
-            let _ = decode(&base, &hostile, &mut out);
+            let _ = decode(&mut decompressor, &base, &hostile, &mut out);
         }
     }
 }

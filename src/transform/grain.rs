@@ -35,6 +35,9 @@ pub struct Places {
 }
 
 impl Places {
+    /// Bytes behind a chunk that tell whether it [may end](Self::may_end) there as surely as any more would.
+    pub const LOOKS_AHEAD: usize = 4;
+
     /// Of a part that consists of this.
     pub fn new(grain: Grain) -> Self {
         let ahead = match grain {

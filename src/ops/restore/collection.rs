@@ -67,7 +67,7 @@ impl<'d> CollectionPlan<'d> {
     pub(super) fn write(&self, work: &Work<'_>, out: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let Some(mut filter) = CollectionFilter::new(&self.head, self.name, self.what) else { return Ok(()) };
         for part in &self.parts {
-            work.recipes(&part.name, &[&part.recipe], part.digest, &mut |bytes| filter.pass(bytes, false, out))?;
+            work.parts(&part.name, &[part], &mut |bytes| filter.pass(bytes, false, out))?;
         }
         filter.pass(&[], true, out)?;
         let name = self.name.escape_debug();

@@ -54,7 +54,7 @@ impl<'d> TablePlan<'d> {
         let mut held = 0;
         for (i, part) in statements() {
             let mut definitions = UnitGatherer::new(dialect);
-            work.recipes(&part.name, &[&part.recipe], part.digest, &mut |bytes| {
+            work.parts(&part.name, &[part], &mut |bytes| {
                 if held + definitions.pass(bytes, false) <= DEFINITIONS_MAX {
                     return Ok(());
                 }
@@ -119,14 +119,13 @@ impl<'d> TablePlan<'d> {
     pub(super) fn write(&self, work: &Work<'_>, out: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         out(&self.before)?;
         for part in &self.parts {
-            let recipes = [&part.recipe];
             if self.dialect == Dialect::Postgres || matches!(self.narrow, Narrow::Everything | Narrow::AsItIs) {
-                work.recipes(&part.name, &recipes, part.digest, out)?;
+                work.parts(&part.name, &[part], out)?;
                 continue;
             }
             // Definition and rows stand together.
             let mut filter = UnitFilter::new(self.dialect, self.narrow == Narrow::Data);
-            work.recipes(&part.name, &recipes, part.digest, &mut |bytes| filter.pass(bytes, false, out))?;
+            work.parts(&part.name, &[part], &mut |bytes| filter.pass(bytes, false, out))?;
             filter.pass(&[], true, out)?;
         }
         out(&self.after)

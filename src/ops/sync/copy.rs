@@ -367,11 +367,10 @@ impl<'c> Copying<'c> {
         let (stored, read) = std::thread::scope(|scope| {
             let (send, pieces) = bounded(PIECES_WAITING);
             let reading = scope.spawn(move || {
-                let read =
-                    self.reader.stream(&[&part.recipe], part.digest, memory, self.tally, self.cancel, &mut |bytes| {
-                        let sent = send.send(Some(bytes.to_vec()));
-                        sent.map_err(|_| Error::new(Kind::Interrupted, "the destination takes no more"))
-                    });
+                let read = self.reader.stream(&[part], memory, self.tally, self.cancel, &mut |bytes| {
+                    let sent = send.send(Some(bytes.to_vec()));
+                    sent.map_err(|_| Error::new(Kind::Interrupted, "the destination takes no more"))
+                });
                 // An end that is no end must not look like one.
                 if read.is_err() {
                     let _ = send.send(None);
@@ -387,9 +386,15 @@ impl<'c> Copying<'c> {
         match (stored, read) {
             (_, Err(e)) if e.kind() != Kind::Interrupted => Ok(Err(e)),
             (Err(e), _) | (_, Err(e)) => Err(e),
-            (Ok(stored), Ok(())) if stored.digest == part.digest => Ok(Ok(stored.only().recipe)),
-            (Ok(_), Ok(())) => Err(Error::new(Kind::Failed, "a stream changed on its way; nothing was published")
-                .hint("this machine computes wrongly: test its memory and processor before trusting it with backups")),
+            (Ok(stored), Ok(())) => {
+                let stored = stored.only();
+                if stored.digest == part.digest {
+                    return Ok(Ok(stored.recipe));
+                }
+                Err(Error::new(Kind::Failed, "a stream changed on its way; nothing was published").hint(
+                    "this machine computes wrongly: test its memory and processor before trusting it with backups",
+                ))
+            }
         }
     }
 

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crossbeam_channel::Receiver;
+
 use super::super::predict::Prediction;
 use super::worker::Worked;
 use super::{Predict, StoredPart};
 use crate::format::manifest::Digest;
 use crate::format::recipe::Recipe;
 use crate::transform::grain::Places;
-use crate::transform::hash::StreamHasher;
 use crate::transform::segment::{Begin, Holds, Segmenter};
 
 /// One stream being cut.
@@ -23,6 +24,8 @@ pub(super) struct Cutting<'p> {
     pub(super) predicted: u64,
     /// Bytes that are not certain to be cut yet: less than the longest chunk, and what is unconsumed.
     pub(super) rest: Vec<u8>,
+    /// Digests of the parts, in order.
+    pub(super) digests: Receiver<[u8; 32]>,
     pub(super) sent: u64,
     pub(super) collected: u64,
     /// Bytes of the chunks collected.
@@ -34,7 +37,7 @@ pub(super) struct Cutting<'p> {
     pub(super) recipe: RecipeBuilder,
     /// The part that is being cut.
     pub(super) part: CutPart,
-    /// Parts that were cut to their ends, without their recipes, and how many jobs that took.
+    /// Parts that were cut to their ends, without their recipes and digests, and how many jobs that took.
     pub(super) ended: VecDeque<(u64, StoredPart)>,
     pub(super) parts: Vec<StoredPart>,
 }
@@ -44,26 +47,19 @@ pub(super) struct CutPart {
     pub(super) name: Option<String>,
     pub(super) holds: Option<Holds>,
     pub(super) bytes: u64,
-    /// Absent where the part is the whole stream, which is digested elsewhere.
-    pub(super) hasher: Option<StreamHasher>,
-}
-
-impl CutPart {
-    pub(super) fn take_in(&mut self, bytes: &[u8]) {
-        self.bytes += bytes.len() as u64;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(bytes);
-        }
-    }
 }
 
 impl<'p> Cutting<'p> {
-    pub(super) fn new(mut segmenter: Option<Segmenter>, predict: Predict<'p>, first: u64) -> Self {
+    pub(super) fn new(
+        mut segmenter: Option<Segmenter>,
+        predict: Predict<'p>,
+        digests: Receiver<[u8; 32]>,
+        first: u64,
+    ) -> Self {
         let (name, holds) = segmenter.as_mut().map_or((None, None), |segmenter| {
             let (name, holds) = segmenter.first();
             (name, Some(holds))
         });
-        let hasher = name.is_some().then(StreamHasher::new);
         let grain = segmenter.as_ref().map(Segmenter::first_grain);
         Self {
             segmenter,
@@ -73,13 +69,14 @@ impl<'p> Cutting<'p> {
             prediction: predict(name.as_deref()),
             predicted: 0,
             rest: Vec::new(),
+            digests,
             sent: first,
             collected: first,
             bytes: 0,
             early: BTreeMap::new(),
             stored_bytes: 0,
             recipe: RecipeBuilder::default(),
-            part: CutPart { name, holds, bytes: 0, hasher },
+            part: CutPart { name, holds, bytes: 0 },
             ended: VecDeque::new(),
             parts: Vec::new(),
         }
@@ -91,17 +88,13 @@ impl<'p> Cutting<'p> {
             name: begin.as_ref().map(|begin| begin.name.clone()),
             holds: begin.as_ref().map(|begin| begin.holds),
             bytes: 0,
-            hasher: Some(StreamHasher::new()),
         };
         self.places = Places::new(begin.as_ref().map(|begin| begin.grain).unwrap_or_default());
         self.prediction = begin.and_then(|begin| (self.predict)(Some(&begin.name)));
-        let CutPart { name, holds, bytes, hasher } = std::mem::replace(&mut self.part, next);
-        let blake3 = hasher.map_or([0; 32], |hasher| *hasher.finalize().as_bytes());
-        let digest = Digest { bytes, blake3 };
-        self.ended.push_back((
-            self.sent,
-            StoredPart { name, holds, rows, stored_bytes: 0, digest, recipe: Recipe::default() },
-        ));
+        let CutPart { name, holds, bytes } = std::mem::replace(&mut self.part, next);
+        let digest = Digest { bytes, blake3: [0; 32] };
+        let part = StoredPart { name, holds, rows, stored_bytes: 0, digest, recipe: Recipe::default() };
+        self.ended.push_back((self.sent, part));
     }
 }
 

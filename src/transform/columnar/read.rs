@@ -1,6 +1,6 @@
 //! Bytes to rows: every column is a cursor that gives its next value; row by row they write the chunk.
 
-use super::numbers::{Form, Text};
+use super::numbers::{Day, Form, TEXT_MAX};
 use super::words::{SHAPES_MAX, WORDS_MAX};
 use super::write::{binary_max, text_max, values_max};
 use super::{COLUMNS_MAX, DEPTH_MAX, Decompressor, kind, mode};
@@ -37,7 +37,9 @@ pub(super) fn read(decompressor: &mut Decompressor, encoded: &[u8], out: &mut [u
     let mut around = [&b""[..], b"\t", b"\n"];
     if columns == 0 {
         columns = parts.meta.length()?;
-        around = [parts.meta.literal()?, parts.meta.literal()?, parts.meta.literal()?];
+        for literal in &mut around {
+            *literal = parts.meta.literal()?.bytes();
+        }
     }
     let (rows, pieces) = (parts.meta.length()?, parts.meta.length()?);
     if columns == 0
@@ -88,19 +90,19 @@ fn write(
     let mut odd = odd.iter().peekable();
     for row in 0..=rows {
         while let Some((_, piece)) = odd.next_if(|(place, _)| *place == row) {
-            out.put(piece)?;
+            out.copy(piece)?;
         }
         if row == rows {
             break;
         }
-        out.put(opening)?;
+        out.copy(opening)?;
         for (at, column) in cursors.iter_mut().enumerate() {
             if at > 0 {
-                out.put(between)?;
+                out.copy(between)?;
             }
             column.put(out)?;
         }
-        out.put(closing)?;
+        out.copy(closing)?;
     }
     Ok(())
 }
@@ -112,25 +114,63 @@ struct Out<'o> {
 }
 
 impl Out<'_> {
-    fn put(&mut self, piece: &[u8]) -> Quick {
-        let len = piece.len();
-        let end = self.at + len;
-        let into = self.bytes.get_mut(self.at..end).ok_or("more bytes than the chunk has")?;
-        self.at = end;
-        // Most pieces are short: two moves that overlap cost less than a call.
-        match len {
-            8..=16 => {
-                into[..8].copy_from_slice(&piece[..8]);
-                into[len - 8..].copy_from_slice(&piece[len - 8..]);
-            }
-            4..=7 => {
-                into[..4].copy_from_slice(&piece[..4]);
-                into[len - 4..].copy_from_slice(&piece[len - 4..]);
-            }
-            0..=3 => into.iter_mut().zip(piece).for_each(|(into, byte)| *into = *byte),
-            _ => into.copy_from_slice(piece),
-        }
+    /// The next `len` bytes.
+    fn take(&mut self, len: usize) -> Result<&mut [u8], &'static str> {
+        let taken = self.bytes.get_mut(self.at..self.at + len).ok_or("more bytes than the chunk has")?;
+        self.at += len;
+        Ok(taken)
+    }
+
+    fn copy(&mut self, bytes: &[u8]) -> Quick {
+        self.take(bytes.len())?.copy_from_slice(bytes);
         Ok(())
+    }
+
+    /// Most pieces are short: where there is room on both sides, more is copied than the piece has, whatever its length.
+    #[inline]
+    fn put(&mut self, piece: Piece<'_>) -> Quick {
+        if self.copy_more::<16>(piece) { Ok(()) } else { self.put_long(piece) }
+    }
+
+    fn put_long(&mut self, piece: Piece<'_>) -> Quick {
+        if self.copy_more::<32>(piece) { Ok(()) } else { self.copy(piece.bytes()) }
+    }
+
+    #[inline]
+    fn copy_more<const N: usize>(&mut self, piece: Piece<'_>) -> bool {
+        if piece.len <= N
+            && let Some(from) = piece.from.first_chunk::<N>()
+            && let Some(into) = self.bytes.get_mut(self.at..).and_then(|room| room.first_chunk_mut::<N>())
+        {
+            *into = *from;
+            self.at += piece.len;
+            return true;
+        }
+        false
+    }
+
+    #[inline]
+    fn number(&mut self, form: Form, number: i64, day: &mut Day) -> Quick {
+        if let Some(room) = self.bytes.get_mut(self.at..).and_then(|room| room.first_chunk_mut()) {
+            self.at += form.write(number, day, room);
+            return Ok(());
+        }
+        let mut text = [0; TEXT_MAX];
+        let len = form.write(number, day, &mut text);
+        self.copy(&text[..len])
+    }
+}
+
+/// The first bytes of others.
+#[derive(Clone, Copy)]
+struct Piece<'b> {
+    from: &'b [u8],
+    len: usize,
+}
+
+impl<'b> Piece<'b> {
+    fn bytes(self) -> &'b [u8] {
+        &self.from[..self.len]
     }
 }
 
@@ -170,9 +210,11 @@ impl<'b> Cursor<'b> {
         self.varint().map(unzigzag)
     }
 
-    fn literal(&mut self) -> Result<&'b [u8], String> {
+    fn literal(&mut self) -> Result<Piece<'b>, String> {
         let len = self.length()?;
-        self.take(len)
+        let from = self.0;
+        self.take(len)?;
+        Ok(Piece { from, len })
     }
 }
 
@@ -194,17 +236,17 @@ struct Parts<'p> {
 /// A column that gives its values one after the other.
 enum Column<'c> {
     Text(Lines<'c>),
-    Constant(&'c [u8]),
-    Numbers { form: Form, suffix: &'c [u8], numbers: Numbers<'c>, text: Text },
-    Dictionary { entries: Vec<&'c [u8]>, index: Stream<'c>, at: usize },
+    Constant(Piece<'c>),
+    Numbers(Box<Numbers<'c>>),
+    Dictionary { entries: Vec<Piece<'c>>, index: Stream<'c>, at: usize },
     Templates { shapes: Vec<Shape<'c>>, which: Stream<'c>, at: usize, others: Box<Self> },
     Hex { bytes: Stream<'c>, values: usize, digits: usize, alphabet: &'static [u8; 16], at: usize },
-    Nullable { null: &'c [u8], present: Stream<'c>, at: usize, inner: Box<Self> },
-    Affixes { prefix: &'c [u8], suffix: &'c [u8], inner: Box<Self> },
+    Nullable { null: Piece<'c>, present: Stream<'c>, at: usize, inner: Box<Self> },
+    Affixes { prefix: Piece<'c>, suffix: Piece<'c>, inner: Box<Self> },
 }
 
 struct Shape<'c> {
-    literals: Vec<&'c [u8]>,
+    literals: Vec<Piece<'c>>,
     slots: Vec<Column<'c>>,
 }
 
@@ -215,12 +257,26 @@ struct Lines<'c> {
 }
 
 impl<'c> Lines<'c> {
-    fn next(&mut self) -> Result<&'c [u8], &'static str> {
-        let len = memchr::memchr(self.end, self.rest).ok_or("a text has too few values")?;
-        let value = &self.rest[..len];
+    #[inline]
+    fn next(&mut self) -> Result<Piece<'c>, &'static str> {
+        let len = match self.rest.first_chunk().and_then(|first| place(first, self.end)) {
+            Some(len) => len,
+            None => memchr::memchr(self.end, self.rest).ok_or("a text has too few values")?,
+        };
+        let from = self.rest;
         self.rest = &self.rest[len + 1..];
-        Ok(value)
+        Ok(Piece { from, len })
     }
+}
+
+/// Where the first `wanted` is: of so few bytes that costs less in place than a call.
+#[inline]
+fn place(bytes: &[u8; 8], wanted: u8) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let zero_there = u64::from_le_bytes(*bytes) ^ (ONES * u64::from(wanted));
+    // The lowest of these bits is that of the first zero byte (Mycroft's).
+    let bits = zero_there.wrapping_sub(ONES) & !zero_there & (ONES << 7);
+    (bits != 0).then(|| bits.trailing_zeros() as usize / 8)
 }
 
 /// A binary stream.
@@ -240,12 +296,21 @@ impl Stream<'_> {
     }
 }
 
+/// Numbers that are worked out from their planes so many at a time.
+const BLOCK: usize = 32;
+
 struct Numbers<'c> {
+    form: Form,
+    suffix: Piece<'c>,
+    day: Day,
     planes: Vec<Stream<'c>>,
-    /// Of each number: the one before it, or the least of all.
+    /// Values of each plane.
+    values: usize,
+    /// The next number, the number before the block, or the least of all.
     base: i64,
     step: Step,
     at: usize,
+    block: [i64; BLOCK],
 }
 
 enum Step {
@@ -258,27 +323,58 @@ enum Step {
 }
 
 impl Numbers<'_> {
-    fn plane_value(&self, place: usize) -> u64 {
-        self.planes.iter().rev().fold(0, |n, plane| n << 8 | u64::from(plane.at(place)))
+    #[inline]
+    fn next(&mut self) -> i64 {
+        if let Step::Always(step) = self.step {
+            let number = self.base;
+            self.base = number.wrapping_add(step);
+            return number;
+        }
+        let place = self.at % BLOCK;
+        if place == 0 {
+            self.fill();
+        }
+        self.at += 1;
+        self.block[place]
     }
 
-    fn next(&mut self) -> i64 {
-        let at = self.at;
-        self.at += 1;
-        match self.step {
-            Step::Offset => self.base.wrapping_add(self.plane_value(at).cast_signed()),
-            Step::Always(step) => {
-                let number = self.base;
-                self.base = number.wrapping_add(step);
-                number
-            }
-            Step::Delta => {
-                if at > 0 {
-                    self.base = self.base.wrapping_add(unzigzag(self.plane_value(at - 1)));
-                }
-                self.base
+    /// The block of numbers that begins at `at`.
+    fn fill(&mut self) {
+        let is_delta = matches!(self.step, Step::Delta);
+        if !is_delta {
+            let base = self.base;
+            self.block = self.plane_values(self.at).map(|value| base.wrapping_add(value.cast_signed()));
+            return;
+        }
+        // The first number is the base, and has no difference.
+        let first = usize::from(self.at == 0);
+        self.block[0] = self.base;
+        let steps = self.plane_values(self.at - (1 - first));
+        for (number, step) in self.block[first..].iter_mut().zip(steps) {
+            self.base = self.base.wrapping_add(unzigzag(step));
+            *number = self.base;
+        }
+    }
+
+    /// So many values from `from` on as there are; behind them zeros.
+    fn plane_values(&self, from: usize) -> [u64; BLOCK] {
+        let mut found = [0; BLOCK];
+        let until = (from + BLOCK).min(self.values);
+        for (number, plane) in self.planes.iter().enumerate() {
+            let shift = 8 * number;
+            match plane {
+                Stream::Constant(byte) => found.iter_mut().for_each(|value| *value |= u64::from(*byte) << shift),
+                Stream::Stored(bytes) => add_plane(&mut found, &bytes[from..until], shift),
+                Stream::Decoded(bytes) => add_plane(&mut found, &bytes[from..until], shift),
             }
         }
+        found
+    }
+}
+
+fn add_plane(values: &mut [u64; BLOCK], plane: &[u8], shift: usize) {
+    for (value, byte) in values.iter_mut().zip(plane) {
+        *value |= u64::from(*byte) << shift;
     }
 }
 
@@ -294,7 +390,7 @@ impl<'p> Parts<'p> {
             kind::NUMBERS => {
                 let form = Form::decode(|| self.meta.byte())?;
                 let suffix = self.meta.literal()?;
-                Column::Numbers { form, suffix, numbers: self.numbers(values)?, text: Text::default() }
+                Column::Numbers(Box::new(self.numbers(form, suffix, values)?))
             }
             kind::DICTIONARY => {
                 let n = self.meta.length()?;
@@ -368,16 +464,17 @@ impl<'p> Parts<'p> {
         Ok(Lines { rest: self.text.take(len)?, end })
     }
 
-    fn numbers(&mut self, values: usize) -> Result<Numbers<'p>, String> {
+    fn numbers(&mut self, form: Form, suffix: Piece<'p>, values: usize) -> Result<Numbers<'p>, String> {
         let way = self.meta.byte()?;
         let base = self.meta.signed()?;
-        let (step, planes) = match way {
-            0 => (Step::Always(self.meta.signed()?), Vec::new()),
-            1 => (Step::Offset, self.planes(values)?),
-            2 => (Step::Delta, self.planes(values.saturating_sub(1))?),
+        let (step, values) = match way {
+            0 => (Step::Always(self.meta.signed()?), 0),
+            1 => (Step::Offset, values),
+            2 => (Step::Delta, values.saturating_sub(1)),
             other => return Err(format!("unknown way {other} of numbers")),
         };
-        Ok(Numbers { planes, base, step, at: 0 })
+        let planes = if way == 0 { Vec::new() } else { self.planes(values)? };
+        Ok(Numbers { form, suffix, day: Day::default(), planes, values, base, step, at: 0, block: [0; BLOCK] })
     }
 
     fn planes(&mut self, values: usize) -> Result<Vec<Stream<'p>>, String> {
@@ -414,7 +511,7 @@ impl Column<'_> {
                 others.is_done() && shapes.iter().flat_map(|shape| &shape.slots).all(Self::is_done)
             }
             Self::Nullable { inner, .. } | Self::Affixes { inner, .. } => inner.is_done(),
-            Self::Constant(_) | Self::Numbers { .. } | Self::Dictionary { .. } | Self::Hex { .. } => true,
+            Self::Constant(_) | Self::Numbers(_) | Self::Dictionary { .. } | Self::Hex { .. } => true,
         }
     }
 
@@ -422,47 +519,47 @@ impl Column<'_> {
     fn put(&mut self, out: &mut Out<'_>) -> Quick {
         match self {
             Self::Text(lines) => out.put(lines.next()?),
-            Self::Constant(value) => out.put(value),
-            Self::Numbers { form, suffix, numbers, text } => {
-                form.write(numbers.next(), text);
-                out.put(text.bytes())?;
-                out.put(suffix)
+            Self::Constant(value) => out.put(*value),
+            Self::Numbers(numbers) => {
+                let number = numbers.next();
+                out.number(numbers.form, number, &mut numbers.day)?;
+                if numbers.suffix.len > 0 { out.put(numbers.suffix) } else { Ok(()) }
             }
             Self::Dictionary { entries, index, at } => {
                 let entry = usize::from(index.at(*at));
                 *at += 1;
-                out.put(entries.get(entry).ok_or("an entry that is not there")?)
+                out.put(*entries.get(entry).ok_or("an entry that is not there")?)
             }
             Self::Templates { shapes, which, at, others } => {
                 let which = usize::from(which.at(*at));
                 *at += 1;
                 let Some(Shape { literals, slots }) = shapes.get_mut(which) else { return others.put(out) };
                 let (first, behind) = literals.split_first().ok_or("a template of nothing")?;
-                out.put(first)?;
+                out.put(*first)?;
                 for (slot, literal) in slots.iter_mut().zip(behind) {
                     slot.put(out)?;
-                    out.put(literal)?;
+                    out.put(*literal)?;
                 }
                 Ok(())
             }
             Self::Hex { bytes, values, digits, alphabet, at } => {
                 let row = *at;
                 *at += 1;
-                for byte in 0..*digits / 2 {
-                    let byte = bytes.at(byte * *values + row);
-                    out.put(&[alphabet[usize::from(byte >> 4)], alphabet[usize::from(byte & 15)]])?;
+                for (plane, pair) in out.take(*digits)?.chunks_exact_mut(2).enumerate() {
+                    let byte = bytes.at(plane * *values + row);
+                    pair.copy_from_slice(&[alphabet[usize::from(byte >> 4)], alphabet[usize::from(byte & 15)]]);
                 }
                 Ok(())
             }
             Self::Nullable { null, present, at, inner } => {
                 let is_present = present.at(*at) != 0;
                 *at += 1;
-                if is_present { inner.put(out) } else { out.put(null) }
+                if is_present { inner.put(out) } else { out.put(*null) }
             }
             Self::Affixes { prefix, suffix, inner } => {
-                out.put(prefix)?;
+                out.put(*prefix)?;
                 inner.put(out)?;
-                out.put(suffix)
+                out.put(*suffix)
             }
         }
     }

@@ -121,7 +121,7 @@ impl Writer<'_> {
             return Some(());
         }
         if depth > 1
-            && let Some(null) = NULLS.iter().find(|null| values.contains(null))
+            && let Some(null) = null(values)
         {
             return self.nullable(null, values, depth - 1);
         }
@@ -286,6 +286,15 @@ impl Writer<'_> {
         varint(&mut self.meta, bytes.len() as u64);
         self.meta.extend_from_slice(bytes);
     }
+}
+
+/// What stands for no value among them: the first of [`NULLS`] that occurs.
+fn null(values: &[&[u8]]) -> Option<&'static [u8]> {
+    let mut found = NULLS.len();
+    for value in values.iter().filter(|value| value.len() <= 4) {
+        found = NULLS[..found].iter().position(|null| null == value).unwrap_or(found);
+    }
+    NULLS.get(found).copied()
 }
 
 /// The values as numbers of one form, with the text that follows each of them.

@@ -49,6 +49,8 @@ impl Dialect {
 
 /// Bytes of a statement that tell what it is.
 const HEAD: usize = 1 << 10;
+/// Rows are searched for their end and counted so many bytes at a time: both find them in the nearest cache.
+const SEARCHED_BYTES: usize = 16 << 10;
 /// Bytes that any step may look at behind its place.
 const AHEAD: usize = 80;
 /// Bytes kept of what was consumed: what a statement's end is told by.
@@ -588,7 +590,7 @@ impl Sql {
     }
 
     /// Follows rows up to the line `\.`, or to `limit`.
-    fn rows(&mut self, bytes: &[u8], from: usize, limit: usize, fresh: bool, ledger: &mut Ledger) -> usize {
+    fn rows(&mut self, bytes: &[u8], from: usize, limit: usize, mut fresh: bool, ledger: &mut Ledger) -> usize {
         let end_at = |at: usize| match &bytes[at..] {
             [b'\\', b'.', b'\r', b'\n', ..] => Some(at + 4),
             [b'\\', b'.', b'\n', ..] => Some(at + 3),
@@ -599,18 +601,24 @@ impl Sql {
             self.state = State::Between;
             return end;
         }
-        let mut at = from;
-        while let Some(found) = memmem::find(&bytes[at..bytes.len().min(limit + 2)], b"\n\\.") {
-            let line = at + found + 1;
-            if let Some(end) = end_at(line) {
-                ledger.rows += self.lines(bytes, from, line, fresh);
-                self.state = State::Between;
-                return end;
+        let mut begin = from;
+        while begin < limit {
+            let until = limit.min(begin + SEARCHED_BYTES);
+            let mut at = begin;
+            while let Some(found) = memmem::find(&bytes[at..bytes.len().min(until + 2)], b"\n\\.") {
+                let line = at + found + 1;
+                if let Some(end) = end_at(line) {
+                    ledger.rows += self.lines(bytes, begin, line, fresh);
+                    self.state = State::Between;
+                    return end;
+                }
+                at = line;
             }
-            at = line;
+            ledger.rows += self.lines(bytes, begin, until, fresh);
+            fresh = bytes[until - 1] == b'\n';
+            begin = until;
         }
-        ledger.rows += self.lines(bytes, from, limit, fresh);
-        self.state = State::Rows { fresh: bytes[limit - 1] == b'\n' };
+        self.state = State::Rows { fresh };
         limit
     }
 
