@@ -644,3 +644,36 @@ fn a_generation_that_comes_too_late_is_refused() {
     assert_eq!(error.kind(), Kind::Busy, "{error}");
     assert_eq!(repo.newest_generation().expect("the newest").0, 3);
 }
+
+/// Over a network the newest generation is looked for beside the listing, from the one that was seen last: what comes out is
+/// the newest, wherever that is and however old the listing, and in the usual case no request waits for another.
+#[test]
+fn the_newest_generation_is_found_from_whatever_was_seen() {
+    let empty = alluvium::format::coordination::Generation::default();
+    for (seen, published, behind) in
+        [(0, 0, 0), (0, 1, 0), (0, 3, 2), (2, 2, 0), (2, 2, 1), (2, 2, 2), (2, 5, 3), (2, 9, 0)]
+    {
+        let (storage, world) = (Fault::new(Memory::new()), World::new(31));
+        storage.set_transfers(8);
+        let cache = tempfile::tempdir().expect("a folder");
+        drop(init(storage.clone(), &world));
+        let open = || {
+            Repository::open(Arc::new(storage.clone()), world.clone(), PASSPHRASE, Some(cache.path())).expect("open")
+        };
+        let publish = |numbers: std::ops::RangeInclusive<u64>| {
+            numbers.for_each(|n| open().publish_generation(n, &empty).expect("published"));
+        };
+        publish(1..=seen);
+        let repo = open();
+        repo.older_than_seen(&Silent).expect("nothing is older");
+        let before = storage.operations();
+        assert_eq!(repo.probe_generation().expect("probe").0, seen);
+        // The listing, what may follow, and the state.
+        assert_eq!(storage.operations() - before, 3 + usize::from(seen > 0), "{seen}");
+        publish(seen + 1..=published);
+        let shown = usize::try_from(published - behind).expect("few");
+        storage.when(on(Operation::List, "prune/"), Effect::Cut(shown));
+        let (number, state) = repo.probe_generation().expect("probe");
+        assert_eq!((number, state.expect("readable")), (published, empty.clone()), "{seen} {published} {behind}");
+    }
+}

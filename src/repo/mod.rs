@@ -29,7 +29,6 @@ pub mod session;
 pub mod snapshots;
 pub mod writer;
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -301,28 +300,42 @@ impl Repository {
     /// # Errors
     /// `Storage`.
     pub fn probe_generation(&self) -> Result<(u64, Result<Generation>)> {
-        let mut number = self.listed_generation()?;
-        let exists = |number| -> Result<bool> { Ok(self.storage.stat(&generation_name(number))?.is_some()) };
+        let storage = self.storage.as_ref();
+        let exists = |number| -> Result<bool> { Ok(storage.stat(&generation_name(number))?.is_some()) };
+        let look = |number| both(storage, || exists(next_milestone(number)), || exists(number + 1));
+        // Mostly the newest is the one that this machine saw last. Over a network that is read, and what would follow it
+        // looked for, while the listing is waited for.
+        let guess = if at_once(storage) > 1 { Some(self.seen.generation()) } else { None };
+        let guessed = |number| (look(number), self.generation(number));
+        let (guessed, listed) = both(storage, || guess.map(guessed), || self.listed_generation());
+        let (mut number, mut looked, mut state) = (listed?, None, None);
+        if let Some((guess, (after, read))) = guess.zip(guessed)
+            && guess >= number
+            && (guess == number || read.is_ok())
+        {
+            (number, looked, state) = (guess, Some(after), Some((guess, read)));
+        }
         // Mostly there is neither, and both are asked for at once.
         loop {
-            let (milestone, next) =
-                both(self.storage.as_ref(), || exists(next_milestone(number)), || exists(number + 1));
+            let (milestone, next) = looked.take().unwrap_or_else(|| look(number));
             number = match (milestone?, next?) {
                 (true, _) => next_milestone(number),
                 (false, true) => number + 1,
                 (false, false) => break,
             };
         }
+        let state = state.filter(|(guess, _)| *guess == number).map(|(_, read)| read);
+        Ok((number, state.unwrap_or_else(|| self.generation(number))))
+    }
+
+    /// The state of generation `number`; that of 0, which is no object, is empty.
+    fn generation(&self, number: u64) -> Result<Generation> {
         if number == 0 {
-            return Ok((0, Ok(Generation::default())));
+            return Ok(Generation::default());
         }
         let name = generation_name(number);
-        let state = self
-            .storage
-            .get(&name)
-            .and_then(|bytes| self.open_object(ObjectKind::Generation, &name, &bytes))
-            .and_then(|plain| Generation::decode(&plain).map_err(|e| e.in_object(&name)));
-        Ok((number, state))
+        let plain = self.open_object(ObjectKind::Generation, &name, &self.storage.get(&name)?)?;
+        Generation::decode(&plain).map_err(|e| e.in_object(&name))
     }
 
     /// The highest number that a listing shows.
@@ -392,14 +405,14 @@ impl Repository {
     /// `Storage`.
     pub fn index_to_read(&self, report: &dyn Report) -> Result<Indexed<'_>> {
         // Nothing that is read rests on the order of the two.
-        let (probed, listed) = both(self.storage.as_ref(), || self.probe_generation(), || self.list_index());
+        let refresh = || self.refresh(&|| self.list_index(), report);
+        let (probed, refreshed) = both(self.storage.as_ref(), || self.probe_generation(), refresh);
         let (number, state) = probed?;
         let state = state.unwrap_or_else(|e| {
             report.problem(Problem::new(generation_name(number), &e));
             Generation::default()
         });
-        let listed = Cell::new(Some(listed));
-        self.index_listed(number, state, report, &|| listed.take().unwrap_or_else(|| self.list_index()))
+        Ok(self.indexed(number, state, refreshed?))
     }
 
     /// As [`index`](Self::index), with a generation that was read before.
@@ -427,7 +440,11 @@ impl Repository {
         list: &dyn Fn() -> Result<BTreeSet<IndexId>>,
     ) -> Result<Indexed<'_>> {
         let problems = self.refresh(list, report)?;
-        Ok(Indexed { repo: self, generation: number, trust: Trust::new(&state, self.rules), state, problems })
+        Ok(self.indexed(number, state, problems))
+    }
+
+    fn indexed(&self, number: u64, state: Generation, problems: Vec<Problem>) -> Indexed<'_> {
+        Indexed { repo: self, generation: number, trust: Trust::new(&state, self.rules), state, problems }
     }
 
     /// Loads new index objects and drops those that are gone. New ones first: between the two, a pack

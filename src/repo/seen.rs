@@ -62,6 +62,11 @@ impl Seen {
         Self { file }
     }
 
+    /// The newest generation that was seen; 0 when there was none.
+    pub fn generation(&self) -> u64 {
+        self.file.as_deref().map_or(0, |file| read(file).generation)
+    }
+
     /// Compares what the storage shows with what was seen, and remembers what is newer. Returns what is older than it
     /// was: each as a problem with the object that is missing.
     ///

@@ -119,6 +119,7 @@ struct State {
     rules: Vec<Arc<Rule>>,
     is_off: bool,
     volatile: Vec<Undo>,
+    transfers: Option<usize>,
 }
 
 struct Shared<S> {
@@ -153,6 +154,11 @@ impl<S: Storage> Fault<S> {
     /// Adds a rule: calls that meet `condition` suffer `effect`, until [`heal`](Self::heal).
     pub fn when(&self, condition: impl Fn(&Call) -> bool + Send + Sync + 'static, effect: Effect) {
         lock(&self.shared.state).rules.push(Arc::new(Rule { condition: Box::new(condition), effect }));
+    }
+
+    /// From now on so many requests at a time are said to pay, as over a network.
+    pub fn set_transfers(&self, transfers: usize) {
+        lock(&self.shared.state).transfers = Some(transfers);
     }
 
     /// Drops all rules and switches the machine on again; the record goes on.
@@ -336,7 +342,8 @@ impl<S: Storage> Storage for Fault<S> {
     }
 
     fn transfers(&self) -> usize {
-        self.inner().transfers()
+        let told = lock(&self.shared.state).transfers;
+        told.unwrap_or_else(|| self.inner().transfers())
     }
 
     fn exclusive(&self) -> bool {
