@@ -6,10 +6,12 @@ use std::process::{Child, Command, Stdio};
 use alluvium::env::Cancel;
 use alluvium::error::{Kind, Result};
 use alluvium::format::limits::NAME_BYTES_MAX;
-use alluvium::format::manifest::{Manifest, PartKind};
+use alluvium::format::manifest::{Header, Manifest, PartKind};
+use alluvium::ops::check::check;
 use alluvium::ops::diff;
 use alluvium::ops::restore::{Target, restore};
 use alluvium::ops::select::{Narrow, snapshot_and_part};
+use alluvium::repo::session::{Session, Writing};
 use alluvium::repo::snapshots::{Snapshot, digest_of_stream};
 use alluvium::repo::{InitOptions, Repository};
 use alluvium::report::{Collect, Silent};
@@ -448,6 +450,18 @@ fn what_parts_and_stream_say_of_themselves_is_compared() {
     refused("the last one longer", &|m| m.parts.last_mut().expect("parts").digest.bytes += 1, true);
     refused("the last one shorter", &|m| m.parts.last_mut().expect("parts").digest.bytes -= 1, true);
     refused("another's chunks", &|m| m.parts[1].recipe = m.parts[0].recipe.clone(), true);
+
+    // A check sees it before somebody needs it.
+    let mut manifest = snapshot.manifest.clone();
+    manifest.whole.as_mut().expect("a stream").blake3[0] ^= 1;
+    let bytes = manifest.bytes();
+    let header = Header { time: manifest.time, series: [0; 32], bytes, good_bytes: bytes, previous: None };
+    let session =
+        Session::begin(&repo, &Writing { host: "h".into(), purpose: "snapshot".into() }, &Silent).expect("begin");
+    let id = session.publish(&header, &manifest).expect("publish");
+    let checked = check(&repo, None, &Silent, &Cancel::new()).expect("check");
+    let told: Vec<_> = checked.problems.iter().map(|problem| problem.object.clone()).collect();
+    assert_eq!(told, [format!("snapshots/{id}")]);
 }
 
 fn table(repo: &Repository, snapshot: &Snapshot, name: &str, narrow: Narrow) -> Result<(Vec<u8>, Vec<String>)> {

@@ -11,6 +11,8 @@ use crate::id::{BlobId, PackId, SnapshotId};
 pub const SESSION_PREFIX: &str = "sessions/";
 /// The folder of generations.
 pub const GENERATION_PREFIX: &str = "prune/";
+/// Generations have lower numbers: from these it could not be counted on.
+pub const GENERATION_MAX: u64 = u64::MAX / 2;
 /// What a heartbeat's name ends in.
 const BEAT_SUFFIX: &str = ".beat";
 
@@ -43,9 +45,9 @@ pub fn generation_name(generation: u64) -> String {
 /// The number in a generation's name.
 pub fn generation_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix(GENERATION_PREFIX)?;
-    // `parse` alone would let a plus sign through; and numbers that could not be counted on from are nobody's.
+    // `parse` alone would let a plus sign through.
     let plain = digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit());
-    plain.then(|| digits.parse().ok())?.filter(|n| *n < u64::MAX / 2)
+    plain.then(|| digits.parse().ok())?.filter(|n| *n < GENERATION_MAX)
 }
 
 /// A writer at work. The object's existence says that packs may appear that no manifest names yet.

@@ -9,7 +9,7 @@ use crate::id::BlobId;
 /// Plain bytes held.
 const BYTES_MAX: usize = 32 << 20;
 /// Buffers kept of blobs that were let go, and the largest of them in bytes.
-const SPARES_MAX: usize = 4;
+const SPARES_MAX: usize = 16;
 const SPARE_BYTES_MAX: usize = 1 << 20;
 
 /// The blobs that were decoded last. Used by many threads.
@@ -55,16 +55,25 @@ impl Bases {
         {
             let Some(gone) = held.blobs.remove(&oldest) else { continue };
             held.bytes -= gone.len();
-            if held.spares.len() < SPARES_MAX && gone.len() <= SPARE_BYTES_MAX {
-                held.spares.extend(Arc::into_inner(gone));
+            if gone.len() <= SPARE_BYTES_MAX
+                && let Some(spare) = Arc::into_inner(gone)
+            {
+                if held.spares.len() == SPARES_MAX {
+                    held.spares.remove(0);
+                }
+                held.spares.push(spare);
             }
         }
         raw
     }
 
-    /// A buffer of `len` bytes, whatever they are.
+    /// A buffer of `len` bytes, whatever they are; not much longer than that, since it may be held for long.
     pub fn buffer(&self, len: usize) -> Vec<u8> {
-        let mut buffer = lock(&self.0).spares.pop().unwrap_or_default();
+        let mut held = lock(&self.0);
+        let fits = |spare: &Vec<u8>| (len..=len + len / 4).contains(&spare.capacity());
+        let spare = held.spares.iter().position(fits).map(|at| held.spares.swap_remove(at));
+        drop(held);
+        let mut buffer = spare.unwrap_or_else(|| Vec::with_capacity(len));
         buffer.resize(len, 0);
         buffer
     }
@@ -85,5 +94,10 @@ mod tests {
         assert_eq!(held, (8..40).collect::<Vec<u8>>());
         assert_eq!(bases.put(id(50), vec![0; 64 << 20]).len(), 64 << 20, "given, though not held");
         assert!(bases.get(&id(39)).is_none() && bases.get(&id(50)).is_none());
+        for len in [1 << 20, 1 << 20, 1000, 900_000, 0] {
+            let buffer = bases.buffer(len);
+            assert_eq!(buffer.len(), len);
+            assert!(buffer.capacity() <= len + len / 4, "{} for {len}", buffer.capacity());
+        }
     }
 }

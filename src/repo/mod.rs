@@ -313,7 +313,7 @@ impl Repository {
             && guess >= number
             && (guess == number || read.is_ok())
         {
-            (number, looked, state) = (guess, Some(after), Some((guess, read)));
+            (number, looked, state) = (guess, Some(after), read.ok().map(|read| (guess, read)));
         }
         // Mostly there is neither, and both are asked for at once.
         loop {
@@ -325,7 +325,7 @@ impl Repository {
             };
         }
         let state = state.filter(|(guess, _)| *guess == number).map(|(_, read)| read);
-        Ok((number, state.unwrap_or_else(|| self.generation(number))))
+        Ok((number, state.map_or_else(|| self.generation(number), Ok)))
     }
 
     /// The state of generation `number`; that of 0, which is no object, is empty.

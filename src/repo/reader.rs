@@ -389,7 +389,9 @@ impl<'r> Reader<'r> {
         // A network wants some requests waiting behind those that are under way.
         let fetchers = FETCHERS.max(2 * at_once(self.indexed.repo.storage.as_ref()));
         let batch_bytes = if self.is_far() { BATCH_BYTES_FAR } else { BATCH_BYTES };
-        let batches = (memory_bytes / 2 / batch_bytes).clamp(2, 2 * threads + fetchers + 2);
+        // Plain, as fetched, and what was read over.
+        let batch_costs = 2 * batch_bytes + READ_OVER_BYTES as usize;
+        let batches = (memory_bytes / batch_costs).clamp(2, 2 * threads + fetchers + 2);
         let mut proof = Proof::new(parts);
         std::thread::scope(|scope| {
             let (give, free) = unbounded();

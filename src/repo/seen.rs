@@ -23,7 +23,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::format::coordination::generation_name;
+use crate::format::coordination::{GENERATION_MAX, generation_name};
 use crate::format::manifest::{self, Header};
 use crate::id::SnapshotId;
 use crate::report::{Problem, Report};
@@ -64,7 +64,7 @@ impl Seen {
 
     /// The newest generation that was seen; 0 when there was none.
     pub fn generation(&self) -> u64 {
-        self.file.as_deref().map_or(0, |file| read(file).generation)
+        self.file.as_deref().map(|file| read(file).generation).filter(|n| *n < GENERATION_MAX).unwrap_or(0)
     }
 
     /// Compares what the storage shows with what was seen, and remembers what is newer. Returns what is older than it

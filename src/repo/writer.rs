@@ -489,8 +489,10 @@ impl Writer<'_> {
             cuts.push(Cut { range: at..at + length, ..cut });
             at += length;
         }
-        cutting.part.bytes += (at - range.start) as u64;
-        self.digest(ToDigest::Bytes(Arc::clone(buffer), range.start..at))?;
+        if at > range.start {
+            cutting.part.bytes += (at - range.start) as u64;
+            self.digest(ToDigest::Bytes(Arc::clone(buffer), range.start..at))?;
+        }
         self.send(cutting, buffer, cuts)?;
         Ok(at)
     }

@@ -35,7 +35,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// Bytes behind a chunk that tell whether it [may end](Self::may_end) there as surely as any more would.
+    /// Bytes behind a chunk that tell where it [may end](Self::may_end) and what follows it; more are not looked at.
     pub const LOOKS_AHEAD: usize = 4;
 
     /// Of a part that consists of this.
@@ -78,7 +78,7 @@ impl Places {
         let end = match self.grain {
             Grain::Any => return,
             Grain::Pages { .. } => Some(self.page_end(length)),
-            Grain::Documents { .. } => self.document_end(data, length),
+            Grain::Documents { .. } => self.document_end(&data[..data.len().min(length + Self::LOOKS_AHEAD)], length),
         };
         match end {
             Some(end) => self.ahead = (end - length) as u64,

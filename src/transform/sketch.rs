@@ -1,7 +1,8 @@
 //! What a chunk looks like in four numbers: similar chunks share some of them. Each feature is the least of many hashes
-//! of the content (Broder, "On the resemblance and containment of documents", 1997), sampled where the content says, as
-//! Odess samples by its gear hash (Zou et al., "Odess", ICDE 2021): here at the beginnings of lines, so that a chunk of
-//! rows is known by its rows, wherever they moved.
+//! of the content (Broder, "On the resemblance and containment of documents", 1997), sampled where the content says: at the
+//! beginnings of lines, so that a chunk of rows is known by its rows, wherever they moved; where there are few lines, by a
+//! gear hash of the bytes in front, as Odess does it (Zou et al., "Odess", ICDE 2021), so that pages of a database are known
+//! by what is in them.
 //!
 //! Features leak similarity: they are keyed, and never leave the local cache.
 
@@ -11,34 +12,59 @@ pub const FEATURES: usize = 4;
 const SAMPLE: usize = 32;
 /// Fewest samples that tell anything.
 const SAMPLES_MIN: usize = 4;
+/// Lines that are longer on average than so many bytes are no rows.
+const LINE_MAX: usize = 512;
+/// The gear hash is shifted by so many bits a byte: it depends on as many bytes as a sample has.
+const GEAR_SHIFT: usize = 64 / SAMPLE;
+/// Every 128th place is sampled.
+const GEAR_BITS: u32 = 7;
 
 /// Computes features.
 pub struct Sketcher {
     words: [u64; SAMPLE / 8],
     /// One for each feature, odd.
     factors: [u64; FEATURES],
+    gear: [u64; 256],
 }
 
 impl Sketcher {
     /// A sketcher with keys of its own, derived from `seed`.
     pub fn new(seed: &[u8; 32]) -> Self {
-        let mut bytes = [0; SAMPLE + FEATURES * 8];
+        let mut bytes = [0; SAMPLE + FEATURES * 8 + 256 * 8];
         blake3::Hasher::new_keyed(seed).update(b"alluvium v1 features").finalize_xof().fill(&mut bytes);
         let word = |n: usize| u64::from_le_bytes(bytes.as_chunks().0[n]);
-        Self { words: std::array::from_fn(word), factors: std::array::from_fn(|n| word(SAMPLE / 8 + n) | 1) }
+        Self {
+            words: std::array::from_fn(word),
+            factors: std::array::from_fn(|n| word(SAMPLE / 8 + n) | 1),
+            gear: std::array::from_fn(|n| word(SAMPLE / 8 + FEATURES + n)),
+        }
     }
 
-    /// The features of a chunk, or none where it has too few lines.
+    /// The features of a chunk, or none where it has too few samples.
     pub fn features(&self, raw: &[u8]) -> Option<[u64; FEATURES]> {
         let mut least = [u64::MAX; FEATURES];
         let mut samples = 0;
-        let starts = std::iter::once(0).chain(memchr::memchr_iter(b'\n', raw).map(|at| at + 1));
-        for sample in starts.filter_map(|at| raw.get(at..at + SAMPLE)) {
+        let mut take = |sample: &[u8]| {
             let hash = self.hash(sample);
             for (least, factor) in least.iter_mut().zip(self.factors) {
                 *least = (*least).min(hash.wrapping_mul(factor).rotate_left(23));
             }
             samples += 1;
+        };
+        let ends = || memchr::memchr_iter(b'\n', raw);
+        if ends().count() * LINE_MAX >= raw.len() {
+            let starts = std::iter::once(0).chain(ends().map(|at| at + 1));
+            starts.filter_map(|at| raw.get(at..at + SAMPLE)).for_each(&mut take);
+        } else {
+            let mut hash = 0_u64;
+            for (at, &byte) in raw.iter().enumerate() {
+                hash = (hash << GEAR_SHIFT).wrapping_add(self.gear[usize::from(byte)]);
+                if hash >> (u64::BITS - GEAR_BITS) == 0
+                    && let Some(start) = (at + 1).checked_sub(SAMPLE)
+                {
+                    take(&raw[start..=at]);
+                }
+            }
         }
         // Features of one kind are compared with their like only.
         let kinds: [u64; FEATURES] = std::array::from_fn(|kind| least[kind] & !(FEATURES as u64 - 1) | kind as u64);
@@ -60,6 +86,7 @@ impl Sketcher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transform::hash::stream_digest;
 
     fn rows(from: usize, to: usize, changed: usize) -> Vec<u8> {
         let row = |n: usize| {
@@ -81,6 +108,22 @@ mod tests {
         assert!(shared(&base, &rows(60, 3060, 5000)) >= 2, "rows went and came");
         assert_eq!(shared(&base, &rows(3000, 6000, 5000)), 0);
         assert_eq!(sketcher.features(b"one\ntwo\n"), None);
+        // Cells of pages, without a single line: a hundredth changed, one more at the front, another page size.
+        let cells = |changed: usize, from: usize, page: usize| -> Vec<u8> {
+            let cell = |n: usize| {
+                let cell = stream_digest(&(if n.is_multiple_of(changed) { n + 9_000_000 } else { n }).to_le_bytes());
+                cell.map(|byte| if byte == b'\n' { b'x' } else { byte })
+            };
+            let cells: Vec<u8> = (from..from + 6000).flat_map(cell).collect();
+            cells.chunks(page - 64).flat_map(|page| [&[0xff; 64][..], page].concat()).collect()
+        };
+        let base = cells(100_003, 1, 4096);
+        assert_eq!(shared(&base, &base), FEATURES);
+        assert!(shared(&base, &cells(100, 1, 4096)) >= 2, "a change in every hundredth cell");
+        assert!(shared(&base, &cells(100_003, 2, 4096)) >= 2, "a cell went and one came");
+        assert!(shared(&base, &cells(100_003, 1, 8192)) >= 2, "pages of another length");
+        assert_eq!(shared(&base, &cells(100_003, 6001, 4096)), 0);
+        let base = rows(0, 3000, 5000);
         let other = Sketcher::new(&[8; 32]).features(&base).expect("rows");
         assert!(other.iter().zip(sketcher.features(&base).expect("rows")).all(|(a, b)| *a != b), "keyed");
     }
