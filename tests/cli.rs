@@ -139,6 +139,12 @@ fn a_stream_comes_back_byte_for_byte_and_nothing_else_on_standard_output() {
     let again = place.run(&["restore", "shop", "-o", "shop.sql"]).expect(1);
     assert!(again.err.contains("--overwrite"), "{}", again.err);
     place.run(&["restore", "shop", "-o", "shop.sql", "--overwrite"]).expect(0);
+    // A pipe or a device is not replaced, whatever was said.
+    let pipe = place.path("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+    assert!(made.success());
+    let refused = place.run(&["restore", "shop", "-o", "pipe", "--overwrite"]).expect(1);
+    assert!(refused.err.contains("pipe is a device, a pipe or a socket"), "{}", refused.err);
 }
 
 #[test]

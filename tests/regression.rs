@@ -1,13 +1,17 @@
 //! What a reader of the code found wrong once, as tests: each failed before it was mended.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use alluvium::env::Cancel;
 use alluvium::error::Kind;
 use alluvium::format::coordination::generation_name;
 use alluvium::format::keyslot::SlotKind;
-use alluvium::format::manifest::{Part, PartKind};
+use alluvium::format::manifest::{Part, PartKind, object_name};
+use alluvium::id::SnapshotId;
 use alluvium::ops::check::{Subset, check};
+use alluvium::ops::forget::{self, Filter};
+use alluvium::ops::retention::{Count, Policy};
 use alluvium::ops::{key, repair};
 use alluvium::repo::reader::Reader;
 use alluvium::repo::session::{Session, Writing};
@@ -267,4 +271,58 @@ fn a_whole_second_means_its_end_however_it_is_written() {
     }
     let exact = "2026-01-04T03:04:05.5Z";
     assert_eq!(alluvium::ops::select::parse_time(exact, &zone), exact.parse().ok());
+}
+
+/// Three days of a source, nothing of which is shared; the newest last.
+fn three_days(storage: &Memory, world: &Arc<World>) -> (Repository, Vec<SnapshotId>) {
+    let repo = init(storage.clone(), world);
+    let day = |n: u64| {
+        world.pass(SignedDuration::from_hours(24));
+        take(&repo, "shop", &noise(300_000, n)).expect("take").id
+    };
+    let ids = (0..3).map(day).collect();
+    (repo, ids)
+}
+
+/// `keep-last 1` kept the snapshot that a check had just found harmed, and removed the whole ones.
+#[test]
+fn what_is_harmed_is_not_the_last_good_snapshot() {
+    let (storage, world) = (Memory::new(), World::new(77));
+    let (repo, ids) = three_days(&storage, &world);
+    let before: BTreeSet<String> = storage.names().into_iter().filter(|name| name.starts_with("packs/")).collect();
+    world.pass(SignedDuration::from_hours(24));
+    let newest = take(&repo, "shop", &noise(300_000, 9)).expect("take").id;
+    let packs = storage.names().into_iter().filter(|name| name.starts_with("packs/") && !before.contains(name));
+    for pack in packs {
+        let mut bytes = storage.get(&pack).expect("the pack");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        storage.put_replace(&pack, &bytes).expect("damaged");
+    }
+    let policy = Policy { keep_last: Some(Count::N(1)), ..Policy::default() };
+    let plan = || forget::plan(&repo, &Filter::default(), &policy).expect("plan");
+    assert_eq!(plan().remove.len(), 3, "nobody has seen the damage");
+    assert!(!check(&repo, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check").problems.is_empty());
+    let planned = plan();
+    assert_eq!(planned.harmed, BTreeSet::from([newest]));
+    assert_eq!(planned.remove.iter().copied().collect::<BTreeSet<_>>(), ids[..2].iter().copied().collect());
+    let named =
+        |ids: &[SnapshotId]| forget::plan_named(&repo, &ids.iter().map(ToString::to_string).collect::<Vec<_>>(), false);
+    assert_eq!(named(&ids).expect_err("the last good one").kind(), Kind::Usage);
+    assert_eq!(named(&[newest]).expect("what is harmed may go").remove, [newest]);
+}
+
+/// The local cache hid that a manifest was damaged in the storage, and a policy counted on it.
+#[test]
+fn a_policy_counts_on_no_manifest_that_only_the_cache_holds() {
+    let (storage, world) = (Memory::new(), World::new(78));
+    let (repo, ids) = three_days(&storage, &world);
+    assert_eq!(repo.snapshots().expect("cached").0.len(), 3);
+    let name = object_name(ids[2]);
+    let mut bytes = storage.get(&name).expect("the manifest");
+    bytes[50] ^= 1;
+    storage.put_replace(&name, &bytes).expect("damaged");
+    let policy = Policy { keep_last: Some(Count::N(1)), ..Policy::default() };
+    let error = forget::plan(&repo, &Filter::default(), &policy).expect_err("refused");
+    assert_eq!(error.kind(), Kind::Damaged, "{error}");
 }

@@ -538,7 +538,9 @@ fn set_aside(
                 return Ok(());
             }
             Ok(()) => {
-                report.note("what was set aside earlier and is well is relied on again");
+                if before.iter().any(|d| is_well(looked, damage, &d.pack, d.blobs.is_empty())) {
+                    report.note("what was set aside earlier and is well is relied on again");
+                }
                 return Ok(());
             }
             Err(e) if e.kind() == Kind::Busy && attempts > 0 => (number, state) = repo.newest_generation()?,
@@ -551,17 +553,18 @@ fn set_aside(
     }
 }
 
+/// A pack that was read and is whole; or one that was missing `as_a_whole` and is back.
+fn is_well(looked: &Looked, damage: &Damage, pack: &PackId, as_a_whole: bool) -> bool {
+    damage.whole.contains(pack) || as_a_whole && looked.packs.contains_key(pack)
+}
+
 /// What is distrusted by `state`, and by what was found now.
 fn distrusted_now(state: &Generation, known: &HashSet<PackId>, looked: &Looked, damage: &Damage) -> Vec<Distrusted> {
     let Looked { packs, indexed, elsewhere, .. } = looked;
     let condemned: HashSet<PackId> = state.condemned.iter().map(|c| c.pack).collect();
     let mut wanted: HashMap<PackId, BTreeSet<BlobId>> =
         state.distrusted.iter().map(|d| (d.pack, d.blobs.iter().copied().collect())).collect();
-    // What was read and is whole, and what was missing as a whole and is back.
-    let well = |pack: &PackId, blobs: &BTreeSet<_>| {
-        damage.whole.contains(pack) || blobs.is_empty() && packs.contains_key(pack)
-    };
-    wanted.retain(|pack, blobs| !well(pack, blobs));
+    wanted.retain(|pack, blobs| !is_well(looked, damage, pack, blobs.is_empty()));
     let lost = |pack: &PackId| !packs.contains_key(pack) && !elsewhere.contains(pack) && !condemned.contains(pack);
     for pack in known.iter().filter(|pack| indexed.contains(pack) && lost(pack)) {
         wanted.insert(*pack, BTreeSet::new());

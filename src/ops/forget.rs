@@ -1,18 +1,20 @@
 //! `forget`: which snapshots go, and that they go. The policy is [`super::retention`]; data stays until
 //! `prune` (rule I3: the manifest goes first, the data last).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use serde::Serialize;
 
 use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::object_name;
-use crate::id::SnapshotId;
+use crate::id::{BlobId, SnapshotId};
 use crate::repo::Repository;
+use crate::repo::index::Location;
 use crate::repo::snapshots::Snapshot;
-use crate::report::{Counter, Problem, Report};
+use crate::report::{Counter, Problem, Report, Silent};
 
+use super::mark::{damaged, mark};
 use super::retention::{Candidate, Group, Policy, decide};
 
 /// What is to be forgotten.
@@ -22,6 +24,8 @@ pub struct Plan {
     pub groups: Vec<Group>,
     /// Those that go.
     pub remove: Vec<SnapshotId>,
+    /// Those that need what a check found damaged: none of them counts as a good one.
+    pub harmed: BTreeSet<SnapshotId>,
 }
 
 /// Which snapshots a policy looks at.
@@ -62,23 +66,39 @@ impl Filter {
     }
 }
 
-/// Decides by `policy`. Refuses while a manifest is unreadable: it may be the good one that the policy counts on.
+/// Decides by `policy`. Refuses while a manifest is unreadable: it may be the good one that the policy counts on. Manifests
+/// are read from the storage: what the cache holds may be damaged there.
 ///
 /// # Errors
 /// `Usage` for an empty policy; `NotFound` for a source or host without snapshots; `Damaged` when a manifest can't be
 /// read; `WrongKey`; `Storage`.
 pub fn plan(repo: &Repository, filter: &Filter, policy: &Policy) -> Result<Plan> {
-    let (snapshots, unreadable) = repo.snapshots()?;
+    let (snapshots, unreadable) = repo.snapshots_afresh()?;
     if let Some((_, error)) = unreadable.into_iter().next() {
         return Err(error.during("nothing was forgotten").hint(
             "`alluvium check` says what is damaged; remove a hopeless snapshot by its id (`alluvium forget ID`)",
         ));
     }
     filter.check_names(snapshots.iter())?;
-    let candidates: Vec<Candidate> = snapshots.iter().filter(|s| filter.admits(s)).map(Candidate::of).collect();
+    let mut candidates: Vec<Candidate> = snapshots.iter().filter(|s| filter.admits(s)).map(Candidate::of).collect();
+    let harmed = harmed(repo, &snapshots)?;
+    for candidate in &mut candidates {
+        candidate.good &= !harmed.contains(&candidate.id);
+    }
     let groups = decide(&candidates, policy, repo.env.now())?;
     let remove = groups.iter().flat_map(|g| &g.decisions).filter(|d| !d.keep).map(|d| d.id).collect();
-    Ok(Plan { groups, remove })
+    Ok(Plan { groups, remove, harmed })
+}
+
+/// The snapshots that need what a check has set aside as damaged.
+fn harmed(repo: &Repository, snapshots: &[Snapshot]) -> Result<BTreeSet<SnapshotId>> {
+    let indexed = repo.index_to_read(&Silent)?;
+    if indexed.state.distrusted.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let flaw = |id: &BlobId, copy: &Location| indexed.is_distrusted(id, copy.pack).then(|| damaged(id));
+    let marks = mark(&indexed, snapshots, &flaw, &Silent, &Cancel::new())?;
+    Ok(marks.missing.iter().flat_map(|problem| &problem.snapshots).filter_map(|id| id.parse().ok()).collect())
 }
 
 /// The snapshots that `prefixes` name, to be forgotten by hand; an unreadable one may be named by its id too.
@@ -86,8 +106,9 @@ pub fn plan(repo: &Repository, filter: &Filter, policy: &Policy) -> Result<Plan>
 ///
 /// # Errors
 /// `NotFound`, `Usage`, `WrongKey`, `Storage`.
-pub fn plan_named(repo: &Repository, prefixes: &[String], allow_empty: bool) -> Result<Vec<SnapshotId>> {
-    let (snapshots, unreadable) = repo.snapshots()?;
+pub fn plan_named(repo: &Repository, prefixes: &[String], allow_empty: bool) -> Result<Plan> {
+    let (snapshots, unreadable) = repo.snapshots_afresh()?;
+    let harmed = harmed(repo, &snapshots)?;
     let mut ids: Vec<SnapshotId> = snapshots.iter().map(|s| s.id).chain(unreadable.iter().map(|(id, _)| *id)).collect();
     ids.sort();
     let mut remove = BTreeSet::new();
@@ -111,11 +132,11 @@ pub fn plan_named(repo: &Repository, prefixes: &[String], allow_empty: bool) -> 
     }
     if !allow_empty {
         let series = |s: &Snapshot| (s.manifest.host.clone(), s.manifest.source.clone());
-        for snapshot in snapshots.iter().filter(|s| remove.contains(&s.id) && s.manifest.shrunk_from.is_none()) {
-            let survives = snapshots
-                .iter()
-                .any(|s| series(s) == series(snapshot) && !remove.contains(&s.id) && s.manifest.shrunk_from.is_none());
-            if !survives {
+        let good: Vec<&Snapshot> =
+            snapshots.iter().filter(|s| s.manifest.shrunk_from.is_none() && !harmed.contains(&s.id)).collect();
+        let left: HashSet<_> = good.iter().filter(|s| !remove.contains(&s.id)).map(|s| series(s)).collect();
+        for snapshot in good.iter().filter(|s| remove.contains(&s.id)) {
+            if !left.contains(&series(snapshot)) {
                 return Err(Error::new(
                     Kind::Usage,
                     format!(
@@ -127,7 +148,7 @@ pub fn plan_named(repo: &Repository, prefixes: &[String], allow_empty: bool) -> 
             }
         }
     }
-    Ok(remove.into_iter().collect())
+    Ok(Plan { groups: Vec::new(), remove: remove.into_iter().collect(), harmed })
 }
 
 /// Removes manifests. Interrupted, it leaves the others as they were. Each that the storage keeps is a problem:

@@ -349,6 +349,11 @@ fn make_folders(path: &Path) -> Result<()> {
 fn refuse_existing(path: &Path, overwrite: bool) -> Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => Err(Error::new(Kind::AlreadyExists, format!("{} is a folder", path.display()))),
+        // A device or a pipe would be replaced by a file, not written to.
+        Ok(found) if !found.is_file() && !found.is_symlink() => {
+            let what = format!("{} is a device, a pipe or a socket; nothing was written", path.display());
+            Err(Error::new(Kind::AlreadyExists, what).hint("leave -o out, and send standard output there"))
+        }
         Ok(_) if !overwrite => {
             Err(Error::new(Kind::AlreadyExists, format!("{} exists; nothing was written", path.display()))
                 .hint("choose another path, or say --overwrite"))

@@ -671,14 +671,14 @@ impl<'p> Proof<'p> {
         let found = Digest { bytes: self.hasher.count(), blake3: *self.hasher.finalize().as_bytes() };
         self.hasher.reset();
         let Some((part, rest)) = self.parts.split_first() else {
-            return Err(wrong_stream(format!("{} bytes came out where an end should be", self.bytes)));
+            return Err(wrong_stream(&format!("{} bytes came out where an end should be", self.bytes)));
         };
         self.parts = rest;
         if found == part.digest {
             return Ok(());
         }
         let (name, length) = (part.name.escape_debug(), part.digest.bytes);
-        Err(wrong_stream(format!(
+        Err(wrong_stream(&format!(
             "{} bytes of `{name}` came out instead of {length}, or in another order",
             found.bytes
         )))
@@ -692,7 +692,7 @@ impl<'p> Proof<'p> {
     }
 }
 
-fn wrong_stream(what: String) -> Error {
+fn wrong_stream(what: &str) -> Error {
     Error::damaged("the stream", format!("every chunk is whole, but {what}"))
         .hint("run `alluvium check --read-data`; do not use what was restored")
 }

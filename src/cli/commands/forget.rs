@@ -10,6 +10,7 @@ use crate::ops::forget::{Plan, execute, plan, plan_named};
 use crate::ops::retention::{Group, GroupKey, Policy};
 use crate::repo::Repository;
 use crate::repo::snapshots::Snapshot;
+use crate::report::Report;
 
 use super::super::args::{Forget, Rules};
 use super::super::context::{Context, to_value};
@@ -33,8 +34,14 @@ pub fn forget(context: &mut Context<'_>, arguments: Forget) -> Result<Outcome> {
     let planned = if ids.is_empty() {
         plan(&repo, &list::filter(filter), &policy)?
     } else {
-        Plan { groups: Vec::new(), remove: plan_named(&repo, &ids, allow_empty)? }
+        plan_named(&repo, &ids, allow_empty)?
     };
+    for id in planned.harmed.iter().filter(|id| !planned.remove.contains(id)) {
+        context.report.warn(&format!(
+            "snapshot {} needs data that a check found damaged: it does not count as a good one",
+            short(id)
+        ));
+    }
     if !context.global.json {
         show(context, &repo, &planned, dry_run)?;
     }

@@ -280,11 +280,11 @@ const ZEROS: u64 = u64::from_ne_bytes([b'0'; 8]);
 /// The eight digits of `n`, the first in the lowest byte: halves, quarters and eighths of the number are split off in lanes of
 /// one register (Khuong, "How to print integers really fast", 2017).
 fn eight_digits(n: u64) -> u64 {
-    let halves = n / 10_000 | (n % 10_000) << 32;
-    let hundreds = (halves * 10_486 >> 20) & 0x7f_0000_007f;
-    let pairs = hundreds | (halves - hundreds * 100) << 16;
-    let tens = (pairs * 103 >> 10) & 0x000f_000f_000f_000f;
-    (tens | (pairs - tens * 10) << 8) + ZEROS
+    let halves = (n / 10_000) | ((n % 10_000) << 32);
+    let hundreds = ((halves * 10_486) >> 20) & 0x7f_0000_007f;
+    let pairs = hundreds | ((halves - hundreds * 100) << 16);
+    let tens = ((pairs * 103) >> 10) & 0x000f_000f_000f_000f;
+    (tens | ((pairs - tens * 10) << 8)) + ZEROS
 }
 
 impl Text<'_> {

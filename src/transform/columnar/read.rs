@@ -259,7 +259,7 @@ struct Lines<'c> {
 impl<'c> Lines<'c> {
     #[inline]
     fn next(&mut self) -> Result<Piece<'c>, &'static str> {
-        let len = match self.rest.first_chunk().and_then(|first| place(first, self.end)) {
+        let len = match self.rest.first_chunk().and_then(|first| place(*first, self.end)) {
             Some(len) => len,
             None => memchr::memchr(self.end, self.rest).ok_or("a text has too few values")?,
         };
@@ -271,9 +271,9 @@ impl<'c> Lines<'c> {
 
 /// Where the first `wanted` is: of so few bytes that costs less in place than a call.
 #[inline]
-fn place(bytes: &[u8; 8], wanted: u8) -> Option<usize> {
+fn place(bytes: [u8; 8], wanted: u8) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    let zero_there = u64::from_le_bytes(*bytes) ^ (ONES * u64::from(wanted));
+    let zero_there = u64::from_le_bytes(bytes) ^ (ONES * u64::from(wanted));
     // The lowest of these bits is that of the first zero byte (Mycroft's).
     let bits = zero_there.wrapping_sub(ONES) & !zero_there & (ONES << 7);
     (bits != 0).then(|| bits.trailing_zeros() as usize / 8)
@@ -356,7 +356,7 @@ impl Numbers<'_> {
         }
     }
 
-    /// So many values from `from` on as there are; behind them zeros.
+    /// So many values from `from` on as there are; what stands behind them means nothing.
     fn plane_values(&self, from: usize) -> [u64; BLOCK] {
         let mut found = [0; BLOCK];
         let until = (from + BLOCK).min(self.values);
