@@ -296,6 +296,14 @@ fn what_people_get_wrong_is_told_within_bounds() {
     assert_eq!(service.s3(Who::Owner).put(&format!("/{other}/holiday/photo.jpg"), b"x").status, 200);
     let foreign = asked(&service.address(port, &other, "holiday"), &environment);
     assert!(foreign.contains("photo.jpg"), "{foreign}");
+    // What is inside a repository would be no object of it, and its check would complain for ever.
+    let outer = service.place();
+    let init = |address: &str| scene.at(address, &environment).run("cache", &["init"], &[]);
+    assert!(init(&outer).status.success());
+    for inside in ["/inner?", "/packs/inner?"].map(|inside| outer.replacen('?', inside, 1)) {
+        let refused = init(&inside);
+        assert!(!refused.status.success() && refused.err.contains("is inside the repository"), "{refused}");
+    }
     // A secret in the address is refused, and not repeated.
     let leaked = asked("s3://alluvium/x?secret_access_key=a-secret-of-the-tests", &environment);
     assert!(leaked.contains("usage"), "{leaked}");

@@ -82,10 +82,25 @@ impl Remote {
     /// Opens the place at `address` for a new repository, and looks at it.
     ///
     /// # Errors
-    /// `AlreadyExists` when other things are there; those of [`open`](Self::open); `Denied`, `Storage`, with what to do.
+    /// `AlreadyExists` when other things are there, or the place is inside a repository; those of [`open`](Self::open);
+    /// `Denied`, `Storage`, with what to do.
     pub fn create(address: RemoteAddress, caller: &Caller) -> Result<Self> {
+        let mut outer = address.clone();
         let remote = Self::open(address, caller)?;
-        match remote.find()? {
+        let found = remote.find()?;
+        while !outer.root.is_empty() {
+            outer.root.truncate(outer.root.rfind('/').unwrap_or(0));
+            let above = Self::open(outer.clone(), caller)?;
+            // Whoever may not look there finds nothing.
+            let is_repository = above.stat("config").is_ok_and(|config| config.is_some())
+                && above.list("keys/").is_ok_and(|slots| !slots.is_empty());
+            if is_repository {
+                let what = format!("{} is inside the repository {}", remote.location(), above.location());
+                return Err(Error::new(Kind::AlreadyExists, format!("{what}; nothing was changed"))
+                    .hint("choose a path beside it: what is inside a repository is no object of it"));
+            }
+        }
+        match found {
             Found::OtherThings(example) => Err(Error::new(
                 Kind::AlreadyExists,
                 format!("{} is not empty: there is {example}; nothing was changed", remote.location()),
