@@ -73,18 +73,20 @@ impl Filter {
 /// `Usage` for an empty policy; `NotFound` for a source or host without snapshots; `Damaged` when a manifest can't be
 /// read; `WrongKey`; `Storage`.
 pub fn plan(repo: &Repository, filter: &Filter, policy: &Policy) -> Result<Plan> {
-    let (snapshots, unreadable) = repo.snapshots_afresh()?;
+    let (mut snapshots, unreadable) = repo.snapshots_afresh()?;
     if let Some((_, error)) = unreadable.into_iter().next() {
         return Err(error.during("nothing was forgotten").hint(
             "`alluvium check` says what is damaged; remove a hopeless snapshot by its id (`alluvium forget ID`)",
         ));
     }
     filter.check_names(snapshots.iter())?;
-    let mut candidates: Vec<Candidate> = snapshots.iter().filter(|s| filter.admits(s)).map(Candidate::of).collect();
+    snapshots.retain(|snapshot| filter.admits(snapshot));
     let harmed = harmed(repo, &snapshots)?;
-    for candidate in &mut candidates {
-        candidate.good &= !harmed.contains(&candidate.id);
-    }
+    let candidate = |s| {
+        let candidate = Candidate::of(s);
+        Candidate { good: candidate.good && !harmed.contains(&s.id), ..candidate }
+    };
+    let candidates: Vec<Candidate> = snapshots.iter().map(candidate).collect();
     let groups = decide(&candidates, policy, repo.env.now())?;
     let remove = groups.iter().flat_map(|g| &g.decisions).filter(|d| !d.keep).map(|d| d.id).collect();
     Ok(Plan { groups, remove, harmed })

@@ -21,12 +21,11 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::env::{Cancel, lock};
 use crate::error::{Error, Kind, Result};
-use crate::format::manifest::{Digest, Part};
+use crate::format::manifest::Part;
 use crate::format::pack::{self, Base, WrappedKey};
 use crate::format::recipe::{self, Recipe, RecipeEntry};
 use crate::id::{BlobId, DataKeyId, PackId};
 use crate::report::{Counter, Report, Silent};
-use crate::transform::hash::StreamHasher;
 use crate::transform::seal::SealKey;
 
 use super::Indexed;
@@ -34,6 +33,10 @@ use super::bases::Bases;
 use super::blob::{BlobDecoder, Opening};
 use super::index::Location;
 use super::parallel::{at_once, each};
+
+use self::proof::Proof;
+
+mod proof;
 
 /// Plain bytes that are read, decoded and written at a time.
 const BATCH_BYTES: usize = 4 << 20;
@@ -629,72 +632,13 @@ fn write_in_order(
             proof.pass(&raw)?;
             out(&raw)?;
             report.count(Counter::RestoredBytes, raw.len() as u64);
-            report.progress(proof.bytes);
+            report.progress(proof.bytes());
             // The planner may be done with buffers already.
             let _ = give.send(raw);
             next += 1;
         }
     }
     Ok(())
-}
-
-/// Compares what comes out with the digests of the parts, one after the other.
-struct Proof<'p> {
-    /// Those that have not ended.
-    parts: &'p [&'p Part],
-    hasher: StreamHasher,
-    /// What came out, of all parts.
-    bytes: u64,
-}
-
-impl<'p> Proof<'p> {
-    fn new(parts: &'p [&'p Part]) -> Self {
-        Self { parts, hasher: StreamHasher::new(), bytes: 0 }
-    }
-
-    fn pass(&mut self, mut bytes: &[u8]) -> Result<()> {
-        self.bytes += bytes.len() as u64;
-        while !bytes.is_empty() {
-            let left = self.parts.first().map_or(0, |part| part.digest.bytes - self.hasher.count());
-            let (now, rest) = bytes.split_at(usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len()));
-            self.hasher.update(now);
-            bytes = rest;
-            if !bytes.is_empty() {
-                self.end_part()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What came out is all of the first part.
-    fn end_part(&mut self) -> Result<()> {
-        let found = Digest { bytes: self.hasher.count(), blake3: *self.hasher.finalize().as_bytes() };
-        self.hasher.reset();
-        let Some((part, rest)) = self.parts.split_first() else {
-            return Err(wrong_stream(&format!("{} bytes came out where an end should be", self.bytes)));
-        };
-        self.parts = rest;
-        if found == part.digest {
-            return Ok(());
-        }
-        let (name, length) = (part.name.escape_debug(), part.digest.bytes);
-        Err(wrong_stream(&format!(
-            "{} bytes of `{name}` came out instead of {length}, or in another order",
-            found.bytes
-        )))
-    }
-
-    fn finish(mut self) -> Result<()> {
-        while !self.parts.is_empty() {
-            self.end_part()?;
-        }
-        if self.hasher.count() == 0 { Ok(()) } else { self.end_part() }
-    }
-}
-
-fn wrong_stream(what: &str) -> Error {
-    Error::damaged("the stream", format!("every chunk is whole, but {what}"))
-        .hint("run `alluvium check --read-data`; do not use what was restored")
 }
 
 /// Some consecutive chunks of a stream on their way.

@@ -36,7 +36,6 @@ use crate::id::BlobId;
 use crate::report::{Counter, Report};
 use crate::transform::chunk::Chunker;
 use crate::transform::grain::Places;
-use crate::transform::hash::StreamHasher;
 use crate::transform::segment::{Begin, Holds, Segmenter};
 
 use super::blob::{BlobEncoder, SealedBlob};
@@ -47,10 +46,12 @@ use super::session::{Claim, Session};
 
 use self::buffers::{Buffer, Pool, read_buffer};
 use self::cutting::{Cutting, Level, RecipeBuilder};
+use self::digester::{ToDigest, digest_parts};
 use self::worker::{Cut, Job, Worked, Worker};
 
 mod buffers;
 mod cutting;
+mod digester;
 mod worker;
 
 /// How a session writes.
@@ -640,36 +641,6 @@ impl Writer<'_> {
             self.blobs.send(blob).map_err(|_| stopped())?;
         }
         Ok(RecipeEntry { id, len: raw.len() as u32 })
-    }
-}
-
-/// For the thread that digests parts: it must see their bytes in order.
-enum ToDigest {
-    /// A stream begins with its first part; whatever was not ended before is forgotten. Digests go there.
-    Begin(Sender<[u8; 32]>),
-    /// More of the part.
-    Bytes(Arc<Buffer>, Range<usize>),
-    /// The part ends, another begins.
-    End,
-}
-
-fn digest_parts(waiting: &Receiver<ToDigest>) {
-    let (mut hasher, mut give) = (StreamHasher::new(), None);
-    for what in waiting {
-        match what {
-            ToDigest::Begin(to) => {
-                hasher.reset();
-                give = Some(to);
-            }
-            ToDigest::Bytes(buffer, range) => {
-                hasher.update(&buffer.bytes[range]);
-            }
-            ToDigest::End => {
-                // Nobody waits for those of a stream that failed.
-                let _ = give.as_ref().map(|give| give.send(*hasher.finalize().as_bytes()));
-                hasher.reset();
-            }
-        }
     }
 }
 
