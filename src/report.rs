@@ -32,6 +32,8 @@ pub enum Counter {
     PackReads,
     /// Bytes fetched from packs.
     PackReadBytes,
+    /// Blobs that a restore decoded since chunks are differences to them.
+    DecodedBases,
     /// Blobs opened and verified by a check.
     VerifiedBlobs,
     /// Packs looked at by a check or a prune.

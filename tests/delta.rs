@@ -12,9 +12,11 @@ use alluvium::format::pack::{Base, BlobEntry, CHAIN_MAX, Codec};
 use alluvium::id::{BlobId, PackId, SnapshotId};
 use alluvium::ops::check::{Subset, check};
 use alluvium::ops::key;
+use alluvium::ops::restore::{Target, restore};
+use alluvium::ops::select::Wanted;
 use alluvium::ops::sync::{SyncOptions, Way, sync};
 use alluvium::repo::{InitOptions, Repository};
-use alluvium::report::Silent;
+use alluvium::report::{Collect, Counter, Silent};
 use alluvium::storage::memory::Memory;
 use alluvium::storage::{Listed, Storage};
 
@@ -103,6 +105,31 @@ fn thirty_days_cost_what_changed_and_days_in_between_may_go() {
     }
     assert_eq!(expected.len(), 2);
     assert!(deltas(&repo) > 0, "repacking keeps deltas");
+}
+
+/// Two chunks that resemble one: it is decoded once for both, by one request and no other.
+#[test]
+fn a_base_is_decoded_once_for_all_that_need_it() {
+    let (storage, world) = (Memory::new(), World::new(7));
+    let sizes = InitOptions { chunk_bytes: 32 << 10, pack_bytes: 4 << 20, kdf: CHEAP };
+    Repository::init(&storage, world.as_ref(), PASSPHRASE, "test", sizes).expect("init");
+    let repo = open(storage, &world).expect("open");
+    take(&repo, "shop", &table(0)).expect("take");
+    let both = [table(1), table(2)].concat();
+    let taken = take(&repo, "shop", &both).expect("take");
+    let (snapshots, _) = repo.snapshots().expect("snapshots");
+    let snapshot = snapshots.iter().find(|s| s.id == taken.id).expect("it is there");
+    let stored = entries(&repo);
+    let uses: Vec<Base> = stored.iter().filter_map(|entry| entry.base).collect();
+    let bases: BTreeSet<BlobId> = uses.iter().map(|base| base.id).collect();
+    assert!(uses.len() > bases.len(), "{} deltas share {} bases", uses.len(), bases.len());
+
+    let (report, mut out) = (Collect::default(), Vec::new());
+    let (index, target) = (repo.index_to_read(&Silent).expect("index"), Target::Stream(&mut out));
+    restore(&index, snapshot, &Wanted::Whole, target, 96 << 20, &report, &Cancel::new()).expect("restore");
+    assert!(out == both);
+    assert_eq!(report.get(Counter::DecodedBases), bases.len() as u64);
+    assert_eq!(report.get(Counter::PackReads), 2, "a range of each day's pack");
 }
 
 /// Damage to a base harms what needs it, and says so; the next snapshot stores it again.

@@ -43,8 +43,8 @@ fn blob_name(repo: RepoId, key: DataKeyId, entry: &BlobEntry) -> Vec<u8> {
 /// Plain bytes from which is guessed what zstd alone would make of a chunk.
 const SAMPLE_BYTES: usize = 32 << 10;
 
-/// A delta is kept where it is shorter than this part of what the chunk takes alone: it needs its base to be read.
-const CLEARLY: (usize, usize) = (7, 8);
+/// A delta is kept where what the chunk takes alone is so many times longer: it needs its base to be read.
+const CLEARLY: usize = 2;
 /// A delta below this part of the chunk is taken without a look at what else there is.
 const TINY_SHARE: usize = 64;
 
@@ -112,7 +112,7 @@ impl BlobEncoder {
         let alone = columnar.as_ref().or(frame.as_ref()).map_or(raw.len(), Vec::len);
         // Should a codec of ours be wrong, the next one is tried: zstd and the machine are judged last.
         if let Some((delta, base)) = delta
-            && (tiny || delta.len() * CLEARLY.1 < alone * CLEARLY.0)
+            && (tiny || delta.len() * CLEARLY < alone)
             && let Some(blob) =
                 self.sealed(env, key, &entry(Codec::Delta, Some(base.base)), &delta, raw, Some(&base.raw))
         {

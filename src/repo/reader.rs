@@ -1,30 +1,19 @@
-//! The whole way out: the writer's line read backwards.
+//! The whole way out: blobs, recipes, and (in `stream.rs`) whole streams.
 //!
-//! ```text
-//! planner          fetchers (ahead)      decoders (one a core)        caller
-//! recipe, in  ->   ranges of packs,  ->  open, decompress,       ->   in order: digest, write
-//! batches, with    coalesced             compare every id
-//! locations
-//!      ^                                                                  |
-//!      +------------------------- free buffers <--------------------------+
-//! ```
-//!
-//! A fixed number of batch buffers goes round, so a restore of any length holds no more than that.
 //! Nothing leaves a decoder that was not verified. A blob that can't be read where the index says is
 //! looked for again in a fresh index (rule I2: prune may have moved it), then in every other copy;
 //! then it is an error, never zeros.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{bounded, unbounded};
 
 use crate::env::{Cancel, lock};
 use crate::error::{Error, Kind, Result};
-use crate::format::manifest::Part;
 use crate::format::pack::{self, Base, WrappedKey};
 use crate::format::recipe::{self, Recipe, RecipeEntry};
-use crate::id::{BlobId, DataKeyId, PackId};
+use crate::id::{BlobId, DataKeyId};
 use crate::report::{Counter, Report, Silent};
 use crate::transform::seal::SealKey;
 
@@ -34,26 +23,14 @@ use super::blob::{BlobDecoder, Opening};
 use super::index::Location;
 use super::parallel::{at_once, each};
 
-use self::proof::Proof;
-
+mod ancestors;
 mod proof;
+mod stream;
 
 /// Plain bytes that are read, decoded and written at a time.
 const BATCH_BYTES: usize = 4 << 20;
-/// The same over a network: a batch lies in two packs mostly, and fewer, larger requests wait less.
-const BATCH_BYTES_FAR: usize = 8 << 20;
-/// Chunks of a batch: bounds the look-ups where chunks are tiny.
-const BATCH_CHUNKS: usize = 1024;
 /// Bytes between two blobs that are read over rather than around.
 const GAP_BYTES: u32 = 64 << 10;
-/// The same over a network, where a request waits for longer than these bytes take.
-const GAP_BYTES_FAR: u32 = 1 << 20;
-/// Such bytes of one batch, at most: they take memory like the others.
-const READ_OVER_BYTES: u32 = 2 << 20;
-/// Threads that wait for a disk.
-const FETCHERS: usize = 4;
-/// Ranges of one batch that are waited for together, over a network.
-const RANGES_AT_ONCE: usize = 4;
 /// Chunks of a recipe that a walk reads at a time: a few MiB.
 const WALK_CHUNKS: usize = 256;
 
@@ -186,16 +163,33 @@ impl<'r> Reader<'r> {
             self.indexed.repo.storage.get_range(&name, u64::from(location.offset), location.stored_len as usize)?;
         let mut raw = vec![0; location.raw_len as usize];
         let mut decoder = BlobDecoder::default();
-        let encoded = self.decode(&mut decoder, id, location, &mut sealed, &mut raw, true)?.to_vec();
+        let encoded = self.decode_alone(&mut decoder, id, location, &mut sealed, &mut raw)?.to_vec();
         Ok((raw, encoded))
     }
 
+    /// Decodes a blob, and what it is a difference to, unless that is at hand.
+    fn decode_alone<'s>(
+        &self,
+        decoder: &mut BlobDecoder,
+        id: &BlobId,
+        location: &Location,
+        sealed: &'s mut [u8],
+        raw: &mut [u8],
+    ) -> Result<&'s [u8]> {
+        let of_base = |e: Error| e.during(format!("reading the base of chunk {id}"));
+        let base = location.base.map(|base| self.base(&base)).transpose().map_err(of_base)?;
+        let base = base.as_ref().map(|raw| &raw[..]);
+        self.decode(decoder, id, location, sealed, base, raw, true)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a blob and everything that decides how it is decoded")]
     fn decode<'s>(
         &self,
         decoder: &mut BlobDecoder,
         id: &BlobId,
         location: &Location,
         sealed: &'s mut [u8],
+        base: Option<&[u8]>,
         raw: &mut [u8],
         compare: bool,
     ) -> Result<&'s [u8]> {
@@ -203,9 +197,6 @@ impl<'r> Reader<'r> {
         let key = self.data_key(location.key)?;
         let hasher = compare.then_some(&repo.keys.hasher);
         let with = Opening { repo: repo.id, hasher, key: &key, key_id: location.key };
-        let of_base = |e: Error| e.during(format!("reading the base of chunk {id}"));
-        let base = location.base.map(|base| self.base(&base)).transpose().map_err(of_base)?;
-        let base = base.as_ref().map(|raw| &raw[..]);
         decoder.decode(with, &location.entry(*id), sealed, base, raw).map_err(|what| {
             Error::damaged(pack::object_name(location.pack), format!("chunk {id} at byte {}: {what}", location.offset))
         })
@@ -370,209 +361,9 @@ impl<'r> Reader<'r> {
             let at = (place.offset - start) as usize;
             let sealed = bytes.get_mut(at..at + place.stored_len as usize)?;
             let mut raw = vec![0; place.raw_len as usize];
-            self.decode(decoder, id, place, sealed, &mut raw, true).is_ok().then_some(raw)
+            self.decode_alone(decoder, id, place, sealed, &mut raw).is_ok().then_some(raw)
         };
         group.iter().map(|one| (one.0, read(one).map_or_else(|| self.blob(&one.0), Ok))).collect()
-    }
-
-    /// Reads a whole stream in order, all `recipes` of it, and gives it to `out`, verified chunk by chunk; at its end, length
-    /// and digest must be those of the manifest.
-    ///
-    /// # Errors
-    /// `Damaged` with the object's name; `Interrupted`; `Storage`; what `out` says.
-    pub fn stream(
-        &self,
-        parts: &[&Part],
-        memory_bytes: usize,
-        report: &dyn Report,
-        cancel: &Cancel,
-        out: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
-        let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        // A network wants some requests waiting behind those that are under way.
-        let fetchers = FETCHERS.max(2 * at_once(self.indexed.repo.storage.as_ref()));
-        let batch_bytes = if self.is_far() { BATCH_BYTES_FAR } else { BATCH_BYTES };
-        // Plain, as fetched, and what was read over.
-        let batch_costs = 2 * batch_bytes + READ_OVER_BYTES as usize;
-        let batches = (memory_bytes / batch_costs).clamp(2, 2 * threads + fetchers + 2);
-        let mut proof = Proof::new(parts);
-        std::thread::scope(|scope| {
-            let (give, free) = unbounded();
-            let (planned, to_fetch) = unbounded::<Batch>();
-            let (fetched, to_decode) = bounded::<(Batch, Result<Vec<Range>>)>(batches);
-            let (decoded, results) = unbounded();
-            (0..batches).for_each(|_| give.send(Vec::new()).expect("the receiver is here"));
-            let plan = scope.spawn(move || self.plan(parts, batch_bytes, &free, &planned));
-            for _ in 0..fetchers.min(batches) {
-                let (to_fetch, fetched) = (to_fetch.clone(), fetched.clone());
-                scope.spawn(move || {
-                    for batch in to_fetch {
-                        let ranges = self.fetch(&batch, report);
-                        if fetched.send((batch, ranges)).is_err() {
-                            break;
-                        }
-                    }
-                });
-            }
-            for _ in 0..threads {
-                let (to_decode, decoded) = (to_decode.clone(), decoded.clone());
-                scope.spawn(move || {
-                    let mut decoder = BlobDecoder::default();
-                    for (mut batch, ranges) in to_decode {
-                        // A thread that panics silently would be waited for for ever.
-                        let work = std::panic::AssertUnwindSafe(|| {
-                            ranges.and_then(|ranges| self.decode_batch(&mut decoder, &mut batch, ranges))
-                        });
-                        let result = std::panic::catch_unwind(work)
-                            .unwrap_or_else(|_| Err(Error::new(Kind::Failed, "a decoding thread panicked")));
-                        if decoded.send((batch.seq, result.map(|()| batch.raw))).is_err() {
-                            break;
-                        }
-                    }
-                });
-            }
-            drop((to_fetch, fetched, to_decode, decoded));
-            write_in_order(&results, &give, &mut proof, cancel, report, out)?;
-            drop(give);
-            plan.join().unwrap_or_else(|_| Err(Error::new(Kind::Failed, "the planning thread panicked")))
-        })?;
-        proof.finish()
-    }
-
-    /// Cuts the recipes into batches, each with a free buffer and the places of its chunks.
-    fn plan(
-        &self,
-        parts: &[&Part],
-        batch_bytes: usize,
-        free: &Receiver<Vec<u8>>,
-        planned: &Sender<Batch>,
-    ) -> Result<()> {
-        let mut entries = parts.iter().flat_map(|part| self.entries(&part.recipe)).peekable();
-        let mut seq = 0;
-        while entries.peek().is_some() {
-            // The buffers end when the caller has failed: there is nothing more to plan.
-            let Ok(raw) = free.recv() else { return Ok(()) };
-            let mut batch = Batch { seq, raw, chunks: Vec::new(), bases: Vec::new() };
-            let mut bytes = 0;
-            while let Some(Ok(entry)) = entries.peek()
-                && batch.chunks.len() < BATCH_CHUNKS
-                && (bytes == 0 || bytes + entry.len as usize <= batch_bytes)
-            {
-                bytes += entry.len as usize;
-                // Nearly always answered from memory; what is not found so is looked for when it is needed.
-                let chain = self.indexed.usable_chain(&entry.id, u8::MAX)?.unwrap_or_default();
-                let location = chain.first().map(|(_, copy)| *copy).filter(|copy| copy.raw_len == entry.len);
-                batch.chunks.push((*entry, location));
-                // Each base before what needs it.
-                let bases = chain.into_iter().skip(1).rev();
-                batch.bases.extend(bases.filter(|(id, _)| self.bases.get(id).is_none()));
-                entries.next();
-            }
-            if let Some(Err(_)) = entries.peek() {
-                return entries.next().map_or(Ok(()), |e| e.map(|_| ()));
-            }
-            batch.raw.resize(bytes, 0);
-            seq += 1;
-            if planned.send(batch).is_err() {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// A request waits for longer than its bytes take.
-    fn is_far(&self) -> bool {
-        at_once(self.indexed.repo.storage.as_ref()) > 1
-    }
-
-    /// Reads what a batch needs, neighbours of one pack together. What can't be read here is left to
-    /// [`decode_batch`](Self::decode_batch), which looks elsewhere.
-    fn fetch(&self, batch: &Batch, report: &dyn Report) -> Result<Vec<Range>> {
-        let mut wanted: Vec<&Location> = batch.chunks.iter().filter_map(|(_, location)| location.as_ref()).collect();
-        wanted.extend(batch.bases.iter().map(|(_, location)| location));
-        wanted.sort_unstable_by_key(|l| (l.pack, l.offset));
-        wanted.dedup_by_key(|l| (l.pack, l.offset));
-        let storage = self.indexed.repo.storage.as_ref();
-        let gap = if self.is_far() { GAP_BYTES_FAR } else { GAP_BYTES };
-        let mut ranges: Vec<Range> = Vec::new();
-        let mut read_over = 0;
-        for location in wanted {
-            let end = location.offset + location.stored_len;
-            let between = |range: &Range| location.offset.saturating_sub(range.end);
-            match ranges.last_mut() {
-                Some(range)
-                    if range.pack == location.pack
-                        && between(range) <= gap
-                        && read_over + between(range) <= READ_OVER_BYTES =>
-                {
-                    read_over += between(range);
-                    range.end = range.end.max(end);
-                }
-                _ => ranges.push(Range { pack: location.pack, start: location.offset, end, bytes: Vec::new() }),
-            }
-        }
-        let read = each(at_once(storage).min(RANGES_AT_ONCE), &ranges, |range| {
-            storage.get_range(&pack::object_name(range.pack), u64::from(range.start), range.len())
-        });
-        for (range, read) in ranges.iter_mut().zip(read) {
-            match read {
-                Ok(bytes) => range.bytes = bytes,
-                // Looked for elsewhere, and told when it is nowhere.
-                Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged | Kind::Storage) => {}
-                Err(e) => return Err(e),
-            }
-            report.count(Counter::PackReads, 1);
-            report.count(Counter::PackReadBytes, range.len() as u64);
-        }
-        Ok(ranges)
-    }
-
-    fn decode_batch(&self, decoder: &mut BlobDecoder, batch: &mut Batch, mut ranges: Vec<Range>) -> Result<()> {
-        for (id, location) in &batch.bases {
-            if self.bases.get(id).is_some() {
-                continue;
-            }
-            // A copy: the same blob may be a chunk of this batch, and opening is done in place. What fails here is read
-            // elsewhere when it is needed. Its id need not be compared: it was authenticated, and the chunk's own is.
-            let mut raw = self.bases.buffer(location.raw_len as usize);
-            let sealed = find(&mut ranges, location).map(|sealed| sealed.to_vec());
-            if sealed.is_some_and(|mut sealed| self.decode(decoder, id, location, &mut sealed, &mut raw, false).is_ok())
-            {
-                self.bases.put(*id, raw);
-            }
-        }
-        // Opening is done in place, so a chunk that occurs twice is copied from where it came out first.
-        let mut done: HashMap<BlobId, usize> = HashMap::with_capacity(batch.chunks.len());
-        let mut at = 0;
-        for (entry, location) in &batch.chunks {
-            let len = entry.len as usize;
-            if let Some(&first) = done.get(&entry.id) {
-                batch.raw.copy_within(first..first + len, at);
-            } else {
-                let out = &mut batch.raw[at..at + len];
-                let here = location.as_ref().and_then(|l| Some((l, find(&mut ranges, l)?)));
-                let decoded = here.is_some_and(|(location, sealed)| {
-                    self.decode(decoder, &entry.id, location, sealed, out, true).is_ok()
-                });
-                if !decoded {
-                    // What it was decoded with may be at fault: it is read again, and its id compared.
-                    for (id, _) in &batch.bases {
-                        self.bases.forget(id);
-                    }
-                    let raw = self.blob(&entry.id)?;
-                    if raw.len() != len {
-                        return Err(Error::damaged(
-                            format!("chunk {}", entry.id),
-                            format!("has {} bytes, its recipe says {len}", raw.len()),
-                        ));
-                    }
-                    out.copy_from_slice(&raw);
-                }
-                done.insert(entry.id, at);
-            }
-            at += len;
-        }
-        Ok(())
     }
 }
 
@@ -603,65 +394,6 @@ fn neighbours(mut wanted: Vec<(BlobId, Option<Location>)>) -> Vec<Vec<(BlobId, O
         }
     }
     groups
-}
-
-/// The sealed bytes of a blob among the ranges read, sorted by pack and offset.
-fn find<'a>(ranges: &'a mut [Range], location: &Location) -> Option<&'a mut [u8]> {
-    let after = ranges.partition_point(|r| (r.pack, r.start) <= (location.pack, location.offset));
-    let range = ranges.get_mut(after.checked_sub(1)?)?;
-    let start = location.offset.checked_sub(range.start)? as usize;
-    range.bytes.get_mut(start..start + location.stored_len as usize)
-}
-
-/// The caller's part: batches as they come, out in order.
-fn write_in_order(
-    results: &Receiver<(u64, Result<Vec<u8>>)>,
-    give: &Sender<Vec<u8>>,
-    proof: &mut Proof<'_>,
-    cancel: &Cancel,
-    report: &dyn Report,
-    out: &mut dyn FnMut(&[u8]) -> Result<()>,
-) -> Result<()> {
-    let mut early = BTreeMap::new();
-    let mut next = 0;
-    for (seq, result) in results {
-        cancel.check()?;
-        early.insert(seq, result);
-        while let Some(result) = early.remove(&next) {
-            let raw = result?;
-            proof.pass(&raw)?;
-            out(&raw)?;
-            report.count(Counter::RestoredBytes, raw.len() as u64);
-            report.progress(proof.bytes());
-            // The planner may be done with buffers already.
-            let _ = give.send(raw);
-            next += 1;
-        }
-    }
-    Ok(())
-}
-
-/// Some consecutive chunks of a stream on their way.
-struct Batch {
-    seq: u64,
-    raw: Vec<u8>,
-    chunks: Vec<(RecipeEntry, Option<Location>)>,
-    /// What deltas among them are decoded with, each base before what needs it.
-    bases: Vec<(BlobId, Location)>,
-}
-
-/// A piece of a pack; empty when it could not be read.
-struct Range {
-    pack: PackId,
-    start: u32,
-    end: u32,
-    bytes: Vec<u8>,
-}
-
-impl Range {
-    fn len(&self) -> usize {
-        (self.end - self.start) as usize
-    }
 }
 
 /// Entries of a recipe level from those of the level above. Chunks of recipes hold whole entries.

@@ -9,6 +9,9 @@ use super::compress::Decompressor;
 const WINDOW_LOG_MIN: u32 = 10;
 const WINDOW_LOG_MAX: u32 = 25;
 
+/// The shortest match that is looked for, in bytes: the longest that zstd offers.
+const MATCH_MIN: u32 = 7;
+
 /// The difference of `raw` to `base` at zstd `level`, or `None` when it would not be shorter than `raw`.
 pub fn encode(level: i32, base: &[u8], raw: &[u8]) -> Option<Vec<u8>> {
     let window = (base.len() + raw.len()).next_power_of_two().ilog2().clamp(WINDOW_LOG_MIN, WINDOW_LOG_MAX);
@@ -21,6 +24,8 @@ pub fn encode(level: i32, base: &[u8], raw: &[u8]) -> Option<Vec<u8>> {
         CParameter::ChecksumFlag(false),
         CParameter::EnableLongDistanceMatching(true),
         CParameter::WindowLog(window),
+        // What a match costs must pay where nearly everything is one: fewer are shorter and quicker to decode.
+        CParameter::MinMatch(MATCH_MIN),
     ] {
         context.set_parameter(parameter).ok()?;
     }
