@@ -141,6 +141,29 @@ fn an_unchanged_stream_uploads_nothing_but_its_manifest() {
     assert_eq!(folders, BTreeSet::from(["sessions", "snapshots"]), "{written:?}");
 }
 
+/// Packs are closed where padding is little: what does not compress takes a per cent more at most, of which padding is the half.
+#[test]
+fn padding_costs_little() {
+    let (storage, world) = (Memory::new(), World::new(11));
+    let sizes = InitOptions { chunk_bytes: 16 << 10, pack_bytes: 2 << 20, kdf: CHEAP };
+    Repository::init(&storage, world.as_ref(), PASSPHRASE, "test", sizes).expect("init");
+    let repo = open(storage, &world).expect("open");
+    take(&repo, "noise", &noise(64 << 20, 11)).expect("take");
+    repo.index(&Silent).expect("index");
+    let packs = repo.cache.packs().expect("packs");
+    let (mut together, mut needed) = (0, 0);
+    for pack in &packs {
+        let entries = repo.cache.entries(&pack.id).expect("entries");
+        let chunks: u64 = entries.iter().map(|(_, e)| u64::from(e.stored_len) + e.encoded_len() as u64).sum();
+        assert!(pack.size <= 2 << 20);
+        together += pack.size;
+        needed += chunks;
+    }
+    assert!(packs.len() > 32, "{} packs", packs.len());
+    let padding = (together - needed) as f64 / together as f64;
+    assert!(padding < 0.003, "{} packs are padded by {padding:.4} of their size", packs.len());
+}
+
 #[test]
 fn a_chunk_that_repeats_within_the_data_in_flight_is_stored_once() {
     let (storage, world) = (Memory::new(), World::new(3));

@@ -57,6 +57,10 @@ pub struct Packer<'s> {
     dice: Dice,
 }
 
+/// Padding is little below this part of the pack. A pack that waits until the next chunk does not fit needs half a chunk of
+/// it: with chunks of 128 KiB half a per cent.
+const LITTLE_PADDING: u64 = 1024;
+
 impl<'s> Packer<'s> {
     /// A packer for a session's blobs.
     pub fn new(session: &'s Session<'s>) -> Self {
@@ -65,7 +69,8 @@ impl<'s> Packer<'s> {
         Self { session, header, open: [None, None], dice: Dice::default() }
     }
 
-    /// Adds a blob; a pack that has no room for it is closed and returned.
+    /// Adds a blob. A pack that has no room for it is closed and returned; or one that is nearly full, where it needs hardly any
+    /// padding just now.
     pub fn add(&mut self, blob: SealedBlob) -> Option<ClosedPack> {
         let repo = self.session.repo();
         let side = self.dice.throw(repo.env.as_ref());
@@ -88,6 +93,11 @@ impl<'s> Packer<'s> {
         open.trailer += blob.entry.encoded_len();
         open.bytes.extend_from_slice(&blob.bytes);
         open.entries.push(blob.entry);
+        let size = size_of(open.bytes.len(), open.trailer);
+        let is_nearly_full = size * 4 > repo.parameters.pack_bytes * 3;
+        if closed.is_none() && is_nearly_full && (pack::padme(size) - size) * LITTLE_PADDING < size {
+            return self.close(side);
+        }
         closed
     }
 
