@@ -10,6 +10,8 @@ pub(super) const ROWS_MIN: usize = 16;
 /// A row takes at least so many bytes on average, and so does a field: bounds the memory of columns.
 const ROW_BYTES_MIN: usize = 4;
 const FIELD_BYTES_MIN: usize = 2;
+/// This part of a chunk tells that there are no regular rows, where hardly any are in it.
+const BEGINNING: usize = 8;
 /// Bytes that are read in vain at most, in chunks: rows that break off at their end, one within the other.
 const VAIN_MAX: usize = 4;
 
@@ -31,7 +33,8 @@ impl<'r> Rows<'r> {
         self.fields.len() / self.layout.columns
     }
 
-    /// Puts bytes aside, together with those in front of them; `None` when these are most of `raw`.
+    /// Puts bytes aside, together with those in front of them; `None` when these are most of `raw`, or nearly all of its
+    /// beginning.
     fn put_aside(&mut self, raw: &'r [u8], begin: usize, end: usize) -> Option<()> {
         let row = self.count();
         self.odd_bytes += end - begin;
@@ -39,7 +42,8 @@ impl<'r> Rows<'r> {
             Some((place, piece)) if *place == row => *piece = &raw[begin - piece.len()..end],
             _ => self.odd.push((row, &raw[begin..end])),
         }
-        (self.odd_bytes <= raw.len() / 2).then_some(())
+        let is_hopeless = self.odd_bytes > raw.len() / BEGINNING && self.odd_bytes > end / 8 * 7;
+        (self.odd_bytes <= raw.len() / 2 && !is_hopeless).then_some(())
     }
 }
 
