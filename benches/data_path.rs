@@ -102,7 +102,7 @@ fn columns(data: &[u8]) {
     let mut deltas = Vec::new();
     step("delta, eight bytes changed", data.len(), || {
         deltas.clear();
-        deltas.extend(chunks.iter().map(|c| delta::encode(1, c, &changed(c))));
+        deltas.extend(chunks.iter().map(|c| delta::encode(c, &changed(c))));
         deltas.len()
     });
     println!("    {:.2} MB", deltas.iter().flatten().map(Vec::len).sum::<usize>() as f64 / 1e6);

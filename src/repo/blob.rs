@@ -59,7 +59,6 @@ pub struct DeltaBase {
 /// Encodes blobs; one per thread.
 pub struct BlobEncoder {
     repo: RepoId,
-    level: i32,
     columnar: Option<Columnar>,
     compressor: Compressor,
     decompressor: Decompressor,
@@ -72,7 +71,6 @@ impl BlobEncoder {
     pub fn new(repo: RepoId, level: i32, columns: bool) -> Self {
         Self {
             repo,
-            level,
             columnar: columns.then(|| Columnar::new(level)),
             compressor: Compressor::new(level),
             decompressor: Decompressor::default(),
@@ -100,7 +98,7 @@ impl BlobEncoder {
             |delta: &Option<(Vec<u8>, _)>| delta.as_ref().is_some_and(|(d, _)| d.len() < raw.len() / TINY_SHARE);
         for base in bases {
             if !is_tiny(&delta)
-                && let Some(other) = delta::encode(self.level, &base.raw, raw)
+                && let Some(other) = delta::encode(&base.raw, raw)
                 && delta.as_ref().is_none_or(|(best, _)| other.len() < best.len())
             {
                 delta = Some((other, base));

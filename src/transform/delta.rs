@@ -9,17 +9,19 @@ use super::compress::Decompressor;
 const WINDOW_LOG_MIN: u32 = 10;
 const WINDOW_LOG_MAX: u32 = 25;
 
+/// The zstd level: nearly everything is one long match, and higher levels find little besides.
+const LEVEL: i32 = 1;
 /// The shortest match that is looked for, in bytes: the longest that zstd offers.
 const MATCH_MIN: u32 = 7;
 
-/// The difference of `raw` to `base` at zstd `level`, or `None` when it would not be shorter than `raw`.
-pub fn encode(level: i32, base: &[u8], raw: &[u8]) -> Option<Vec<u8>> {
+/// The difference of `raw` to `base`, or `None` when it would not be shorter than `raw`.
+pub fn encode(base: &[u8], raw: &[u8]) -> Option<Vec<u8>> {
     let window = (base.len() + raw.len()).next_power_of_two().ilog2().clamp(WINDOW_LOG_MIN, WINDOW_LOG_MAX);
     // A prefix is borrowed for as long as its context lives: each difference has a context of its own.
     let mut context = CCtx::create();
     let mut frame = vec![0; raw.len()];
     for parameter in [
-        CParameter::CompressionLevel(level),
+        CParameter::CompressionLevel(LEVEL),
         CParameter::ContentSizeFlag(false),
         CParameter::ChecksumFlag(false),
         CParameter::EnableLongDistanceMatching(true),
@@ -91,7 +93,7 @@ mod tests {
                 .collect()
         };
         let (base, raw) = (rows(17), rows(2500));
-        let frame = encode(1, &base, &raw).expect("it is shorter");
+        let frame = encode(&base, &raw).expect("it is shorter");
         assert!(frame.len() < 200, "{} bytes", frame.len());
         let (mut decompressor, mut out) = (Decompressor::default(), vec![0; raw.len()]);
         decode(&mut decompressor, &base, &frame, &mut out).expect("it decodes");
@@ -120,7 +122,7 @@ mod tests {
                 raw.splice(at..(at + piece.len() / 2).min(raw.len()), piece);
             }
             let (mut decompressor, mut out) = (Decompressor::default(), vec![0; raw.len()]);
-            if let Some(frame) = encode(1, &base, &raw) {
+            if let Some(frame) = encode(&base, &raw) {
                 decode(&mut decompressor, &base, &frame, &mut out).expect("it decodes");
                 prop_assert_eq!(&out, &raw);
             }
