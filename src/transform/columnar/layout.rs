@@ -17,6 +17,9 @@ use super::rows::{Lexer, ROWS_MIN};
 const LOOK: usize = 64;
 /// Bytes that a look takes at most: a chunk of endless lines costs no more.
 const LOOK_BYTES: usize = 64 << 10;
+/// A look for control characters, and which part of it they are in bytes that are no text: of random ones a ninth.
+const BINARY_LOOK: usize = 4 << 10;
+const CONTROLS_MAX: usize = 16;
 /// Most fields of a row.
 const FIELDS_MAX: usize = 1024;
 /// Longest text in front of a tuple that is a row by itself, and behind it.
@@ -64,6 +67,13 @@ pub(super) fn layout(raw: &[u8], escapes: bool) -> Option<Layout<'_>> {
 /// Whether `raw` looks like text: no dump of SQL holds a zero byte, nearly all other bytes do.
 pub(super) fn is_text(raw: &[u8]) -> bool {
     looks(raw).iter().all(|(from, to)| memchr(0, &raw[*from..*to]).is_none())
+}
+
+/// Whether the beginning of `raw` is full of control characters, as of what is compressed, encrypted or a program's.
+pub(super) fn is_binary(raw: &[u8]) -> bool {
+    let beginning = &raw[..raw.len().min(BINARY_LOOK)];
+    let controls = beginning.iter().filter(|byte| **byte < b' ' && !matches!(byte, b'\t' | b'\n' | b'\r'));
+    controls.count() * CONTROLS_MAX > beginning.len()
 }
 
 /// Where looks begin and end.

@@ -3,7 +3,7 @@
 
 use memchr::{memchr, memchr2, memchr2_iter, memmem};
 
-use super::layout::{Layout, is_text, layout};
+use super::layout::{Layout, is_binary, is_text, layout};
 
 /// Least rows worth the trouble.
 pub(super) const ROWS_MIN: usize = 16;
@@ -49,6 +49,9 @@ impl<'r> Rows<'r> {
 
 /// Takes `raw` apart, unless most of it has no regular shape.
 pub(super) fn parse(raw: &[u8]) -> Option<Rows<'_>> {
+    if is_binary(raw) {
+        return None;
+    }
     // Whether a backslash escapes a quote is not told by a row; where none does, it makes no difference.
     let rows = parse_with(raw, true);
     let is_fine = |rows: &Rows<'_>| rows.odd_bytes < raw.len() / 32;
