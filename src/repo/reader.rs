@@ -27,8 +27,8 @@ mod ancestors;
 mod proof;
 mod stream;
 
-/// Plain bytes that are read, decoded and written at a time.
-const BATCH_BYTES: usize = 4 << 20;
+/// Plain bytes of blobs that are read together, where many are read in any order.
+const GROUP_BYTES: usize = 4 << 20;
 /// Bytes between two blobs that are read over rather than around.
 const GAP_BYTES: u32 = 64 << 10;
 /// Chunks of a recipe that a walk reads at a time: a few MiB.
@@ -379,7 +379,7 @@ fn neighbours(mut wanted: Vec<(BlobId, Option<Location>)>) -> Vec<Vec<(BlobId, O
             let end = last.offset + last.stored_len;
             last.pack == next.pack
                 && next.offset <= end.saturating_add(GAP_BYTES)
-                && bytes + next.raw_len as usize <= BATCH_BYTES
+                && bytes + next.raw_len as usize <= GROUP_BYTES
         });
         let len = place.as_ref().map_or(0, |l| l.raw_len as usize);
         match groups.last_mut() {

@@ -193,6 +193,13 @@ mod tests {
         let mut bytes = vec![0; 100_000];
         blake3::Hasher::new().update(b"noise").finalize_xof().fill(&mut bytes);
         assert_eq!(there_and_back(&bytes), None);
+        let letter = |byte: &u8| match *byte {
+            0..24 => b'\t',
+            24..28 => b'\n',
+            n => b'a' + n % 26,
+        };
+        let letters: Vec<u8> = bytes.iter().map(letter).collect();
+        assert!(layout::layout(&letters, true).is_none(), "letters with tabs at random have no layout");
         bytes.iter_mut().skip(20).step_by(40).for_each(|byte| *byte = b'\n');
         assert!(rows::parse(&bytes).is_none(), "noise with many lines is not even taken apart");
         assert_eq!(there_and_back(&vec![b'x'; 100_000]), None, "one endless line");

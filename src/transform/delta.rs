@@ -11,8 +11,12 @@ const WINDOW_LOG_MAX: u32 = 25;
 
 /// The zstd level: nearly everything is one long match, and higher levels find little besides.
 const LEVEL: i32 = 1;
-/// The shortest match that is looked for, in bytes: the longest that zstd offers.
+/// The shortest match that is looked for, in bytes: the longest that zstd offers. What a match costs must pay where nearly
+/// everything is one: fewer are shorter and quicker to decode.
 const MATCH_MIN: u32 = 7;
+
+/// One place in so many (2 to this power) of the base is known to long-distance matching: four times as many as zstd would take.
+const RATE_LOG: u32 = 5;
 
 /// The difference of `raw` to `base`, or `None` when it would not be shorter than `raw`.
 pub fn encode(base: &[u8], raw: &[u8]) -> Option<Vec<u8>> {
@@ -25,8 +29,8 @@ pub fn encode(base: &[u8], raw: &[u8]) -> Option<Vec<u8>> {
         CParameter::ContentSizeFlag(false),
         CParameter::ChecksumFlag(false),
         CParameter::EnableLongDistanceMatching(true),
+        CParameter::LdmHashRateLog(RATE_LOG),
         CParameter::WindowLog(window),
-        // What a match costs must pay where nearly everything is one: fewer are shorter and quicker to decode.
         CParameter::MinMatch(MATCH_MIN),
     ] {
         context.set_parameter(parameter).ok()?;

@@ -42,37 +42,43 @@ impl Sketcher {
 
     /// The features of a chunk, or none where it has too few samples.
     pub fn features(&self, raw: &[u8]) -> Option<[u64; FEATURES]> {
-        let mut least = [u64::MAX; FEATURES];
-        let mut samples = 0;
-        let mut take = |sample: &[u8]| {
-            let hash = self.hash(sample);
-            for (least, factor) in least.iter_mut().zip(self.factors) {
-                *least = (*least).min(hash.wrapping_mul(factor).rotate_left(23));
-            }
-            samples += 1;
-        };
-        let ends = || memchr::memchr_iter(b'\n', raw);
-        if ends().count() * LINE_MAX >= raw.len() {
-            let starts = std::iter::once(0).chain(ends().map(|at| at + 1));
-            starts.filter_map(|at| raw.get(at..at + SAMPLE)).for_each(&mut take);
-        } else {
+        let mut least = Least { values: [u64::MAX; FEATURES], samples: 0 };
+        let (mut start, mut lines) = (0, 0);
+        for end in memchr::memchr_iter(b'\n', raw) {
+            self.take(&mut least, raw, start);
+            (start, lines) = (end + 1, lines + 1);
+        }
+        self.take(&mut least, raw, start);
+        if lines * LINE_MAX < raw.len() {
+            least = Least { values: [u64::MAX; FEATURES], samples: 0 };
             let mut hash = 0_u64;
             for (at, &byte) in raw.iter().enumerate() {
                 hash = (hash << GEAR_SHIFT).wrapping_add(self.gear[usize::from(byte)]);
                 if hash >> (u64::BITS - GEAR_BITS) == 0
                     && let Some(start) = (at + 1).checked_sub(SAMPLE)
                 {
-                    take(&raw[start..=at]);
+                    self.take(&mut least, raw, start);
                 }
             }
         }
         // Features of one kind are compared with their like only.
-        let kinds: [u64; FEATURES] = std::array::from_fn(|kind| least[kind] & !(FEATURES as u64 - 1) | kind as u64);
-        (samples >= SAMPLES_MIN).then_some(kinds)
+        let kinds = std::array::from_fn(|kind| least.values[kind] & !(FEATURES as u64 - 1) | kind as u64);
+        (least.samples >= SAMPLES_MIN).then_some(kinds)
+    }
+
+    /// Takes the sample at `start` in, where there is a whole one.
+    #[inline]
+    fn take(&self, least: &mut Least, raw: &[u8], start: usize) {
+        let Some(sample) = raw.get(start..).and_then(|rest| rest.first_chunk()) else { return };
+        let hash = self.hash(sample);
+        for (least, factor) in least.values.iter_mut().zip(self.factors) {
+            *least = (*least).min(hash.wrapping_mul(factor).rotate_left(23));
+        }
+        least.samples += 1;
     }
 
     /// By wide multiplication of pairs of words, as wyhash does it.
-    fn hash(&self, sample: &[u8]) -> u64 {
+    fn hash(&self, sample: &[u8; SAMPLE]) -> u64 {
         let (words, _) = sample.as_chunks::<8>();
         let word = |n: usize| u64::from_le_bytes(words[n]) ^ self.words[n];
         let fold = |a: u64, b: u64| {
@@ -81,6 +87,12 @@ impl Sketcher {
         };
         fold(word(0), word(1)) ^ fold(word(2), word(3)).rotate_left(32)
     }
+}
+
+/// The least of the hashes so far, and of how many samples.
+struct Least {
+    values: [u64; FEATURES],
+    samples: usize,
 }
 
 #[cfg(test)]

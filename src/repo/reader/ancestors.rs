@@ -2,8 +2,8 @@
 //! of them, and let go after the last: then what the next is decoded into is memory that is still in the processor's cache.
 
 use std::collections::HashMap;
-use std::ops::Deref;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use super::super::index::Location;
 use crate::env::lock;
@@ -14,6 +14,8 @@ const HELD_MAX: usize = 32 << 20;
 /// Buffers kept for the next bases, and the largest of them in bytes.
 const SPARES_MAX: usize = 16;
 const SPARE_BYTES_MAX: usize = 1 << 20;
+/// Their lengths are multiples of this, so that a base finds one that fits.
+const SPARE_STEP: usize = 64 << 10;
 
 /// A base that chunks on their way need.
 pub(super) struct Ancestor {
@@ -31,13 +33,9 @@ impl Ancestor {
         Held(lock(&self.raw))
     }
 
-    /// Nothing has to be fetched for it.
+    /// Nothing has to be fetched for it. While somebody decodes it, it is not.
     pub(super) fn is_decoded(&self) -> bool {
-        match self.raw.try_lock() {
-            Ok(raw) => raw.is_some(),
-            Err(TryLockError::Poisoned(raw)) => PoisonError::into_inner(raw).is_some(),
-            Err(TryLockError::WouldBlock) => false,
-        }
+        self.raw.try_lock().is_ok_and(|raw| raw.is_some())
     }
 }
 
@@ -103,14 +101,13 @@ struct Spares {
 impl Pool {
     /// A buffer of `len` bytes, whatever they are.
     pub(super) fn buffer(self: &Arc<Self>, len: usize) -> Raw {
-        let mut spares = lock(&self.0);
-        let fits = spares.buffers.iter().rposition(|spare| spare.capacity() >= len);
-        let mut bytes = fits.map_or_else(Vec::new, |at| spares.buffers.remove(at));
-        bytes.reserve_exact(len.saturating_sub(bytes.len()));
-        spares.used += bytes.capacity();
-        drop(spares);
-        bytes.resize(len, 0);
-        Raw { bytes, pool: Arc::clone(self) }
+        let spare = {
+            let Spares { buffers, .. } = &mut *lock(&self.0);
+            buffers.iter().rposition(|spare| spare.len() >= len).map(|at| buffers.remove(at))
+        };
+        let memory = spare.unwrap_or_else(|| vec![0; len.next_multiple_of(SPARE_STEP)]);
+        lock(&self.0).used += memory.len();
+        Raw { memory, len, pool: Arc::clone(self) }
     }
 
     fn has_room(&self) -> bool {
@@ -120,7 +117,8 @@ impl Pool {
 
 /// Plain bytes; their memory goes back to where it came from.
 pub(super) struct Raw {
-    pub(super) bytes: Vec<u8>,
+    memory: Vec<u8>,
+    len: usize,
     pool: Arc<Pool>,
 }
 
@@ -128,20 +126,26 @@ impl Deref for Raw {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        &self.memory[..self.len]
+    }
+}
+
+impl DerefMut for Raw {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[..self.len]
     }
 }
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
+        let memory = std::mem::take(&mut self.memory);
         let mut spares = lock(&self.pool.0);
-        spares.used -= bytes.capacity();
-        if bytes.capacity() <= SPARE_BYTES_MAX {
+        spares.used -= memory.len();
+        if memory.len() <= SPARE_BYTES_MAX {
             if spares.buffers.len() == SPARES_MAX {
                 spares.buffers.remove(0);
             }
-            spares.buffers.push(bytes);
+            spares.buffers.push(memory);
         }
     }
 }
@@ -151,15 +155,23 @@ mod tests {
     use super::*;
     use crate::id::DataKeyId;
 
-    fn location(offset: u32, base: Option<crate::format::pack::Base>) -> Location {
+    fn location(offset: u32) -> Location {
         let codec = crate::format::pack::Codec::Zstd;
-        Location { pack: PackId([7; 16]), key: DataKeyId([1; 16]), offset, stored_len: 10, raw_len: 100, codec, base }
+        Location {
+            pack: PackId([7; 16]),
+            key: DataKeyId([1; 16]),
+            offset,
+            stored_len: 10,
+            raw_len: 100,
+            codec,
+            base: None,
+        }
     }
 
     #[test]
     fn an_ancestor_is_one_for_all_that_need_it_and_goes_with_the_last() {
         let (mut ancestors, pool) = (Ancestors::default(), Arc::new(Pool::default()));
-        let chain = [(BlobId([1; 32]), location(0, None)), (BlobId([2; 32]), location(10, None))];
+        let chain = [(BlobId([1; 32]), location(0)), (BlobId([2; 32]), location(10))];
         let first = ancestors.chain(&chain).expect("one");
         let again = ancestors.chain(&chain).expect("one");
         let other = ancestors.chain(&chain[1..]).expect("one");
@@ -172,7 +184,7 @@ mod tests {
         assert!(ancestors.chain(&[]).is_none());
         drop(other);
         for at in 0..10_000 {
-            ancestors.chain(&[(BlobId([3; 32]), location(at, None))]);
+            ancestors.chain(&[(BlobId([3; 32]), location(at))]);
         }
         assert!(ancestors.known.len() <= 1024, "those that nobody needs are forgotten");
     }
@@ -180,9 +192,8 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_used_again() {
         let pool = Arc::new(Pool::default());
-        let ancestors: Vec<Arc<Ancestor>> = (0..40)
-            .map(|n| Ancestors::default().chain(&[(BlobId([n; 32]), location(0, None))]).expect("one"))
-            .collect();
+        let ancestors: Vec<Arc<Ancestor>> =
+            (0..40).map(|n| Ancestors::default().chain(&[(BlobId([n; 32]), location(0))]).expect("one")).collect();
         for ancestor in &ancestors {
             assert_eq!(ancestor.held().keep(pool.buffer(1 << 20)).len(), 1 << 20, "given, though perhaps not held");
         }
@@ -193,6 +204,6 @@ mod tests {
         let last = lock(&pool.0).buffers.last().expect("one").as_ptr();
         assert_eq!(pool.buffer(1000).as_ptr(), last, "the one that was used last");
         assert_eq!(pool.buffer(2 << 20).len(), 2 << 20);
-        assert!(lock(&pool.0).buffers.iter().all(|spare| spare.capacity() <= SPARE_BYTES_MAX));
+        assert!(lock(&pool.0).buffers.iter().all(|spare| spare.len() <= SPARE_BYTES_MAX));
     }
 }

@@ -21,7 +21,7 @@ use super::super::index::Location;
 use super::super::parallel::{at_once, each};
 use super::ancestors::{Ancestor, Ancestors, Pool, Raw};
 use super::proof::Proof;
-use super::{BATCH_BYTES, GAP_BYTES, Reader};
+use super::{GAP_BYTES, Reader};
 use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Part;
@@ -30,8 +30,10 @@ use crate::format::recipe::RecipeEntry;
 use crate::id::{BlobId, PackId};
 use crate::report::{Counter, Report};
 
-/// Plain bytes that are read, decoded and written at a time over a network: a batch lies in two packs mostly, and fewer, larger
-/// requests wait less.
+/// Plain bytes that are read, decoded and written at a time: so few that they are still in a cache of the processor when they
+/// are digested and written.
+const BATCH_BYTES: usize = 1 << 20;
+/// The same over a network: a batch lies in two packs mostly, and fewer, larger requests wait less.
 const BATCH_BYTES_FAR: usize = 8 << 20;
 /// Chunks of a batch: bounds the look-ups where chunks are tiny.
 const BATCH_CHUNKS: usize = 1024;
@@ -45,7 +47,7 @@ const FETCHERS: usize = 4;
 const RANGES_AT_ONCE: usize = 4;
 
 impl Reader<'_> {
-    /// Reads a whole stream in order, all `recipes` of it, and gives it to `out`, verified chunk by chunk; at its end, length
+    /// Reads a whole stream in order, all `parts` of it, and gives it to `out`, verified chunk by chunk; at its end, length
     /// and digest must be those of the manifest.
     ///
     /// # Errors
@@ -158,8 +160,9 @@ impl Reader<'_> {
     /// Reads what a batch needs, neighbours of one pack together. What can't be read here is left to
     /// [`decode_batch`](Self::decode_batch), which looks elsewhere.
     fn fetch(&self, batch: &Batch, report: &dyn Report) -> Result<Vec<Range>> {
-        let mut wanted: Vec<&Location> = batch.chunks.iter().filter_map(|chunk| chunk.location.as_ref()).collect();
+        let mut wanted: Vec<&Location> = Vec::new();
         for chunk in &batch.chunks {
+            wanted.extend(&chunk.location);
             let ancestors = std::iter::successors(chunk.base.as_ref(), |ancestor| ancestor.base.as_ref());
             wanted.extend(ancestors.take_while(|one| !one.is_decoded()).map(|one| &one.location));
         }
@@ -264,7 +267,7 @@ impl Reader<'_> {
         // A copy: opening is done in place, and the same blob may be a chunk of this batch.
         let mut sealed = find(ranges, &ancestor.location)?.to_vec();
         let mut raw = pool.buffer(ancestor.location.raw_len as usize);
-        self.decode(decoder, &ancestor.id, &ancestor.location, &mut sealed, base, &mut raw.bytes, false).ok()?;
+        self.decode(decoder, &ancestor.id, &ancestor.location, &mut sealed, base, &mut raw, false).ok()?;
         report.count(Counter::DecodedBases, 1);
         Some(held.keep(raw))
     }

@@ -25,6 +25,8 @@ const FIELDS_MAX: usize = 1024;
 /// Longest text in front of a tuple that is a row by itself, and behind it.
 const OPENING_MAX: usize = 32 << 10;
 const CLOSING_MAX: usize = 64;
+/// Rows are at least one in so many of what is looked at: one look may be at something else.
+const SHARE_MIN: usize = 4;
 /// Commas are in all lines: of CSV at least so many parts of all lines have the same number.
 const CSV_SHARE: (usize, usize) = (7, 8);
 
@@ -94,7 +96,9 @@ impl<T: PartialEq> Seen<T> {
 
     /// What was seen most often, if often enough, and how often.
     fn most(self) -> Option<(T, usize)> {
-        self.0.into_iter().max_by_key(|(_, seen)| *seen).filter(|(_, seen)| *seen >= ROWS_MIN)
+        let all: usize = self.0.iter().map(|(_, seen)| seen).sum();
+        let is_enough = |seen: usize| seen >= ROWS_MIN && seen * SHARE_MIN >= all;
+        self.0.into_iter().max_by_key(|(_, seen)| *seen).filter(|(_, seen)| is_enough(*seen))
     }
 }
 

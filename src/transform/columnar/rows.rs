@@ -1,7 +1,7 @@
 //! Finds the rows of a chunk and takes them apart by their [layout](super::layout): fields up to what stands between them,
 //! what is in quotes at once. What does not fit is put aside up to the next place where a row may begin.
 
-use memchr::{memchr, memchr2, memchr2_iter, memmem};
+use memchr::{memchr, memchr_iter, memchr2, memchr2_iter};
 
 use super::layout::{Layout, is_binary, is_text, layout};
 
@@ -52,11 +52,14 @@ pub(super) fn parse(raw: &[u8]) -> Option<Rows<'_>> {
     if is_binary(raw) {
         return None;
     }
-    // Whether a backslash escapes a quote is not told by a row; where none does, it makes no difference.
     let rows = parse_with(raw, true);
-    let is_fine = |rows: &Rows<'_>| rows.odd_bytes < raw.len() / 32;
-    let is_told = |quote: u8| memmem::find(raw, &[b'\\', quote]).is_none();
-    if rows.as_ref().is_some_and(is_fine) || !is_text(raw) || (is_told(b'\'') && is_told(b'"')) {
+    // Whether a backslash escapes a quote is not told by a row; where there are no quotes or none of it, it makes no difference.
+    let is_fine = match &rows {
+        Some(rows) => rows.odd_bytes < raw.len() / 32 || (rows.layout.quote.is_none() && rows.layout.columns > 1),
+        None => false,
+    };
+    let is_told = || !memchr_iter(b'\\', raw).any(|at| matches!(raw.get(at + 1), Some(b'\'' | b'"')));
+    if is_fine || !is_text(raw) || is_told() {
         return rows;
     }
     let others = parse_with(raw, false);
