@@ -92,14 +92,13 @@ impl Form {
         match self {
             Self::Integer => out.integer(number),
             Self::Digits(n) => out.digits(number.unsigned_abs(), usize::from(n)),
+            // The usual one: a division by a number that is known beforehand.
+            Self::Decimal(2) => {
+                let part = out.whole(number, 100);
+                out.pair(part);
+            }
             Self::Decimal(scale) => {
-                if number < 0 {
-                    out.push(b'-');
-                }
-                let one = 10_u64.pow(u32::from(scale));
-                let (whole, part) = (number.unsigned_abs() / one, number.unsigned_abs() % one);
-                out.natural(whole);
-                out.push(b'.');
+                let part = out.whole(number, 10_u64.pow(u32::from(scale)));
                 out.digits(part, usize::from(scale));
             }
             Self::Date => out.date(number, day),
@@ -338,6 +337,17 @@ impl Text<'_> {
         if len > 0 {
             self.eight(eight_digits(n % EIGHT_DIGITS) >> (8 * (8 - len)), len);
         }
+    }
+
+    /// Sign, whole part and point of so many parts of `one`; returns the parts that are left to be written.
+    #[inline]
+    fn whole(&mut self, number: i64, one: u64) -> u64 {
+        if number < 0 {
+            self.push(b'-');
+        }
+        self.natural(number.unsigned_abs() / one);
+        self.push(b'.');
+        number.unsigned_abs() % one
     }
 
     /// Two digits.
