@@ -107,6 +107,13 @@ impl Form {
         out.len
     }
 
+    /// The text of `number` and its length, where it is a short integer: most numbers are, and so they need no room for more.
+    #[inline]
+    pub(super) fn short(self, number: i64) -> Option<([u8; 8], usize)> {
+        let n = u64::try_from(number).ok().filter(|n| self == Self::Integer && *n < EIGHT_DIGITS)?;
+        Some(few_digits(n))
+    }
+
     /// The form's bytes in a description.
     pub(super) fn encode(self, meta: &mut Vec<u8>) {
         match self {
@@ -286,6 +293,14 @@ fn eight_digits(n: u64) -> u64 {
     (tens | ((pairs - tens * 10) << 8)) + ZEROS
 }
 
+/// A number below [`EIGHT_DIGITS`] without leading zeros, and how many bytes of it are text.
+#[inline]
+fn few_digits(n: u64) -> ([u8; 8], usize) {
+    let digits = eight_digits(n);
+    let zeros = ((digits ^ ZEROS).trailing_zeros() / 8).min(7);
+    ((digits >> (8 * zeros)).to_le_bytes(), 8 - zeros as usize)
+}
+
 impl Text<'_> {
     fn push(&mut self, byte: u8) {
         self.bytes[self.len] = byte;
@@ -323,9 +338,8 @@ impl Text<'_> {
     /// A number below [`EIGHT_DIGITS`].
     #[inline]
     fn short(&mut self, n: u64) {
-        let digits = eight_digits(n);
-        let zeros = ((digits ^ ZEROS).trailing_zeros() / 8).min(7);
-        self.eight(digits >> (8 * zeros), 8 - zeros as usize);
+        let (text, len) = few_digits(n);
+        self.eight(u64::from_le_bytes(text), len);
     }
 
     /// The last `len` digits of `n`.
@@ -446,6 +460,8 @@ mod tests {
         let powers = (0..19).map(|log| 10_i64.pow(log));
         for n in powers.flat_map(|one| [one - 1, one, one + 1]).chain([i64::MAX]) {
             assert_eq!([n, -n].map(|n| written(Form::Integer, n)), [n, -n].map(|n| n.to_string()));
+            let short = Form::Integer.short(n).map(|(text, len)| text[..len].to_vec());
+            assert_eq!(short, (n < 100_000_000).then(|| n.to_string().into_bytes()));
             let last = |len: usize| format!("{n:018}").split_off(n.to_string().len().max(18) - len);
             for len in 1..=18 {
                 assert_eq!(written(Form::Digits(len), n), last(len.into()), "{len} of {n}");

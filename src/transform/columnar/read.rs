@@ -151,6 +151,13 @@ impl Out<'_> {
 
     #[inline]
     fn number(&mut self, form: Form, number: i64, day: &mut Day) -> Quick {
+        if let Some((text, len)) = form.short(number)
+            && let Some(room) = self.bytes.get_mut(self.at..).and_then(|room| room.first_chunk_mut())
+        {
+            *room = text;
+            self.at += len;
+            return Ok(());
+        }
         if let Some(room) = self.bytes.get_mut(self.at..).and_then(|room| room.first_chunk_mut()) {
             self.at += form.write(number, day, room);
             return Ok(());
