@@ -132,6 +132,26 @@ fn a_base_is_decoded_once_for_all_that_need_it() {
     assert_eq!(report.get(Counter::PackReads), 2, "a range of each day's pack");
 }
 
+/// A base that the stream holds itself, in front of what is a difference to it.
+#[test]
+fn a_base_may_be_a_chunk_of_the_same_batch() {
+    let (storage, world) = (Memory::new(), World::new(7));
+    let sizes = InitOptions { chunk_bytes: 32 << 10, pack_bytes: 4 << 20, kdf: CHEAP };
+    Repository::init(&storage, world.as_ref(), PASSPHRASE, "test", sizes).expect("init");
+    let repo = open(storage, &world).expect("open");
+    take(&repo, "shop", &table(0)).expect("take");
+    let both = [table(0), table(1)].concat();
+    let taken = take(&repo, "shop", &both).expect("take");
+    let snapshot = repo.snapshot(taken.id).expect("snapshot");
+    let bases: BTreeSet<BlobId> = entries(&repo).iter().filter_map(|entry| Some(entry.base?.id)).collect();
+    assert!(!bases.is_empty() && both.len() < 1 << 20, "{} bases, {} bytes", bases.len(), both.len());
+    let (report, mut out) = (Collect::default(), Vec::new());
+    let (index, target) = (repo.index_to_read(&Silent).expect("index"), Target::Stream(&mut out));
+    restore(&index, &snapshot, &Wanted::Whole, target, 96 << 20, &report, &Cancel::new()).expect("restore");
+    assert!(out == both);
+    assert_eq!(report.get(Counter::DecodedBases), bases.len() as u64, "none is read again for want of a base");
+}
+
 /// Damage to a base harms what needs it, and says so; the next snapshot stores it again.
 #[test]
 fn a_lost_base_is_told_and_healed() {

@@ -141,7 +141,7 @@ fn an_unchanged_stream_uploads_nothing_but_its_manifest() {
     assert_eq!(folders, BTreeSet::from(["sessions", "snapshots"]), "{written:?}");
 }
 
-/// Packs are closed where padding is little: what does not compress takes a per cent more at most, of which padding is the half.
+/// Packs are closed where padding is little: what does not compress takes hardly more than it has.
 #[test]
 fn padding_costs_little() {
     let (storage, world) = (Memory::new(), World::new(11));

@@ -15,7 +15,7 @@ use crate::id::BlobId;
 pub const ENTRY_LEN: usize = BlobId::LEN + 4;
 
 /// A chunk of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecipeEntry {
     /// The chunk.

@@ -79,7 +79,8 @@ impl BlobEncoder {
         }
     }
 
-    /// Encodes `raw`, whose id is `id`, in the shortest way, and proves that it decodes. The best of `bases` stands first.
+    /// Encodes `raw`, whose id is `id`, in the shortest way (as a difference where that is clearly shorter), and proves that it
+    /// decodes. The best of `bases` stands first.
     ///
     /// # Errors
     /// `Failed` when the proof fails: the machine is faulty.

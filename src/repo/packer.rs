@@ -1,8 +1,8 @@
 //! Sealed blobs to packs, packs to storage, index objects after them (rule I1).
 //!
 //! Two packs are open at a time and each blob goes to one of them by chance, so that a pack's
-//! composition does not tell the order of chunks. A pack is closed before it would outgrow its size
-//! and padded to a Padmé length with random bytes, so that its size tells little.
+//! composition does not tell the order of chunks. A pack is closed where padding is little, at the latest before it would
+//! outgrow its size, and padded to a Padmé length with random bytes, so that its size tells little.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

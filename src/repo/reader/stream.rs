@@ -27,7 +27,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Part;
 use crate::format::pack;
 use crate::format::recipe::RecipeEntry;
-use crate::id::{BlobId, PackId};
+use crate::id::PackId;
 use crate::report::{Counter, Report};
 
 /// Plain bytes that are read, decoded and written at a time: so few that they are still in a cache of the processor when they
@@ -64,8 +64,9 @@ impl Reader<'_> {
         // A network wants some requests waiting behind those that are under way.
         let fetchers = FETCHERS.max(2 * at_once(self.indexed.repo.storage.as_ref()));
         let batch_bytes = if self.is_far() { BATCH_BYTES_FAR } else { BATCH_BYTES };
-        // Plain, as fetched, and what was read over.
-        let batch_costs = 2 * batch_bytes + READ_OVER_BYTES as usize;
+        // Plain, as fetched, and what was read over. A batch holds one chunk, however long.
+        let batch_costs =
+            2 * batch_bytes.max(self.indexed.repo.parameters.chunks.max as usize) + READ_OVER_BYTES as usize;
         let batches = (memory_bytes / batch_costs).clamp(2, 2 * threads + fetchers + 2);
         let mut proof = Proof::new(parts);
         let pool = &Arc::new(Pool::default());
@@ -80,7 +81,7 @@ impl Reader<'_> {
                 let (to_fetch, fetched) = (to_fetch.clone(), fetched.clone());
                 scope.spawn(move || {
                     for batch in to_fetch {
-                        let ranges = self.fetch(&batch, report);
+                        let ranges = guarded(|| self.fetch(&batch, report));
                         if fetched.send((batch, ranges)).is_err() {
                             break;
                         }
@@ -92,12 +93,7 @@ impl Reader<'_> {
                 scope.spawn(move || {
                     let mut decoder = BlobDecoder::default();
                     for (mut batch, ranges) in to_decode {
-                        // A thread that panics silently would be waited for for ever.
-                        let work = std::panic::AssertUnwindSafe(|| {
-                            ranges.and_then(|ranges| self.decode_batch(&mut decoder, &mut batch, ranges, pool, report))
-                        });
-                        let result = std::panic::catch_unwind(work)
-                            .unwrap_or_else(|_| Err(Error::new(Kind::Failed, "a decoding thread panicked")));
+                        let result = guarded(|| self.decode_batch(&mut decoder, &mut batch, &ranges?, pool, report));
                         if decoded.send((batch.seq, result.map(|()| batch.raw))).is_err() {
                             break;
                         }
@@ -207,26 +203,29 @@ impl Reader<'_> {
         &self,
         decoder: &mut BlobDecoder,
         batch: &mut Batch,
-        mut ranges: Vec<Range>,
+        ranges: &[Range],
         pool: &Arc<Pool>,
         report: &dyn Report,
     ) -> Result<()> {
-        // Opening is done in place, so a chunk that occurs twice is copied from where it came out first.
-        let mut done: HashMap<BlobId, usize> = HashMap::with_capacity(batch.chunks.len());
-        let mut at = 0;
+        // A chunk that occurs twice is copied from where it came out first.
+        let mut done: HashMap<RecipeEntry, usize> = HashMap::with_capacity(batch.chunks.len());
+        let (mut at, mut opened) = (0, Vec::new());
         for Planned { entry, location, base } in &mut batch.chunks {
             let len = entry.len as usize;
             // Whoever needs it next may be another thread: it is let go where it is not needed any more.
             let base = base.take();
-            if let Some(&first) = done.get(&entry.id) {
+            if let Some(&first) = done.get(entry) {
                 batch.raw.copy_within(first..first + len, at);
             } else {
                 let out = &mut batch.raw[at..at + len];
-                let base = base.and_then(|base| self.decode_ancestor(decoder, &base, &mut ranges, pool, report));
+                let base = base.and_then(|base| self.decode_ancestor(decoder, &base, ranges, pool, report));
                 let base = base.as_ref().map(|raw| &raw[..]);
-                let here = location.as_ref().and_then(|location| Some((location, find(&mut ranges, location)?)));
+                let here = location.as_ref().and_then(|location| Some((location, find(ranges, location)?)));
                 let decoded = here.is_some_and(|(location, sealed)| {
-                    self.decode(decoder, &entry.id, location, sealed, base, out, true).is_ok()
+                    // A copy: opening is done in place, and a later chunk may be a difference to this one.
+                    opened.clear();
+                    opened.extend_from_slice(sealed);
+                    self.decode(decoder, &entry.id, location, &mut opened, base, out, true).is_ok()
                 });
                 if !decoded {
                     let raw = self.blob(&entry.id)?;
@@ -238,7 +237,7 @@ impl Reader<'_> {
                     }
                     out.copy_from_slice(&raw);
                 }
-                done.insert(entry.id, at);
+                done.insert(*entry, at);
             }
             at += len;
         }
@@ -251,7 +250,7 @@ impl Reader<'_> {
         &self,
         decoder: &mut BlobDecoder,
         ancestor: &Ancestor,
-        ranges: &mut [Range],
+        ranges: &[Range],
         pool: &Arc<Pool>,
         report: &dyn Report,
     ) -> Option<Arc<Raw>> {
@@ -264,7 +263,7 @@ impl Reader<'_> {
             None => None,
         };
         let base = base.as_ref().map(|raw| &raw[..]);
-        // A copy: opening is done in place, and the same blob may be a chunk of this batch.
+        // A copy, as of chunks.
         let mut sealed = find(ranges, &ancestor.location)?.to_vec();
         let mut raw = pool.buffer(ancestor.location.raw_len as usize);
         self.decode(decoder, &ancestor.id, &ancestor.location, &mut sealed, base, &mut raw, false).ok()?;
@@ -273,12 +272,18 @@ impl Reader<'_> {
     }
 }
 
+/// What `work` says; a thread that panics silently would be waited for for ever.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(Error::new(Kind::Failed, "a reading thread panicked")))
+}
+
 /// The sealed bytes of a blob among the ranges read, sorted by pack and offset.
-fn find<'a>(ranges: &'a mut [Range], location: &Location) -> Option<&'a mut [u8]> {
+fn find<'a>(ranges: &'a [Range], location: &Location) -> Option<&'a [u8]> {
     let after = ranges.partition_point(|r| (r.pack, r.start) <= (location.pack, location.offset));
-    let range = ranges.get_mut(after.checked_sub(1)?)?;
+    let range = ranges.get(after.checked_sub(1)?)?;
     let start = location.offset.checked_sub(range.start)? as usize;
-    range.bytes.get_mut(start..start + location.stored_len as usize)
+    range.bytes.get(start..start + location.stored_len as usize)
 }
 
 /// The caller's part: batches as they come, out in order.

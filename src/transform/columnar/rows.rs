@@ -10,8 +10,6 @@ pub(super) const ROWS_MIN: usize = 16;
 /// A row takes at least so many bytes on average, and so does a field: bounds the memory of columns.
 const ROW_BYTES_MIN: usize = 4;
 const FIELD_BYTES_MIN: usize = 2;
-/// This part of a chunk tells that there are no regular rows, where hardly any are in it.
-const BEGINNING: usize = 8;
 /// Bytes that are read in vain at most, in chunks: rows that break off at their end, one within the other.
 const VAIN_MAX: usize = 4;
 
@@ -33,8 +31,7 @@ impl<'r> Rows<'r> {
         self.fields.len() / self.layout.columns
     }
 
-    /// Puts bytes aside, together with those in front of them; `None` when these are most of `raw`, or nearly all of its
-    /// beginning.
+    /// Puts bytes aside, together with those in front of them; `None` when these are most of `raw`.
     fn put_aside(&mut self, raw: &'r [u8], begin: usize, end: usize) -> Option<()> {
         let row = self.count();
         self.odd_bytes += end - begin;
@@ -42,8 +39,7 @@ impl<'r> Rows<'r> {
             Some((place, piece)) if *place == row => *piece = &raw[begin - piece.len()..end],
             _ => self.odd.push((row, &raw[begin..end])),
         }
-        let is_hopeless = self.odd_bytes > raw.len() / BEGINNING && self.odd_bytes > end / 8 * 7;
-        (self.odd_bytes <= raw.len() / 2 && !is_hopeless).then_some(())
+        (self.odd_bytes <= raw.len() / 2).then_some(())
     }
 }
 
@@ -52,23 +48,21 @@ pub(super) fn parse(raw: &[u8]) -> Option<Rows<'_>> {
     if is_binary(raw) {
         return None;
     }
-    let rows = parse_with(raw, true);
+    let first = layout(raw, true);
+    let rows = first.and_then(|layout| parse_as(raw, layout, true));
     // Whether a backslash escapes a quote is not told by a row; where there are no quotes or none of it, it makes no difference.
-    let is_fine = match &rows {
-        Some(rows) => rows.odd_bytes < raw.len() / 32 || (rows.layout.quote.is_none() && rows.layout.columns > 1),
-        None => false,
-    };
+    let knows_no_quotes = first.is_some_and(|layout| layout.quote.is_none() && layout.columns > 1);
+    let is_fine = rows.as_ref().is_some_and(|rows| rows.odd_bytes < raw.len() / 32);
     let is_told = || !memchr_iter(b'\\', raw).any(|at| matches!(raw.get(at + 1), Some(b'\'' | b'"')));
-    if is_fine || !is_text(raw) || is_told() {
+    if knows_no_quotes || is_fine || !is_text(raw) || is_told() {
         return rows;
     }
-    let others = parse_with(raw, false);
+    let others = layout(raw, false).and_then(|layout| parse_as(raw, layout, false));
     let odd = |rows: &Option<Rows<'_>>| rows.as_ref().map_or(usize::MAX, |rows| rows.odd_bytes);
     if odd(&others) < odd(&rows) { others } else { rows }
 }
 
-fn parse_with(raw: &[u8], escapes: bool) -> Option<Rows<'_>> {
-    let layout = layout(raw, escapes)?;
+fn parse_as<'r>(raw: &'r [u8], layout: Layout<'r>, escapes: bool) -> Option<Rows<'r>> {
     let mut rows = Rows { layout, fields: Vec::with_capacity(raw.len() / 8), odd: Vec::new(), odd_bytes: 0 };
     match layout.quote {
         None => lines(&mut rows, raw)?,
