@@ -210,6 +210,8 @@ fn far_less_data_is_a_problem_unless_said_to_be_right() {
     let shrunk = place.feed(&["snapshot", "--name", "shop", "-"], b"SELECT 1;").expect(3);
     assert!(shrunk.err.contains("--allow-shrink"), "{}", shrunk.err);
     assert!(place.run(&["snapshots"]).expect(0).text().contains("shrunk from"));
+    let restored = place.run(&["restore", "shop"]).expect(0);
+    assert!(restored.err.contains("is flagged") && restored.text() == "SELECT 1;", "{}", restored.err);
     place.feed(&["snapshot", "--name", "shop", "--allow-shrink", "-"], b"1").expect(0);
 }
 

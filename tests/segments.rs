@@ -565,10 +565,12 @@ fn a_table_of_postgresql_comes_with_what_belongs_to_it() {
     assert!(
         data.contains("COPY public.orders") && !data.contains("CREATE TABLE") && data.contains("SET client_encoding")
     );
+    assert!(data.contains("setval('public.orders_id_seq', 3, true)"), "where the sequence stands goes with the rows");
     let schema = text_of(&repo, &snapshot, "orders", Narrow::Schema);
     assert!(
         !schema.contains("COPY public.orders") && schema.contains("CREATE TABLE") && schema.contains("orders_pkey")
     );
+    assert!(!schema.contains("setval"), "an empty table's sequence begins at the beginning");
     let cat = text_of(&repo, &snapshot, "orders", Narrow::AsItIs);
     assert!(POSTGRES.contains(&cat) && cat.contains("COPY public.orders"));
     assert_eq!(table(&repo, &snapshot, "nothing", Narrow::Everything).expect_err("unknown").kind(), Kind::NotFound);
@@ -610,6 +612,35 @@ fn a_table_of_sqlite_comes_with_its_indexes() {
         "{details}"
     );
     assert!(text_of(&repo, &snapshot, "temp_readings", Narrow::Everything).contains("INSERT INTO temp_readings"));
+}
+
+#[test]
+fn a_table_of_sqlite_goes_on_counting_where_it_was() {
+    let dump = "PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\n\
+        CREATE TABLE a (id INTEGER PRIMARY KEY AUTOINCREMENT, x);\nINSERT INTO a VALUES(1,'one');\n\
+        DELETE FROM sqlite_sequence;\nINSERT INTO sqlite_sequence VALUES('a',3);\n\
+        INSERT INTO sqlite_sequence VALUES('it''s',9);\n\
+        CREATE TABLE IF NOT EXISTS \"it's\" (id INTEGER PRIMARY KEY AUTOINCREMENT, x);\n\
+        INSERT INTO \"it's\" VALUES(2,'two');\nCOMMIT;\n";
+    let (repo, snapshot) = stored(dump);
+    for (name, rows, next) in [("a", 1, 4), ("it's", 1, 10)] {
+        let database = rusqlite::Connection::open_in_memory().expect("a database");
+        database.execute_batch(&text_of(&repo, &snapshot, name, Narrow::Everything)).expect("it is read");
+        let count = |what: &str| -> i64 {
+            database.query_row(&format!("SELECT {what} FROM \"{name}\""), [], |row| row.get(0)).expect("a number")
+        };
+        assert_eq!(count("count(*)"), rows, "{name}");
+        database.execute(&format!("INSERT INTO \"{name}\" (x) VALUES ('new')"), []).expect("insert");
+        assert_eq!(count("max(id)"), next, "{name}");
+        assert!(!text_of(&repo, &snapshot, name, Narrow::Schema).contains("sqlite_sequence"));
+    }
+}
+
+#[test]
+fn statements_have_no_rows_to_compare() {
+    let (repo, snapshot) = stored(SQLITE);
+    let error = diff::table(&repo, &snapshot, &snapshot, "definitions", &Silent).expect_err("no rows");
+    assert_eq!(error.kind(), Kind::Usage);
 }
 
 /// What a second reader of this code found to be restored wrongly.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use self::rows::{Changes, RowDiff};
 use super::dump::dialect;
 use super::select::no_part;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{Part, PartKind};
 use crate::repo::Repository;
 use crate::repo::reader::Reader;
@@ -87,7 +87,11 @@ pub fn diff(
 /// `NotFound` when neither has it; `Damaged`, `Storage`.
 pub fn table(repo: &Repository, old: &Snapshot, new: &Snapshot, name: &str, report: &dyn Report) -> Result<Changes> {
     let mut names = by_name(old, new).into_iter();
-    let (_, (before, after)) = names.find(|(full, _)| is_called(full, name)).ok_or_else(|| no_part(new, name))?;
+    let (full, (before, after)) = names.find(|(full, _)| is_called(full, name)).ok_or_else(|| no_part(new, name))?;
+    if [before, after].into_iter().flatten().any(|part| part.kind == PartKind::Statements) {
+        return Err(Error::new(Kind::Usage, format!("`{full}` holds statements, not rows"))
+            .hint("write it out from both snapshots (`alluvium restore SNAP:PART`) and compare them with `diff`"));
+    }
     let indexed = repo.index_to_read(report)?;
     let reader = Reader::new(&indexed)?;
     let (of_old, of_new) = (dialect(&reader, old)?, dialect(&reader, new)?);

@@ -71,6 +71,14 @@ pub fn restore(
 ) -> Result<Restored> {
     let reader = Reader::new(indexed)?;
     let work = Work { reader: &reader, env: indexed.repo.env.as_ref(), memory_bytes, report, cancel };
+    if let Some(before) = snapshot.manifest.shrunk_from {
+        report.warn(&format!(
+            "snapshot {} is flagged: it has {} bytes, the last good one of `{}` had {before}; `alluvium snapshots` shows that one",
+            short(snapshot),
+            snapshot.manifest.bytes(),
+            snapshot.manifest.source
+        ));
+    }
     let mut restored = Restored { id: snapshot.id, parts: 1, bytes: 0, failed: 0, damaged: 0 };
     let data = match wanted {
         Wanted::Whole => whole(snapshot, &target)?,

@@ -39,6 +39,8 @@ pub enum Role {
     Setting,
     /// Defines something.
     Definition,
+    /// Goes with the rows: where a sequence stands.
+    Data,
 }
 
 /// Chooses from `texts` what recreates `table`.
@@ -48,6 +50,8 @@ pub fn choose(dialect: Dialect, texts: &[&[u8]], table: &str) -> Definitions {
         return Postgres::new(&units, table).choose(&units);
     }
     let mut left_out = Vec::new();
+    let literal = format!("'{}'", table.replace('\'', "''"));
+    let counter = format!("INSERT INTO {COUNTERS} VALUES({literal},");
     let mut chosen = |unit: &&[u8]| {
         let statement = &unit[blank(dialect, unit).unwrap_or(0)..];
         let words = Words::of(statement);
@@ -63,12 +67,21 @@ pub fn choose(dialect: Dialect, texts: &[&[u8]], table: &str) -> Definitions {
         if is_setting {
             return chosen(Role::Setting);
         }
+        if dialect == Dialect::Sqlite && statement.starts_with(counter.as_bytes()) {
+            // Where its rows were inserted, SQLite has counted already.
+            let mut text = format!("DELETE FROM {COUNTERS} WHERE name = {literal};\n").into_bytes();
+            text.extend_from_slice(statement);
+            return Some(Chosen { text, role: Role::Data });
+        }
         let about = dialect == Dialect::Sqlite && on_table(&words).is_some_and(|on| on.eq_ignore_ascii_case(table));
         if about { chosen(Role::Definition) } else { None }
     };
     let statements = units.iter().map(|units| units.iter().filter_map(&mut chosen).collect()).collect();
     Definitions { statements, tables: vec![table.to_owned()], defined: false, rowless: false, left_out }
 }
+
+/// The table in which `SQLite` keeps what `AUTOINCREMENT` has reached (<https://sqlite.org/autoinc.html>).
+pub const COUNTERS: &str = "sqlite_sequence";
 
 /// What a dump of MySQL sets for the server it came from: a table that is restored elsewhere must not.
 const REPLICATION: [&str; 3] = ["GTID_PURGED", "SQL_LOG_BIN", "MYSQLDUMP_TEMP_LOG_BIN"];
@@ -237,7 +250,9 @@ impl Postgres {
                         }
                         Role::Definition
                     }
-                    Subject::Sequence(name) if self.sequences.contains(&name) => Role::Definition,
+                    Subject::Sequence(name) if self.sequences.contains(&name) => {
+                        if Words::of(text).after(&["SELECT"]).is_some() { Role::Data } else { Role::Definition }
+                    }
                     Subject::Other(name) if self.others.contains(&name) => Role::Definition,
                     Subject::Other(name)
                         if indexes.contains(&name)

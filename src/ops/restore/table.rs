@@ -13,7 +13,7 @@ use crate::transform::segment::{THE_REST, base_name};
 use super::super::dump::dialect;
 use super::super::select::{Narrow, no_part};
 use super::Work;
-use super::definitions::{Chosen, Role, choose};
+use super::definitions::{COUNTERS, Chosen, Role, choose};
 
 /// More definitions than this are not held in memory, in bytes.
 const DEFINITIONS_MAX: usize = 64 << 20;
@@ -37,9 +37,10 @@ impl<'d> TablePlan<'d> {
             let of = part.name.split_once('/').map(|(database, _)| database);
             of.is_none() || of == database
         };
-        let statements =
-            || parts.iter().enumerate().filter(|(_, part)| part.kind == PartKind::Statements && here(part));
         let dialect = dialect(work.reader, snapshot)?.ok_or_else(|| no_part(snapshot, name))?;
+        let counts = |part: &Part| dialect == Dialect::Sqlite && part.name == COUNTERS && name != COUNTERS;
+        let is_text = |part: &Part| (part.kind == PartKind::Statements || counts(part)) && here(part);
+        let statements = || parts.iter().enumerate().filter(|(_, part)| is_text(part));
         if narrow == Narrow::AsItIs {
             // No definition is asked for, so none is read.
             let is_it = |part: &&Part| matches!(part.kind, PartKind::Table { .. }) && base_name(&part.name) == name;
@@ -91,9 +92,14 @@ impl<'d> TablePlan<'d> {
         let first = parts.iter().position(|part| in_set(&part)).unwrap_or(parts.len());
         let (mut before, mut after) = (Vec::new(), Vec::new());
         for ((at, _), statements) in texts.iter().zip(&chosen.statements) {
-            let into = if *at < first { &mut before } else { &mut after };
             for Chosen { text, role } in statements {
-                if *role == Role::Setting || narrow != Narrow::Data {
+                let is_wanted = match role {
+                    Role::Setting => true,
+                    Role::Definition => narrow != Narrow::Data,
+                    Role::Data => narrow != Narrow::Schema,
+                };
+                let into = if *at < first && *role != Role::Data { &mut before } else { &mut after };
+                if is_wanted {
                     into.extend_from_slice(text);
                 }
             }
