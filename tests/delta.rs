@@ -107,14 +107,20 @@ fn thirty_days_cost_what_changed_and_days_in_between_may_go() {
     assert!(deltas(&repo) > 0, "repacking keeps deltas");
 }
 
-/// Two chunks that resemble one: it is decoded once for both, by one request and no other.
-#[test]
-fn a_base_is_decoded_once_for_all_that_need_it() {
+/// A repository of larger chunks and packs, with the table of the first day.
+fn with_first_day() -> Repository {
     let (storage, world) = (Memory::new(), World::new(7));
     let sizes = InitOptions { chunk_bytes: 32 << 10, pack_bytes: 4 << 20, kdf: CHEAP };
     Repository::init(&storage, world.as_ref(), PASSPHRASE, "test", sizes).expect("init");
     let repo = open(storage, &world).expect("open");
     take(&repo, "shop", &table(0)).expect("take");
+    repo
+}
+
+/// Two chunks that resemble one: it is decoded once for both, by one request and no other.
+#[test]
+fn a_base_is_decoded_once_for_all_that_need_it() {
+    let repo = with_first_day();
     let both = [table(1), table(2)].concat();
     let taken = take(&repo, "shop", &both).expect("take");
     let (snapshots, _) = repo.snapshots().expect("snapshots");
@@ -135,11 +141,7 @@ fn a_base_is_decoded_once_for_all_that_need_it() {
 /// A base that the stream holds itself, in front of what is a difference to it.
 #[test]
 fn a_base_may_be_a_chunk_of_the_same_batch() {
-    let (storage, world) = (Memory::new(), World::new(7));
-    let sizes = InitOptions { chunk_bytes: 32 << 10, pack_bytes: 4 << 20, kdf: CHEAP };
-    Repository::init(&storage, world.as_ref(), PASSPHRASE, "test", sizes).expect("init");
-    let repo = open(storage, &world).expect("open");
-    take(&repo, "shop", &table(0)).expect("take");
+    let repo = with_first_day();
     let both = [table(0), table(1)].concat();
     let taken = take(&repo, "shop", &both).expect("take");
     let snapshot = repo.snapshot(taken.id).expect("snapshot");

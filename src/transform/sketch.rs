@@ -42,7 +42,7 @@ impl Sketcher {
 
     /// The features of a chunk, or none where it has too few samples.
     pub fn features(&self, raw: &[u8]) -> Option<[u64; FEATURES]> {
-        let mut least = Least { values: [u64::MAX; FEATURES], samples: 0 };
+        let mut least = Least::OF_NONE;
         let (mut start, mut lines) = (0, 0);
         for end in memchr::memchr_iter(b'\n', raw) {
             self.take(&mut least, raw, start);
@@ -50,7 +50,7 @@ impl Sketcher {
         }
         self.take(&mut least, raw, start);
         if lines * LINE_MAX < raw.len() {
-            least = Least { values: [u64::MAX; FEATURES], samples: 0 };
+            least = Least::OF_NONE;
             let mut hash = 0_u64;
             for (at, &byte) in raw.iter().enumerate() {
                 hash = (hash << GEAR_SHIFT).wrapping_add(self.gear[usize::from(byte)]);
@@ -93,6 +93,10 @@ impl Sketcher {
 struct Least {
     values: [u64; FEATURES],
     samples: usize,
+}
+
+impl Least {
+    const OF_NONE: Self = Self { values: [u64::MAX; FEATURES], samples: 0 };
 }
 
 #[cfg(test)]
