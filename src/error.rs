@@ -42,6 +42,7 @@ pub struct Error {
     context: String,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
     hint: Option<String>,
+    forged: bool,
 }
 
 /// The library's result.
@@ -50,12 +51,17 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind`; `context` says what failed on which object.
     pub fn new(kind: Kind, context: impl Into<String>) -> Self {
-        Self { kind, context: context.into(), source: None, hint: None }
+        Self { kind, context: context.into(), source: None, hint: None, forged: false }
     }
 
     /// A stored object that is not what it should be. `object` is its name in the repository.
     pub fn damaged(object: impl fmt::Display, what: impl fmt::Display) -> Self {
         Self::new(Kind::Damaged, format!("{object}: {what}"))
+    }
+
+    /// A stored object that opens, and that nobody who may write it has signed.
+    pub fn forged(object: impl fmt::Display, what: impl fmt::Display) -> Self {
+        Self { forged: true, ..Self::damaged(object, what) }
     }
 
     /// An I/O failure of the storage, with the object or path that was worked on.
@@ -94,6 +100,11 @@ impl Error {
     /// What sort of failure this is.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// True for an object that was made by somebody who may not: no accident explains it.
+    pub fn is_forged(&self) -> bool {
+        self.forged
     }
 
     /// The advice, where there is one.

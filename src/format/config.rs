@@ -33,21 +33,34 @@ pub struct Config {
     pub required_features: Vec<String>,
     /// The repository.
     pub repository: RepoId,
+    /// Public key of the first epoch's authority.
+    #[serde(with = "hex")]
+    pub authority: [u8; 32],
     /// The sealed [`Parameters`], in hexadecimal.
     #[serde(with = "hex")]
     pub sealed: Vec<u8>,
+    /// The authority's signature over all of the above.
+    #[serde(with = "hex")]
+    pub signature: [u8; 64],
 }
 
 impl Config {
-    /// A config of the current version without required features.
-    pub fn new(repository: RepoId, sealed: Vec<u8>) -> Self {
-        Self { magic: MAGIC.to_owned(), version: FORMAT_VERSION, required_features: Vec::new(), repository, sealed }
+    /// A config of the current version, not yet signed.
+    pub fn new(
+        repository: RepoId,
+        required_features: Vec<String>,
+        authority: [u8; 32],
+        sealed: Vec<u8>,
+    ) -> Self {
+        let (magic, version, signature) = (MAGIC.to_owned(), FORMAT_VERSION, [0; 64]);
+        Self { magic, version, required_features, repository, authority, sealed, signature }
     }
 
-    /// With these required features.
-    #[must_use]
-    pub fn requiring(self, required_features: Vec<String>) -> Self {
-        Self { required_features, ..self }
+    /// What is signed: `alluvium v1 config`, then the config with 64 zeros for a signature.
+    pub fn message(&self) -> Vec<u8> {
+        let mut message = b"alluvium v1 config".to_vec();
+        message.extend_from_slice(&Self { signature: [0; 64], ..self.clone() }.encode());
+        message
     }
 
     /// The object's bytes.
@@ -84,7 +97,12 @@ impl Config {
                 unknown.escape_debug()
             )));
         }
-        from_json(bytes)
+        from_json(bytes).map_err(|e: Malformed| {
+            if e.0.contains("missing field `authority`") {
+                return Malformed::new("written by a development version, before the format was frozen");
+            }
+            e
+        })
     }
 }
 

@@ -2,19 +2,24 @@
 //!
 //! ```text
 //! magic 8 | version u16 | n u32, wrapped data keys |
-//! n u32, packs: id 16 | size u64 | session 16 | key u32 (place in the list above) | n u32, entries
+//! n u32, packs: id 16 | size u64 | session 16 | author 16 | time i64 | key u32 (place in the list
+//!               above) | n u32, entries
 //! ```
 
 use std::collections::{HashMap, HashSet};
 
 use super::bytes::{Decoder, Encoder};
 use super::limits::{INDEX_BYTES_MAX, INDEX_KEYS_MAX, INDEX_PACKS_MAX, PACK_BYTES_MAX};
+use super::signed::Claim;
 use super::pack::{BlobEntry, WRAPPED_KEY_LEN, WrappedKey, blobs_end, decode_entries, encode_entries};
 use super::{FORMAT_VERSION, Malformed};
-use crate::id::{DataKeyId, IndexId, PackId, SnapshotId};
+use crate::id::{DataKeyId, IndexId, PackId, SlotId, SnapshotId};
 
 /// The first bytes of a plain index object.
 pub const MAGIC: [u8; 8] = *b"ALVMINDX";
+
+/// Length of a pack's line without its entries.
+const PACK_LEN: usize = PackId::LEN + 8 + SnapshotId::LEN + SlotId::LEN + 8 + 4 + 4;
 
 /// The name of an index object.
 pub fn object_name(id: IndexId) -> String {
@@ -30,6 +35,8 @@ pub struct IndexedPack {
     pub size: u64,
     /// The session that wrote it.
     pub session: SnapshotId,
+    /// The slot that wrote it, and when, as its trailer says.
+    pub claim: Claim,
     /// The data key its blobs are sealed under.
     pub key: DataKeyId,
     /// Its blobs in order.
@@ -59,6 +66,8 @@ impl IndexObject {
             out.bytes(&pack.id.0);
             out.u64(pack.size);
             out.bytes(&pack.session.0);
+            out.bytes(&pack.claim.author.0);
+            out.u64(pack.claim.time.cast_unsigned());
             out.len(place[&pack.key]);
             encode_entries(&pack.entries, &mut out);
         }
@@ -86,10 +95,11 @@ impl IndexObject {
         if keys.iter().map(|k| k.id).collect::<HashSet<_>>().len() != keys.len() {
             return Err(Malformed::new("lists a data key twice"));
         }
-        let n = input.len(INDEX_PACKS_MAX, PackId::LEN + 8 + SnapshotId::LEN + 4 + 4)?;
+        let n = input.len(INDEX_PACKS_MAX, PACK_LEN)?;
         let mut packs = Vec::with_capacity(n);
         for _ in 0..n {
             let (id, size, session) = (PackId(input.array()?), input.u64()?, SnapshotId(input.array()?));
+            let claim = Claim { author: SlotId(input.array()?), time: input.u64()?.cast_signed() };
             let place = input.u32()? as usize;
             let key = keys
                 .get(place)
@@ -99,7 +109,7 @@ impl IndexObject {
             if size > PACK_BYTES_MAX || blobs_end(&entries) > size {
                 return Err(Malformed::new(format!("pack {id} claims {size} bytes")));
             }
-            packs.push(IndexedPack { id, size, session, key, entries });
+            packs.push(IndexedPack { id, size, session, claim, key, entries });
         }
         input.end()?;
         Ok(Self { keys, packs })

@@ -1,23 +1,24 @@
-//! Key slots: the repository's keys, wrapped under a key that a passphrase gives.
+//! Key slots: the repository's keys, sealed under a key that a passphrase or a key file gives.
 //!
-//! The plain part holds what is needed to derive the key-encryption key and to list slots with their
-//! ages without opening them. The sealed part holds the keys; a write-only slot simply lacks the
-//! secret ones, so nothing that a program does wrong can make it read.
+//! The plain part holds what is needed to derive that key, and nothing else: what a slot is called
+//! and may do stands in its certificate (`super::certificate`). A write-only slot lacks the secrets of
+//! epochs, so nothing that a program does wrong can make it read.
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::config::hex;
-use super::limits::{KDF_LANES_MAX, KDF_MEMORY_KIB_MAX, KDF_PASSES_MAX, NAME_BYTES_MAX};
+use super::limits::{KDF_LANES_MAX, KDF_MEMORY_KIB_MAX, KDF_PASSES_MAX};
 use super::{FORMAT_VERSION, Malformed, from_json, to_json};
 use crate::id::{RepoId, SlotId};
 
 /// Says that a JSON document is a key slot.
 const MAGIC: &str = "alluvium key slot";
+/// The folder of key slots.
+pub const PREFIX: &str = "keys/";
 
 /// The name of a slot's object.
 pub fn object_name(id: SlotId) -> String {
-    format!("keys/{id}")
+    format!("{PREFIX}{id}")
 }
 
 /// What a slot allows.
@@ -30,24 +31,37 @@ pub enum SlotKind {
     WriteOnly,
 }
 
-/// Argon2id (RFC 9106) with its cost.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Kdf {
-    /// The function's name; only `argon2id` is known.
-    pub name: String,
-    /// Memory in KiB.
-    pub memory_kib: u32,
-    /// Passes over the memory.
-    pub passes: u32,
-    /// Lanes.
-    pub lanes: u32,
-    /// Salt, 16 bytes.
-    #[serde(with = "hex")]
-    pub salt: [u8; 16],
+impl SlotKind {
+    /// As people and JSON read it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::WriteOnly => "write-only",
+        }
+    }
 }
 
-/// The plain part of a slot.
+/// How the key that seals a slot is derived.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Kdf {
+    /// Argon2id (RFC 9106) of a passphrase.
+    Argon2id {
+        /// Memory in KiB.
+        memory_kib: u32,
+        /// Passes over the memory.
+        passes: u32,
+        /// Lanes.
+        lanes: u32,
+        /// Salt, 16 bytes.
+        #[serde(with = "hex")]
+        salt: [u8; 16],
+    },
+    /// BLAKE3 of the 32 random bytes of a key file.
+    KeyFile {},
+}
+
+/// A slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeySlot {
@@ -55,50 +69,17 @@ pub struct KeySlot {
     version: u16,
     /// The repository it belongs to.
     pub repository: RepoId,
-    /// What it allows.
-    pub kind: SlotKind,
-    /// What people call it.
-    pub label: String,
-    /// When it was made.
-    pub created: Timestamp,
     /// How its key is derived.
     pub kdf: Kdf,
     /// The sealed [`SlotKeys`].
     #[serde(with = "hex")]
     pub sealed: Vec<u8>,
-    /// Keyed digest of all of the above: whoever has opened any slot can tell whether this one was altered.
-    #[serde(with = "hex")]
-    pub mac: [u8; 32],
 }
 
 impl KeySlot {
     /// A slot of the current version.
-    pub fn new(
-        repository: RepoId,
-        kind: SlotKind,
-        label: String,
-        created: Timestamp,
-        kdf: Kdf,
-        sealed: Vec<u8>,
-    ) -> Self {
-        Self {
-            magic: MAGIC.to_owned(),
-            version: FORMAT_VERSION,
-            repository,
-            kind,
-            label,
-            created,
-            kdf,
-            sealed,
-            mac: [0; 32],
-        }
-    }
-
-    /// What [`mac`](Self::mac) is computed over: the slot's bytes with an empty one, and its name.
-    pub fn authenticated(&self, id: SlotId) -> Vec<u8> {
-        let mut bytes = Self { mac: [0; 32], ..self.clone() }.encode();
-        bytes.extend_from_slice(object_name(id).as_bytes());
-        bytes
+    pub fn new(repository: RepoId, kdf: Kdf, sealed: Vec<u8>) -> Self {
+        Self { magic: MAGIC.to_owned(), version: FORMAT_VERSION, repository, kdf, sealed }
     }
 
     /// The object's bytes.
@@ -109,7 +90,7 @@ impl KeySlot {
     /// Reads a slot and checks that deriving its key can't exhaust the machine.
     ///
     /// # Errors
-    /// Not a slot; another version; costs out of bounds.
+    /// Not a slot; another version; costs out of bounds; an unknown key derivation.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         // As in the config: a newer slot may have fields that are unknown here.
         #[derive(Deserialize)]
@@ -128,37 +109,39 @@ impl KeySlot {
             )));
         }
         let slot: Self = from_json(bytes)?;
-        let Kdf { ref name, memory_kib, passes, lanes, .. } = slot.kdf;
-        if name != "argon2id" {
-            return Err(Malformed::new(format!("key slot with unknown key derivation `{}`", name.escape_debug())));
-        }
-        let lanes_fit = (1..=KDF_LANES_MAX).contains(&lanes) && memory_kib >= 8 * lanes;
-        if !lanes_fit || memory_kib > KDF_MEMORY_KIB_MAX || !(1..=KDF_PASSES_MAX).contains(&passes) {
-            return Err(Malformed::new(format!("key slot asks for {memory_kib} KiB, {passes} passes, {lanes} lanes")));
-        }
-        if slot.label.len() > NAME_BYTES_MAX {
-            return Err(Malformed::new("key slot with a label too long"));
+        if let Kdf::Argon2id { memory_kib, passes, lanes, .. } = slot.kdf {
+            let lanes_fit = (1..=KDF_LANES_MAX).contains(&lanes) && memory_kib >= 8 * lanes;
+            let passes_fit = (1..=KDF_PASSES_MAX).contains(&passes);
+            if !lanes_fit || memory_kib > KDF_MEMORY_KIB_MAX || !passes_fit {
+                return Err(Malformed::new(format!(
+                    "key slot asks for {memory_kib} KiB, {passes} passes, {lanes} lanes"
+                )));
+            }
         }
         Ok(slot)
     }
 }
 
-/// The keys of a slot, to be sealed. What may be written is here for every slot; what may be read
-/// needs `secret`.
+/// The keys of a slot, to be sealed. What may be written is here for every slot; what may be read or
+/// ordered needs the secrets of epochs.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SlotKeys {
     /// Keys chunk ids.
-    #[serde(with = "hex")]
-    pub chunk_id: [u8; 32],
+    pub chunk_id: SecretBytes,
     /// Gives the chunker's gear table.
+    pub chunker_seed: SecretBytes,
+    /// Seals what every slot may read.
+    pub index: SecretBytes,
+    /// Public key of the first epoch's authority, as in the config: nobody else can replace it here.
     #[serde(with = "hex")]
-    pub chunker_seed: [u8; 32],
-    /// Seals trailers, index objects, sessions, generations, manifest headers.
-    #[serde(with = "hex")]
-    pub index: [u8; 32],
-    /// The key epochs, oldest first; new data goes under the last.
-    pub epochs: Vec<Epoch>,
+    pub authority: [u8; 32],
+    /// Opens what is sealed to this slot.
+    pub sealing: SecretBytes,
+    /// Signs what this slot publishes.
+    pub signing: SecretBytes,
+    /// The epochs there were when the slot was made, oldest first; none in a write-only slot.
+    pub epochs: Vec<EpochSecrets>,
 }
 
 impl SlotKeys {
@@ -170,43 +153,26 @@ impl SlotKeys {
     /// Reads what [`encode`](Self::encode) writes.
     ///
     /// # Errors
-    /// Not the expected JSON; no epoch.
+    /// Not the expected JSON.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let keys: Self = from_json(bytes)?;
-        if keys.epochs.is_empty() {
-            return Err(Malformed::new("key slot without a key epoch"));
-        }
-        Ok(keys)
+        from_json(bytes)
     }
 }
 
-impl Drop for SlotKeys {
-    fn drop(&mut self) {
-        use zeroize::Zeroize;
-        self.chunk_id.zeroize();
-        self.chunker_seed.zeroize();
-        self.index.zeroize();
-    }
-}
-
-/// A key pair that session data keys are sealed to (X25519).
+/// What a full slot knows of an epoch.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Epoch {
-    /// Counts from 1.
+pub struct EpochSecrets {
+    /// The epoch.
     pub number: u32,
-    /// When it began.
-    pub created: Timestamp,
-    /// The public key.
-    #[serde(with = "hex")]
-    pub public: [u8; 32],
-    /// The secret key; absent in a write-only slot.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<SecretBytes>,
+    /// Opens the data keys that are sealed to the epoch.
+    pub secret: SecretBytes,
+    /// Signs the orders of the epoch.
+    pub authority: SecretBytes,
 }
 
 /// 32 secret bytes; wiped when dropped, never printed.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SecretBytes(#[serde(with = "hex")] pub [u8; 32]);
 

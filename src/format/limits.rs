@@ -30,3 +30,7 @@ pub const KDF_MEMORY_KIB_MAX: u32 = 4 << 20;
 pub const KDF_PASSES_MAX: u32 = 64;
 /// Most Argon2 lanes that a key slot may ask for.
 pub const KDF_LANES_MAX: u32 = 64;
+/// Largest certificate.
+pub const CERTIFICATE_BYTES_MAX: usize = 64 << 10;
+/// Largest key epoch.
+pub const EPOCH_BYTES_MAX: usize = 16 << 20;

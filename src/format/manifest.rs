@@ -18,6 +18,7 @@ use super::config::hex;
 use super::limits::{JSON_BYTES_MAX, NAME_BYTES_MAX};
 use super::pack::WrappedKey;
 use super::recipe::Recipe;
+use super::signed::CLAIM_LEN;
 use super::{FORMAT_VERSION, Malformed, from_json, to_json};
 use crate::id::{RepoId, SnapshotId};
 
@@ -25,8 +26,8 @@ use crate::id::{RepoId, SnapshotId};
 pub const MAGIC: [u8; 8] = *b"ALVMSNAP";
 /// The first bytes of a fence.
 pub const FENCE_MAGIC: [u8; 8] = *b"ALVMFENC";
-/// The length of a fence in bytes.
-pub const FENCE_LEN: u64 = 50;
+/// The length of a fence in bytes: front, nonce, an empty claim, tag.
+pub const FENCE_LEN: u64 = 10 + 24 + CLAIM_LEN as u64 + 16;
 /// The folder of manifests.
 pub const PREFIX: &str = "snapshots/";
 
@@ -70,13 +71,19 @@ impl SealedManifest<'_> {
     }
 }
 
-/// What a manifest's body is bound to, besides its kind and repository: its name, and all that stands in front of it.
-pub fn body_name(name: &str, key: &WrappedKey, header: &[u8]) -> Vec<u8> {
+/// What a manifest's body is bound to, besides its kind and repository: its name and its wrapped key.
+pub fn body_name(name: &str, key: &WrappedKey) -> Vec<u8> {
     let mut out = Encoder::default();
     out.bytes(name.as_bytes());
     key.encode(&mut out);
-    out.bytes(header);
     out.0
+}
+
+/// What the header says of the rest: BLAKE3 of the wrapped key and the sealed body.
+pub fn body_digest(key: &WrappedKey, body: &[u8]) -> [u8; 32] {
+    let mut out = Encoder::default();
+    key.encode(&mut out);
+    *blake3::Hasher::new().update(&out.0).update(body).finalize().as_bytes()
 }
 
 /// A fence's bytes; the sealed part is empty.
@@ -111,6 +118,9 @@ pub fn decode(bytes: &[u8]) -> Result<Published<'_>, Malformed> {
     Ok(Published::Manifest(SealedManifest { key, header, body: input.0 }))
 }
 
+/// The digest in a header whose body is not sealed yet: publishing puts the right one there.
+pub const UNSEALED: [u8; 32] = [0; 32];
+
 /// What a writer needs of its predecessor, without reading any backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -126,6 +136,9 @@ pub struct Header {
     pub good_bytes: u64,
     /// The snapshot of the same series before this one.
     pub previous: Option<SnapshotId>,
+    /// BLAKE3 of the wrapped key and the sealed body: the signature over the header covers all.
+    #[serde(with = "hex")]
+    pub body: [u8; 32],
 }
 
 impl Header {

@@ -6,15 +6,18 @@
 //! allocates nothing that a hostile length asks for ([`limits`]).
 
 pub mod bytes;
+pub mod certificate;
 pub mod config;
 pub mod coordination;
 pub mod envelope;
+pub mod epoch;
 pub mod index;
 pub mod keyslot;
 pub mod limits;
 pub mod manifest;
 pub mod pack;
 pub mod recipe;
+pub mod signed;
 
 use crate::error::{Error, Kind};
 
@@ -46,6 +49,14 @@ pub enum ObjectKind {
     Session = 9,
     /// A generation of the prune.
     Generation = 10,
+    /// A slot's certificate.
+    Certificate = 11,
+    /// A key epoch.
+    Epoch = 12,
+    /// An epoch's secrets, sealed to a slot.
+    EpochSecrets = 13,
+    /// A fence.
+    Fence = 14,
 }
 
 /// A decoder's refusal: what is wrong with the bytes. The caller adds which object they came from.

@@ -19,8 +19,10 @@ use crate::id::{BlobId, DataKeyId, PackId, RepoId, SnapshotId};
 pub const MAGIC: [u8; 8] = *b"ALVMPACK";
 /// The last bytes of a pack.
 pub const END_MAGIC: [u8; 8] = *b"ALVMPEND";
-/// Length of an encapsulated key: X25519, RFC 9180.
-pub const KEM_OUTPUT_LEN: usize = 32;
+/// Length of a public key of [`KEM_X_WING`].
+pub const PUBLIC_KEY_LEN: usize = 1216;
+/// Length of an encapsulated key of [`KEM_X_WING`].
+pub const KEM_OUTPUT_LEN: usize = 1120;
 /// Length of a sealed data key: 32 bytes and a tag of 16.
 pub const SEALED_KEY_LEN: usize = 32 + 16;
 /// Length of a [`WrappedKey`] in bytes.
@@ -34,8 +36,9 @@ pub const ENTRY_LEN: usize = BlobId::LEN + 1 + 4 + 4;
 /// Length of a delta's base in bytes.
 const BASE_LEN: usize = BlobId::LEN + 1;
 
-/// How a data key is sealed to the repository's public key. A post-quantum hybrid gets the next number.
-pub const KEM_X25519_HKDF_SHA256: u8 = 1;
+/// How a data key is sealed to an epoch: HPKE with X-Wing, X25519 and ML-KEM-768 in one. Number 1 was
+/// X25519 alone and is not used.
+pub const KEM_X_WING: u8 = 2;
 
 /// The name of a pack's object: `packs/<first two digits>/<id>`.
 pub fn object_name(id: PackId) -> String {
@@ -43,7 +46,7 @@ pub fn object_name(id: PackId) -> String {
     format!("packs/{}/{id}", &id[..2])
 }
 
-/// A session's data key, sealed to the repository's public key of one epoch (HPKE, RFC 9180).
+/// A session's data key, sealed to the public key of an epoch (HPKE, RFC 9180).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrappedKey {
     /// Commits to the plain key.
@@ -61,7 +64,7 @@ impl WrappedKey {
     pub fn encode(&self, out: &mut Encoder) {
         out.bytes(&self.id.0);
         out.u32(self.epoch);
-        out.u8(KEM_X25519_HKDF_SHA256);
+        out.u8(KEM_X_WING);
         out.bytes(&self.kem_output);
         out.bytes(&self.sealed);
     }
@@ -74,7 +77,7 @@ impl WrappedKey {
         let id = DataKeyId(input.array()?);
         let epoch = input.u32()?;
         match input.u8()? {
-            KEM_X25519_HKDF_SHA256 => {}
+            KEM_X_WING => {}
             other => return Err(Malformed::new(format!("data key sealed by unknown method {other}"))),
         }
         Ok(Self { id, epoch, kem_output: input.array()?, sealed: input.array()? })

@@ -23,8 +23,8 @@ use crate::format::coordination::{
 };
 use crate::format::manifest::Manifest;
 use crate::format::pack::{object_name, with_offsets};
-use crate::format::{ObjectKind, config, keyslot, manifest};
-use crate::id::{BlobId, IndexId, PackId, RepoId, SnapshotId};
+use crate::format::{ObjectKind, config, epoch, keyslot, manifest};
+use crate::id::{BlobId, IndexId, PackId, RepoId, SlotId, SnapshotId};
 use crate::repo::blob::{BlobDecoder, Opening};
 use crate::repo::fence::live_sessions;
 use crate::repo::index::{KnownPack, Location};
@@ -243,18 +243,25 @@ struct Looked {
 
 /// Keys, config, generations, sessions, and whatever lies about.
 fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result<()> {
+    repo.keys.refresh_ring(repo.storage.as_ref())?;
+    problems.extend(repo.keys.ring().problems);
     let mut wrong = |object: String, what: String| problems.push(Problem::new(object, what));
     for (id, slot) in list_slots(repo.storage.as_ref())? {
-        if let Err(e) = slot.and_then(|slot| repo.keys.verify_slot(id, &slot)) {
+        if let Err(e) = slot.and_then(|(slot, bytes)| repo.keys.verify_slot(id, &slot, &bytes)) {
             wrong(keyslot::object_name(id), e.to_string());
         }
     }
     for object in repo.storage.list("")? {
         let name = object.name.as_str();
-        let sealed = |kind| repo.storage.get(name).and_then(|bytes| repo.open_object(kind, name, &bytes));
+        let bytes = || repo.storage.get(name);
+        let sealed = |kind| bytes().and_then(|bytes| repo.open_object(kind, name, &bytes));
+        let ordered = |kind| bytes().and_then(|bytes| repo.keys.open_order(kind, name, &bytes));
         let decoded = match name.split_once('/') {
             None if name == config::OBJECT_NAME || name == super::prune::RESERVE => Ok(()),
             Some(("keys", id)) if id.len() == 32 => Ok(()),
+            // The key ring has judged them.
+            Some(("slots", id)) if id.parse::<SlotId>().is_ok() => Ok(()),
+            Some(("epochs", _)) if epoch::number_of(name).is_some() => Ok(()),
             Some(("snapshots", id)) if id.parse::<SnapshotId>().is_ok() => Ok(()),
             // From the storage, whatever the local cache knows of it.
             Some(("index", id)) if id.parse::<IndexId>().is_ok() => {
@@ -268,7 +275,7 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
             // What `init` tried the storage with, and might not delete.
             Some(("sessions", probe)) if probe.strip_suffix(PROBE_SUFFIX).is_some() => Ok(()),
             _ if session_of(name).is_some() && name.starts_with(SESSION_PREFIX) => sealed(ObjectKind::Session)
-                .and_then(|plain| {
+                  .and_then(|(_, plain)| {
                     let ok = if is_beat(name) {
                         Beat::decode(&plain).map(|_| ())
                     } else {
@@ -276,8 +283,8 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
                     };
                     ok.map_err(|e| e.in_object(name))
                 }),
-            _ if generation_of(name).is_some() && name.starts_with(GENERATION_PREFIX) => sealed(ObjectKind::Generation)
-                .and_then(|plain| Generation::decode(&plain).map(|_| ()).map_err(|e| e.in_object(name))),
+            _ if generation_of(name).is_some() && name.starts_with(GENERATION_PREFIX) => ordered(ObjectKind::Generation)
+                .and_then(|(_, plain)| Generation::decode(&plain).map(|_| ()).map_err(|e| e.in_object(name))),
             _ => Err(Error::new(Kind::Damaged, format!("{name}: not an object of this repository"))),
         };
         match decoded {

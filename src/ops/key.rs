@@ -17,7 +17,7 @@ use crate::report::{Problem, Report};
 pub fn list(repo: &Repository, report: &dyn Report) -> Result<Vec<SlotInfo>> {
     let mut slots = Vec::new();
     for (id, slot) in list_slots(repo.storage.as_ref())? {
-        match slot.and_then(|slot| repo.keys.verify_slot(id, &slot).map(|()| slot)) {
+        match slot.and_then(|(slot, bytes)| repo.keys.verify_slot(id, &slot, &bytes)) {
             Ok(slot) => slots.push(SlotInfo { id, kind: slot.kind, label: slot.label, created: slot.created }),
             Err(e) => report.problem(Problem::new(keyslot::object_name(id), &e)),
         }
@@ -72,11 +72,7 @@ pub fn remove(repo: &Repository, prefix: &str) -> Result<SlotId> {
 /// As [`add`].
 pub fn change(repo: &Repository, passphrase: &[u8], cost: KdfCost) -> Result<SlotId> {
     let old = repo.keys.slot();
-    let label = list_slots(repo.storage.as_ref())?
-        .into_iter()
-        .find(|(id, _)| *id == old)
-        .and_then(|(_, slot)| slot.ok())
-        .map_or_else(String::new, |s| s.label);
+    let label = repo.keys.known_slot(old).map_or_else(String::new, |s| s.certificate.label);
     let new = add(repo, SlotKind::Full, &label, passphrase, cost)?;
     repo.storage.delete(&keyslot::object_name(old))?;
     Ok(new)

@@ -192,7 +192,7 @@ fn readable_generation(repo: &Repository, number: u64) -> Result<Generation> {
     numbers.sort_unstable();
     let read = |n: &u64| {
         let name = generation_name(*n);
-        let plain = repo.open_object(ObjectKind::Generation, &name, &repo.storage.get(&name).ok()?).ok()?;
+        let (_, plain) = repo.keys.open_order(ObjectKind::Generation, &name, &repo.storage.get(&name).ok()?).ok()?;
         Generation::decode(&plain).ok()
     };
     Ok(numbers.iter().rev().find_map(read).unwrap_or_default())
@@ -202,7 +202,7 @@ fn readable_generation(repo: &Repository, number: u64) -> Result<Generation> {
 fn remove_unreadable_generations(repo: &Repository) -> Result<()> {
     let (newest, _) = repo.probe_generation()?;
     for object in repo.storage.list(GENERATION_PREFIX)? {
-        let readable = |bytes: Vec<u8>| repo.open_object(ObjectKind::Generation, &object.name, &bytes);
+        let readable = |bytes: Vec<u8>| repo.keys.open_order(ObjectKind::Generation, &object.name, &bytes);
         if generation_of(&object.name).is_some_and(|n| n < newest)
             && repo.storage.get(&object.name).and_then(readable).is_err_and(|e| e.kind() == Kind::Damaged)
         {

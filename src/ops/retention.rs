@@ -54,7 +54,7 @@ pub struct Candidate {
 impl Candidate {
     /// A snapshot as the policy sees it.
     pub fn of(snapshot: &Snapshot) -> Self {
-        let Snapshot { id, manifest } = snapshot;
+        let Snapshot { id, manifest, .. } = snapshot;
         Self {
             id: *id,
             time: manifest.time,

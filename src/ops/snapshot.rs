@@ -20,7 +20,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::config::SEGMENTS;
 use crate::format::keyslot::SlotKind;
 use crate::format::limits::NAME_BYTES_MAX;
-use crate::format::manifest::{Digest, Header, Manifest, Part, PartKind, SourceKind, Stored};
+use crate::format::manifest::{Digest, UNSEALED, Header, Manifest, Part, PartKind, SourceKind, Stored};
 use crate::format::recipe::Recipe;
 use crate::id::SnapshotId;
 use crate::repo::Repository;
@@ -139,7 +139,7 @@ pub fn snapshot(
         ));
     }
     let previous = previous.map(|(id, _)| id);
-    let header = Header { time, series, bytes, good_bytes: shrunk_from.unwrap_or(bytes), previous };
+    let header = Header { time, series, bytes, good_bytes: shrunk_from.unwrap_or(bytes), previous, body: UNSEALED };
     let manifest = Manifest {
         time,
         finished: repo.env.now(),

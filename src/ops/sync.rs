@@ -26,7 +26,7 @@ use serde::Serialize;
 use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::format::config::SEGMENTS;
-use crate::format::manifest::{Header, Manifest, Original, Part, PartKind, object_name};
+use crate::format::manifest::{Header, Manifest, Original, Part, PartKind, UNSEALED, object_name};
 use crate::id::SnapshotId;
 use crate::repo::Repository;
 use crate::repo::publish::publish;
@@ -449,6 +449,7 @@ impl Run<'_> {
             bytes: manifest.bytes(),
             good_bytes: manifest.shrunk_from.unwrap_or(manifest.bytes()),
             previous,
+            body: UNSEALED,
         };
         let copy = Manifest {
             previous,
@@ -521,7 +522,7 @@ type Series = BTreeMap<(String, String), Vec<SnapshotId>>;
 
 fn by_series<'s>(snapshots: impl IntoIterator<Item = &'s Snapshot>) -> Series {
     let mut series = Series::new();
-    for Snapshot { id, manifest } in snapshots {
+    for Snapshot { id, manifest, .. } in snapshots {
         series.entry((manifest.host.clone(), manifest.source.clone())).or_default().push(*id);
     }
     series

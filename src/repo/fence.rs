@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::error::{Kind, Result};
 use crate::format::coordination::{Beat, SESSION_PREFIX, Session, beat_name, session_name, session_of};
 use crate::format::manifest;
-use crate::format::{Malformed, ObjectKind, associated_data};
+use crate::format::{Malformed, ObjectKind};
 use crate::id::SnapshotId;
 use crate::storage::Listed;
 
@@ -77,7 +77,7 @@ fn read<T>(repo: &Repository, name: &str, decode: impl Fn(&[u8]) -> Result<T, Ma
         .storage
         .get(name)
         .and_then(|bytes| repo.open_object(ObjectKind::Session, name, &bytes))
-        .and_then(|plain| decode(&plain).map_err(|e| e.in_object(name)));
+        .and_then(|(_, plain)| decode(&plain).map_err(|e| e.in_object(name)));
     match opened {
         Ok(value) => Ok(Some(value)),
         Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => Ok(None),
@@ -131,8 +131,7 @@ pub fn fence(repo: &Repository, id: SnapshotId) -> Result<bool> {
     }
 }
 
-/// The bytes of a fence under the name `name`.
+/// The bytes of a fence under the name `name`: a claim that says nothing but who set it.
 pub(super) fn fence_bytes(repo: &Repository, name: &str) -> Vec<u8> {
-    let associated = associated_data(ObjectKind::Session, repo.id, name.as_bytes());
-    manifest::encode_fence(&repo.keys.index.seal(repo.env.as_ref(), &associated, b""))
+    manifest::encode_fence(&repo.keys.seal_claim(repo.env.as_ref(), ObjectKind::Fence, name.as_bytes(), b""))
 }

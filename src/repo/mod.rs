@@ -23,6 +23,7 @@ pub mod parallel;
 pub mod predict;
 pub mod publish;
 pub mod reader;
+pub mod ring;
 pub mod rules;
 pub mod seen;
 pub mod session;
@@ -34,19 +35,21 @@ use std::sync::Arc;
 
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::format::config::{self, ChunkSizes, Config, Parameters};
+use crate::format::config::{self, ChunkSizes, Parameters};
 use crate::format::coordination::{GENERATION_PREFIX, Generation, generation_name, generation_of};
+use crate::format::certificate;
 use crate::format::index::IndexObject;
+use crate::format::signed::Claim;
 use crate::format::keyslot::SlotKind;
-use crate::format::{FORMAT_VERSION, ObjectKind, associated_data, envelope};
-use crate::id::{BlobId, IndexId, PackId, RepoId, SlotId};
+use crate::format::{FORMAT_VERSION, ObjectKind, envelope};
+use crate::id::{BlobId, IndexId, PackId, RepoId};
 use crate::report::{Problem, Report, Unit};
 use crate::storage::{Listed, Storage};
 use crate::transform::chunk::Chunker;
 use crate::transform::sketch::Sketcher;
 
 use index::{Index, Location};
-use keys::{KdfCost, Keys, NewSlot};
+use keys::{Claimed, KdfCost, Keys, NewSlot, SharedKeys};
 use listing::LOOKS;
 use open::refuse_remains;
 use parallel::{at_once, both, each};
@@ -97,7 +100,7 @@ pub struct Repository {
     /// How it stores.
     pub parameters: Parameters,
     /// Its keys, as far as the passphrase's slot goes.
-    pub keys: Keys,
+    pub keys: Arc<Keys>,
     /// The local cache.
     pub cache: Index,
     /// What this machine has seen of it.
@@ -126,10 +129,9 @@ impl Repository {
             recipes: ChunkSizes::around(RECIPE_CHUNK_BYTES),
             pack_bytes: options.pack_bytes,
         };
-        let (id, slot) = (RepoId::random(env), SlotId::random(env));
-        let keys = Keys::generate(env, id, slot);
+        let (id, shared) = (RepoId::random(env), SharedKeys::generate(env));
         let first = NewSlot { kind: SlotKind::Full, label, passphrase, cost: options.kdf };
-        Self::init_with(storage, env, &parameters, &keys, first)
+        Self::init_with(storage, env, &parameters, id, &shared, first)
     }
 
     /// Makes a repository that names and cuts chunks as this one does, so that `sync` finds what is missing there by
@@ -146,11 +148,11 @@ impl Repository {
         kdf: KdfCost,
     ) -> Result<RepoId> {
         let env = self.env.as_ref();
-        let keys = self.keys.like(env, RepoId::random(env), SlotId::random(env))?;
+        let (id, shared) = (RepoId::random(env), self.keys.like(env)?);
         let mut parameters = self.parameters.clone();
         parameters.pack_bytes = pack_bytes.unwrap_or(parameters.pack_bytes);
         let first = NewSlot { kind: SlotKind::Full, label, passphrase, cost: kdf };
-        Self::init_with(storage, env, &parameters, &keys, first)
+        Self::init_with(storage, env, &parameters, id, &shared, first)
     }
 
     /// Makes a twin: a repository with this one's id, keys and parameters, and a passphrase of its own. `sync` copies
@@ -160,16 +162,17 @@ impl Repository {
     /// As [`init_like`](Self::init_like).
     pub fn init_twin(&self, storage: &dyn Storage, passphrase: &[u8], label: &str, kdf: KdfCost) -> Result<RepoId> {
         let env = self.env.as_ref();
-        let keys = self.keys.twin(SlotId::random(env))?;
+        let shared = self.keys.twin()?;
         let first = NewSlot { kind: SlotKind::Full, label, passphrase, cost: kdf };
-        Self::init_with(storage, env, &self.parameters, &keys, first)
+        Self::init_with(storage, env, &self.parameters, self.id, &shared, first)
     }
 
     fn init_with(
         storage: &dyn Storage,
         env: &dyn Env,
         parameters: &Parameters,
-        keys: &Keys,
+        id: RepoId,
+        shared: &SharedKeys,
         first: NewSlot<'_>,
     ) -> Result<RepoId> {
         let exists = || {
@@ -190,16 +193,8 @@ impl Repository {
             parameters.required_features.push(config::SINGLE_WRITER.to_owned());
         }
         Parameters::decode(&parameters.encode()).map_err(|e| Error::new(Kind::Usage, e.0))?;
-        let (id, slot) = (keys.repo(), keys.slot());
-        // The slot comes first and the config last: a repository exists when its config does, and then
-        // it has a key.
-        keys.write_slot(storage, env, slot, first)?;
-        let sealed = keys.index.seal(env, &associated_data(ObjectKind::Config, id, b"config"), &parameters.encode());
-        let config = Config::new(id, sealed).requiring(parameters.required_features);
-        storage.put_new(config::OBJECT_NAME, &config.encode()).map_err(|error| {
-            let _ = storage.delete(&crate::format::keyslot::object_name(slot));
-            if error.kind() == Kind::AlreadyExists { exists() } else { error }
-        })?;
+        keys::found(storage, env, id, shared, &parameters, first)
+            .map_err(|error| if error.kind() == Kind::AlreadyExists { exists() } else { error })?;
         Ok(id)
     }
 
@@ -223,22 +218,37 @@ impl Repository {
         Chunker::new(self.keys.chunker_seed(), sizes.min as usize, sizes.average as usize, sizes.max as usize)
     }
 
-    /// An object that is sealed whole under the index key, bound to its name.
-    pub fn seal_object(&self, kind: ObjectKind, name: &str, plain: &[u8]) -> Vec<u8> {
-        let sealed = self.keys.index.seal(self.env.as_ref(), &associated_data(kind, self.id, name.as_bytes()), plain);
+    /// An object that this slot claims, sealed under the index key and bound to its name.
+    pub fn seal_object(&self, kind: ObjectKind, name: &str, content: &[u8]) -> Vec<u8> {
+        let sealed = self.keys.seal_claim(self.env.as_ref(), kind, name.as_bytes(), content);
         envelope::encode(kind, &sealed)
     }
 
-    /// Opens what [`seal_object`](Self::seal_object) made.
+    /// Opens what [`seal_object`](Self::seal_object) made: who claims it, and the content.
     ///
     /// # Errors
-    /// `Damaged`, naming the object.
-    pub fn open_object(&self, kind: ObjectKind, name: &str, bytes: &[u8]) -> Result<Vec<u8>> {
+    /// `Damaged`, naming the object; forged when no slot of this repository has signed it.
+    pub fn open_object(&self, kind: ObjectKind, name: &str, bytes: &[u8]) -> Result<(Claim, Vec<u8>)> {
         let sealed = envelope::decode(kind, bytes).map_err(|e| e.in_object(name))?;
-        self.keys
-            .index
-            .open(&associated_data(kind, self.id, name.as_bytes()), sealed)
-            .ok_or_else(|| Error::damaged(name, "does not open: altered, swapped, or from another repository"))
+        self.open_claim(kind, name, name.as_bytes(), sealed)
+    }
+
+    /// Opens a claim that is bound to `bound`. An author who is not known yet is looked for.
+    ///
+    /// # Errors
+    /// As [`open_object`](Self::open_object).
+    pub fn open_claim(&self, kind: ObjectKind, name: &str, bound: &[u8], sealed: &[u8]) -> Result<(Claim, Vec<u8>)> {
+        let author = match self.keys.open_claim(kind, name, bound, sealed)? {
+            Claimed::By(claim, content) => return Ok((claim, content)),
+            Claimed::Unknown(author) => author,
+        };
+        if self.storage.stat(&certificate::object_name(author))?.is_some() {
+            self.keys.refresh_ring(self.storage.as_ref())?;
+            if let Claimed::By(claim, content) = self.keys.open_claim(kind, name, bound, sealed)? {
+                return Ok((claim, content));
+            }
+        }
+        Err(Error::forged(name, format!("its author {author} is no slot of this repository")))
     }
 
     /// Reads one index object from the storage.
@@ -247,7 +257,7 @@ impl Repository {
     /// `Damaged`, `NotFound`, `Storage`.
     pub fn read_index_object(&self, id: IndexId) -> Result<IndexObject> {
         let name = crate::format::index::object_name(id);
-        let plain = self.open_object(ObjectKind::Index, &name, &self.storage.get(&name)?)?;
+        let (_, plain) = self.open_object(ObjectKind::Index, &name, &self.storage.get(&name)?)?;
         IndexObject::decode(&plain).map_err(|e| e.in_object(&name))
     }
 
@@ -334,7 +344,7 @@ impl Repository {
             return Ok(Generation::default());
         }
         let name = generation_name(number);
-        let plain = self.open_object(ObjectKind::Generation, &name, &self.storage.get(&name)?)?;
+        let (_, plain) = self.keys.open_order(ObjectKind::Generation, &name, &self.storage.get(&name)?)?;
         Generation::decode(&plain).map_err(|e| e.in_object(&name))
     }
 
@@ -349,7 +359,8 @@ impl Repository {
     /// `Busy` when somebody else published it first; `Storage`.
     pub fn publish_generation(&self, number: u64, state: &Generation) -> Result<()> {
         let name = generation_name(number);
-        let object = self.seal_object(ObjectKind::Generation, &name, &state.encode());
+        let object =
+            self.keys.seal_order(self.env.as_ref(), ObjectKind::Generation, &name, &state.encode())?;
         let late = || {
             Error::new(Kind::Busy, format!("another prune or check published {name} first; nothing was deleted"))
                 .hint("let it finish, then try again")

@@ -20,6 +20,7 @@ use super::Repository;
 use super::index::Index;
 use super::keys::{self, Slots, list_slots};
 use super::parallel::both;
+use super::ring::RawRing;
 use super::rules::Rules;
 use super::seen::Seen;
 
@@ -28,6 +29,7 @@ pub struct Locked {
     storage: Arc<dyn Storage>,
     config: Config,
     slots: Slots,
+    ring: RawRing,
 }
 
 impl Locked {
@@ -36,10 +38,12 @@ impl Locked {
     /// # Errors
     /// `NoRepository`, `Damaged`, `Storage`, `Denied`.
     pub fn find(storage: Arc<dyn Storage>) -> Result<Self> {
-        let (slots, config) = both(storage.as_ref(), || list_slots(storage.as_ref()), || read_config(storage.as_ref()));
+        let read = storage.as_ref();
+        let keys = || both(read, || list_slots(read), || RawRing::read(read));
+        let ((slots, ring), config) = both(read, keys, || read_config(read));
         // What `config` tells comes first: without it slots are nobody's.
-        let (config, slots) = (config?, slots?);
-        Ok(Self { storage, config, slots })
+        let (config, slots, ring) = (config?, slots?, ring?);
+        Ok(Self { storage, config, slots, ring })
     }
 
     /// Opens it. The local cache lies in a folder of its own below `cache_folder`; without one it is held in memory.
@@ -47,9 +51,9 @@ impl Locked {
     /// # Errors
     /// `WrongKey`, `Damaged`; those of the local cache.
     pub fn open(self, env: Arc<dyn Env>, passphrase: &[u8], cache_folder: Option<&Path>) -> Result<Repository> {
-        let Self { storage, config, slots } = self;
+        let Self { storage, config, slots, ring } = self;
         let id = config.repository;
-        let keys = keys::open(slots, &storage.location(), id, passphrase)?;
+        let keys = keys::open(slots, ring, &storage.location(), &config, passphrase)?;
         let parameters =
             keys.index.open(&associated_data(ObjectKind::Config, id, b"config"), &config.sealed).ok_or_else(|| {
                 Error::damaged("config", "its sealed part does not open: altered, or from another repository")
@@ -67,7 +71,7 @@ impl Locked {
             None => Index::in_memory(id)?,
         };
         let seen = Seen::new(file.map(|file| file.with_file_name("seen.json")));
-        Ok(Repository { storage, env, id, parameters, keys, cache, seen, rules: Rules::default() })
+        Ok(Repository { storage, env, id, parameters, keys: Arc::new(keys), cache, seen, rules: Rules::default() })
     }
 
     /// Deletes the local cache: the cure for a damaged one.

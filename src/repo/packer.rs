@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use crate::env::{Env, lock};
 use crate::error::{Error, Result};
 use crate::format::index::{IndexObject, IndexedPack};
-use crate::format::keyslot::SlotKind;
 use crate::format::limits::PACK_BLOBS_MAX;
 use crate::format::pack::{self, FOOTER_LEN, HEADER_LEN, PackHeader, Trailer, WrappedKey};
-use crate::format::{ObjectKind, associated_data};
+use crate::format::ObjectKind;
+use crate::format::signed::{CLAIM_LEN, Claim};
 use crate::id::PackId;
 use crate::report::{Counter, Report};
 use crate::transform::hash::{stream_digest, two_stream_digests};
@@ -122,16 +122,18 @@ impl<'s> Packer<'s> {
         let env = repo.env.as_ref();
         let size = pack::padme(size_of(bytes.len(), trailer));
         let blobs_end = bytes.len();
-        bytes.resize(size as usize - FOOTER_LEN - OVERHEAD - trailer, 0);
+        bytes.resize(size as usize - FOOTER_LEN - OVERHEAD - CLAIM_LEN - trailer, 0);
         env.fill_random(&mut bytes[blobs_end..]);
         let trailer = Trailer { content: stream_digest(&bytes), entries };
-        let sealed = repo.keys.index.seal(env, &trailer_name(repo, id, &self.header), &trailer.encode());
+        let claim = repo.keys.claim(env);
+        let sealed = seal_trailer(repo, claim, id, &self.header, &trailer);
         bytes.extend_from_slice(&sealed);
         bytes.extend_from_slice(&pack::encode_footer(sealed.len()));
         let indexed = IndexedPack {
             id,
             size,
             session: self.session.id,
+            claim,
             key: self.session.key.wrapped.id,
             entries: trailer.entries,
         };
@@ -149,11 +151,8 @@ pub fn take_over(session: &Session<'_>, from: &Repository, id: PackId, mut bytes
     let repo = session.repo();
     let env = repo.env.as_ref();
     let read = from.describe_pack(id, &bytes)?;
-    // This repository's keys open what is in it: nobody else's data is taken in.
-    if repo.keys.kind() == SlotKind::Full {
-        repo.keys.open_data_key(&read.key).map_err(|e| e.during(pack::object_name(id)))?;
-    }
-    let header = PackHeader { repo: repo.id, session: session.id, key: read.key.clone() }.encode();
+    let key = session.take_over_data_key(from, &read.key).map_err(|e| e.during(pack::object_name(id)))?;
+    let header = PackHeader { repo: repo.id, session: session.id, key: key.clone() }.encode();
     bytes.truncate(read.trailer_at as usize);
     // The digest proves every byte: no blob need be opened.
     let [found, content] = two_stream_digests(&bytes, &header);
@@ -163,29 +162,37 @@ pub fn take_over(session: &Session<'_>, from: &Repository, id: PackId, mut bytes
     bytes[..HEADER_LEN].copy_from_slice(&header);
     let new = PackId::random(env);
     let trailer = Trailer { content, entries: read.indexed.entries };
-    let sealed = repo.keys.index.seal(env, &trailer_name(repo, new, &header), &trailer.encode());
+    let claim = repo.keys.claim(env);
+    let sealed = seal_trailer(repo, claim, new, &header, &trailer);
     bytes.extend_from_slice(&sealed);
     bytes.extend_from_slice(&pack::encode_footer(sealed.len()));
     let indexed = IndexedPack {
         id: new,
         size: bytes.len() as u64,
         session: session.id,
-        key: read.key.id,
+        claim,
+        key: key.id,
         entries: trailer.entries,
     };
-    Ok(ClosedPack { indexed, key: read.key, bytes })
+    Ok(ClosedPack { indexed, key, bytes })
 }
 
 /// The size of a pack before padding: `bytes` of header and blobs, and a plain trailer of `trailer` bytes.
 fn size_of(bytes: usize, trailer: usize) -> u64 {
-    (bytes + trailer + OVERHEAD + FOOTER_LEN) as u64
+    (bytes + CLAIM_LEN + trailer + OVERHEAD + FOOTER_LEN) as u64
 }
 
-/// Associated data of a trailer: the pack's name and its whole header.
-pub fn trailer_name(repo: &Repository, id: PackId, header: &[u8]) -> Vec<u8> {
+/// A trailer, signed and sealed.
+fn seal_trailer(repo: &Repository, claim: Claim, id: PackId, header: &[u8], trailer: &Trailer) -> Vec<u8> {
+    let bound = trailer_name(id, header);
+    repo.keys.seal_claimed(repo.env.as_ref(), claim, ObjectKind::PackTrailer, &bound, &trailer.encode())
+}
+
+/// What a trailer is bound to: the pack's name and its whole header.
+pub fn trailer_name(id: PackId, header: &[u8]) -> Vec<u8> {
     let mut name = pack::object_name(id).into_bytes();
     name.extend_from_slice(header);
-    associated_data(ObjectKind::PackTrailer, repo.id, &name)
+    name
 }
 
 /// One random bit at a time, without a system call for each.

@@ -2,6 +2,7 @@
 //! read blobs ([`super::reader`]).
 
 use crate::error::{Error, Result};
+use crate::format::ObjectKind;
 use crate::format::index::IndexedPack;
 use crate::format::pack::{self, FOOTER_LEN, HEADER_LEN, PackHeader, Trailer, WrappedKey, blobs_end, decode_footer};
 use crate::id::PackId;
@@ -72,14 +73,13 @@ impl Repository {
         let name = pack::object_name(id);
         let header = self.decode_pack_header(id, header_bytes)?;
         let trailer_at = size - (FOOTER_LEN + sealed.len()) as u64;
-        let plain = self.keys.index.open(&trailer_name(self, id, header_bytes), sealed).ok_or_else(|| {
-            Error::damaged(&name, "its trailer does not open: altered, swapped, or from another repository")
-        })?;
+        let bound = trailer_name(id, header_bytes);
+        let (claim, plain) = self.open_claim(ObjectKind::PackTrailer, &name, &bound, sealed)?;
         let Trailer { content, entries } = Trailer::decode(&plain).map_err(|e| e.in_object(&name))?;
         if blobs_end(&entries) > trailer_at {
             return Err(Error::damaged(name, "its blobs reach into its trailer"));
         }
-        let indexed = IndexedPack { id, size, session: header.session, key: header.key.id, entries };
+        let indexed = IndexedPack { id, size, session: header.session, claim, key: header.key.id, entries };
         Ok(ReadPack { indexed, key: header.key, content, trailer_at })
     }
 

@@ -22,10 +22,10 @@ use crate::env::lock;
 use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{self, Beat, beat_name, session_name};
 use crate::format::manifest::{self, Header, Manifest, SealedManifest};
+use crate::format::pack::WrappedKey;
 use crate::format::{ObjectKind, associated_data, pack};
-use crate::id::{BlobId, PackId, SnapshotId};
+use crate::id::{BlobId, DataKeyId, PackId, SnapshotId};
 use crate::report::{Report, Silent};
-use crate::transform::seal::SealKey;
 
 use super::fence::{PATIENCE, fence, live_sessions};
 use super::index::Location;
@@ -60,6 +60,8 @@ pub struct Session<'r> {
     relied: Mutex<BTreeSet<PackId>>,
     /// Packs written here, with their sizes.
     written: Mutex<BTreeMap<PackId, u64>>,
+    /// Data keys of a twin, sealed to this repository.
+    taken_over: Mutex<HashMap<DataKeyId, WrappedKey>>,
     beat: Option<Heartbeat>,
 }
 
@@ -111,6 +113,7 @@ impl<'r> Session<'r> {
                 claimed: Mutex::default(),
                 relied: Mutex::default(),
                 written: Mutex::default(),
+                taken_over: Mutex::default(),
                 beat: Some(beat),
             }),
             Err(error) => {
@@ -148,6 +151,19 @@ impl<'r> Session<'r> {
     /// Notes that the snapshot relies on the packs of these copies.
     pub fn rely_on(&self, chain: &[(BlobId, Location)]) {
         lock(&self.relied).extend(chain.iter().map(|(_, copy)| copy.pack));
+    }
+
+    /// A data key of `from`, a twin, sealed to this repository's newest epoch; once for all packs.
+    ///
+    /// # Errors
+    /// `Damaged` when it does not open; `WrongKey`.
+    pub fn take_over_data_key(&self, from: &Repository, key: &WrappedKey) -> Result<WrappedKey> {
+        if let Some(known) = lock(&self.taken_over).get(&key.id) {
+            return Ok(known.clone());
+        }
+        let repo = self.repo();
+        let taken = repo.keys.take_over_data_key(repo.env.as_ref(), &from.keys, key)?;
+        Ok(lock(&self.taken_over).entry(key.id).or_insert(taken).clone())
     }
 
     /// Notes that a pack of this session is durable.
@@ -250,12 +266,12 @@ impl<'r> Session<'r> {
             return Err(Error::new(Kind::Failed, "the manifest would not be readable; nothing was published")
                 .hint("a name is longer than 4096 bytes, or there are too many files: take several snapshots"));
         }
-        let seal = |kind, key: &SealKey, name: &[u8], plain: &[u8]| {
-            key.seal(repo.env.as_ref(), &associated_data(kind, repo.id, name), plain)
-        };
-        let header = seal(ObjectKind::ManifestHeader, &repo.keys.index, name.as_bytes(), &header.encode());
-        let body_name = manifest::body_name(&name, &self.key.wrapped, &header);
-        let body = seal(ObjectKind::ManifestBody, &self.key.key, &body_name, &plain);
+        let (env, key) = (repo.env.as_ref(), &self.key.wrapped);
+        let body_name = associated_data(ObjectKind::ManifestBody, repo.id, &manifest::body_name(&name, key));
+        let body = self.key.key.seal(env, &body_name, &plain);
+        let header = Header { body: manifest::body_digest(key, &body), ..header.clone() };
+        let header =
+            repo.keys.seal_claim(env, ObjectKind::ManifestHeader, name.as_bytes(), &header.encode());
         let object = SealedManifest { key: self.key.wrapped.clone(), header: &header, body: &body }.encode();
         let beat = self.beat.take();
         if let Err(error) = repo.storage.put_new(&name, &object) {
@@ -375,11 +391,10 @@ impl Heartbeat {
     fn start(repo: &Repository, id: SnapshotId, generation: u64) -> Result<Self> {
         let count = AtomicU64::new(0);
         let (storage, env) = (Arc::clone(&repo.storage), Arc::clone(&repo.env));
-        let (key, repo_id, name) = (repo.keys.index.clone(), repo.id, beat_name(id));
+        let (keys, name) = (Arc::clone(&repo.keys), beat_name(id));
         let put = move || {
             let beat = Beat { count: count.fetch_add(1, Ordering::Relaxed) + 1, time: env.now(), generation };
-            let sealed =
-                key.seal(env.as_ref(), &associated_data(ObjectKind::Session, repo_id, name.as_bytes()), &beat.encode());
+            let sealed = keys.seal_claim(env.as_ref(), ObjectKind::Session, name.as_bytes(), &beat.encode());
             storage.put_replace(&name, &crate::format::envelope::encode(ObjectKind::Session, &sealed))
         };
         put()?;

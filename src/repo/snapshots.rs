@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{self, Digest, Header, Manifest, Part, Published, SealedManifest};
 use crate::format::{ObjectKind, associated_data};
-use crate::id::SnapshotId;
+use crate::format::signed::Claim;
+use crate::id::{SlotId, SnapshotId};
 use crate::report::{Problem, Report};
 use crate::storage::Listed;
 use crate::transform::hash::stream_digest;
@@ -21,6 +22,8 @@ use super::parallel::{at_once, each};
 pub struct Snapshot {
     /// Its name.
     pub id: SnapshotId,
+    /// The slot that signed it.
+    pub author: SlotId,
     /// What it says.
     pub manifest: Manifest,
 }
@@ -77,7 +80,7 @@ impl Repository {
     fn sorted_snapshots(&self, listed: &BTreeSet<SnapshotId>, afresh: bool) -> Result<Readable<Snapshot>> {
         self.keys.require_full("reading snapshots")?;
         let (mut snapshots, unreadable) = self
-            .published(listed, afresh, |id, sealed| Ok(Snapshot { id, manifest: self.open_manifest(id, sealed)? }))?;
+            .published(listed, afresh, |id, sealed| self.open_snapshot(id, sealed))?;
         snapshots.sort_by_key(|s| (std::cmp::Reverse(s.manifest.time), s.id));
         Ok((snapshots, unreadable))
     }
@@ -93,12 +96,8 @@ impl Repository {
     fn headers_among(&self, listed: &BTreeSet<SnapshotId>) -> Result<Readable<(SnapshotId, Header)>> {
         self.published(listed, false, |id, sealed| {
             let name = manifest::object_name(id);
-            let plain = self
-                .keys
-                .index
-                .open(&associated_data(ObjectKind::ManifestHeader, self.id, name.as_bytes()), sealed.header)
-                .ok_or_else(|| Error::damaged(&name, "does not open: altered, swapped, or from another repository"))?;
-            Ok((id, Header::decode(&plain).map_err(|e| e.in_object(&name))?))
+            let (_, header) = self.open_header(&name, sealed)?;
+            Ok((id, header))
         })
     }
 
@@ -131,24 +130,41 @@ impl Repository {
     /// # Errors
     /// `NotFound`, `Damaged`, `WrongKey`, `Storage`.
     pub fn snapshot(&self, id: SnapshotId) -> Result<Snapshot> {
-        self.open_published(id, false, &|id, sealed| Ok(Snapshot { id, manifest: self.open_manifest(id, sealed)? }))?
+        self.open_published(id, false, &|id, sealed| self.open_snapshot(id, sealed))?
             .ok_or_else(|| Error::new(Kind::NotFound, format!("{id} is the fence of a dead session, not a snapshot")))
     }
 
-    fn open_manifest(&self, id: SnapshotId, sealed: &SealedManifest<'_>) -> Result<Manifest> {
+    /// The header, with who signed it: the signature covers the whole object.
+    fn open_header(&self, name: &str, sealed: &SealedManifest<'_>) -> Result<(Claim, Header)> {
+        let (claim, plain) =
+            self.open_claim(ObjectKind::ManifestHeader, name, name.as_bytes(), sealed.header)?;
+        let header = Header::decode(&plain).map_err(|e| e.in_object(name))?;
+        if header.body != manifest::body_digest(&sealed.key, sealed.body) {
+            return Err(Error::damaged(name, "its body is not the one that was signed"));
+        }
+        Ok((claim, header))
+    }
+
+    fn open_manifest(&self, id: SnapshotId, sealed: &SealedManifest<'_>) -> Result<(Claim, Manifest)> {
         let name = manifest::object_name(id);
+        let (claim, _) = self.open_header(&name, sealed)?;
         let key = self.keys.open_data_key(&sealed.key).map_err(|e| e.during(&name))?;
         let plain = key
             .open(
                 &associated_data(
                     ObjectKind::ManifestBody,
                     self.id,
-                    &manifest::body_name(&name, &sealed.key, sealed.header),
+                    &manifest::body_name(&name, &sealed.key),
                 ),
                 sealed.body,
             )
             .ok_or_else(|| Error::damaged(&name, "does not open: altered, swapped, or from another repository"))?;
-        Manifest::decode(&plain).map_err(|e| e.in_object(&name))
+        Ok((claim, Manifest::decode(&plain).map_err(|e| e.in_object(&name))?))
+    }
+
+    fn open_snapshot(&self, id: SnapshotId, sealed: &SealedManifest<'_>) -> Result<Snapshot> {
+        let (claim, manifest) = self.open_manifest(id, sealed)?;
+        Ok(Snapshot { id, author: claim.author, manifest })
     }
 
     fn published<T>(
@@ -189,11 +205,7 @@ impl Repository {
         let open = |bytes: &[u8]| match manifest::decode(bytes).map_err(|e| e.in_object(&name))? {
             Published::Manifest(sealed) => open(id, &sealed).map(Some),
             Published::Fence(sealed) => {
-                let associated = associated_data(ObjectKind::Session, self.id, name.as_bytes());
-                self.keys
-                    .index
-                    .open(&associated, sealed)
-                    .ok_or_else(|| Error::damaged(&name, "neither a manifest nor a fence"))?;
+                self.open_claim(ObjectKind::Fence, &name, name.as_bytes(), sealed)?;
                 Ok(None)
             }
         };

@@ -54,10 +54,13 @@ pub fn stream_digest(bytes: &[u8]) -> [u8; 32] {
     *blake3::hash(bytes).as_bytes()
 }
 
-/// The digest of `bytes`, and of the same bytes with `front` in place of their first. Whatever both have in common is
-/// hashed once: BLAKE3 is a tree, and only the path down to the first chunk differs.
+/// Longest front of [`two_stream_digests`] in bytes.
+const FRONT_MAX: usize = 2 * CHUNK_LEN;
+
+/// The digest of `bytes`, and of the same bytes with `front` in place of their first. What both have in
+/// common is hashed once: BLAKE3 is a tree, and only the path down to the first two chunks differs.
 pub fn two_stream_digests(bytes: &[u8], front: &[u8]) -> [[u8; 32]; 2] {
-    if bytes.len() <= CHUNK_LEN {
+    if bytes.len() <= FRONT_MAX {
         return [stream_digest(bytes), stream_digest(&with_front(bytes, front))];
     }
     let (left, right) = bytes.split_at(left_subtree_len(bytes.len() as u64) as usize);
@@ -66,7 +69,7 @@ pub fn two_stream_digests(bytes: &[u8], front: &[u8]) -> [[u8; 32]; 2] {
 }
 
 fn two_subtrees(bytes: &[u8], front: &[u8]) -> [ChainingValue; 2] {
-    if bytes.len() <= CHUNK_LEN {
+    if bytes.len() <= FRONT_MAX {
         return [subtree(bytes, 0), subtree(&with_front(bytes, front), 0)];
     }
     let (left, right) = bytes.split_at(left_subtree_len(bytes.len() as u64) as usize);
@@ -78,16 +81,11 @@ fn subtree(bytes: &[u8], offset: usize) -> ChainingValue {
     blake3::Hasher::new().set_input_offset(offset as u64).update(bytes).finalize_non_root()
 }
 
-/// `bytes` with other first bytes; at most [`CHUNK_LEN`] of them.
+/// `bytes` with other first bytes; at most [`FRONT_MAX`] of them.
 fn with_front(bytes: &[u8], front: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     bytes[..front.len()].copy_from_slice(front);
     bytes
-}
-
-/// A keyed digest of a key slot, under a key derived from the index key.
-pub fn slot_mac(index_key: &[u8; 32], bytes: &[u8]) -> [u8; 32] {
-    *blake3::keyed_hash(&blake3::derive_key("alluvium v1 key slot authentication", index_key), bytes).as_bytes()
 }
 
 #[cfg(test)]
@@ -96,8 +94,8 @@ mod tests {
 
     #[test]
     fn two_digests_at_once_are_the_two_digests() {
-        let front = [7; 143];
-        for len in [143, 1023, 1024, 1025, 2048, 2049, 5000, 65_536, 65_537, 1_000_003] {
+        let front = [7; 1231];
+        for len in [1231, 2047, 2048, 2049, 4095, 4096, 4097, 5000, 65_536, 65_537, 1_000_003] {
             let bytes: Vec<u8> = (0..len).map(|i| (i * 31 % 251) as u8).collect();
             let mut other = bytes.clone();
             other[..front.len()].copy_from_slice(&front);

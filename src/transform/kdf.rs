@@ -36,3 +36,8 @@ pub fn derive(
         .map_err(|e| failed(&e))?;
     Ok(key)
 }
+
+/// The key-encryption key of a key file: its 32 random bytes need no stretching.
+pub fn from_key_file(secret: &[u8; 32]) -> Zeroizing<[u8; 32]> {
+    Zeroizing::new(blake3::derive_key("alluvium v1 key file", secret))
+}

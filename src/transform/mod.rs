@@ -10,4 +10,5 @@ pub mod hash;
 pub mod kdf;
 pub mod seal;
 pub mod segment;
+pub mod sign;
 pub mod sketch;

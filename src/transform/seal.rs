@@ -1,5 +1,8 @@
 //! Authenticated encryption: XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha) for bytes, HPKE (RFC 9180,
-//! base mode, X25519, HKDF-SHA256, ChaCha20-Poly1305) for a session's data key.
+//! base mode, X-Wing, HKDF-SHA256, ChaCha20-Poly1305) for keys.
+//!
+//! X-Wing (draft-connolly-cfrg-xwing-kem) joins X25519 and ML-KEM-768: what is stored today stays
+//! closed as long as one of the two holds.
 //!
 //! A sealed thing is `nonce 24 | ciphertext | tag 16`. Nonces are random: 192 bits never repeat by chance.
 
@@ -67,62 +70,92 @@ impl SealKey {
     }
 }
 
-type HpkeKem = hpke::kem::X25519HkdfSha256;
+type HpkeKem = hpke::kem::XWing;
 type HpkeKdf = hpke::kdf::HkdfSha256;
 type HpkeAead = hpke::aead::ChaCha20Poly1305;
 
-/// What binds an HPKE use to this program and format.
-const HPKE_INFO: &[u8] = b"alluvium v1 data key";
+/// Length of an X-Wing public key in bytes.
+pub const PUBLIC_KEY_LEN: usize = 1216;
+/// Length of an X-Wing secret key in bytes: the seed.
+pub const SECRET_KEY_LEN: usize = 32;
+/// Length of an X-Wing encapsulated key in bytes.
+pub const KEM_OUTPUT_LEN: usize = 1120;
 
-/// A fresh key pair: `(public, secret)`.
-pub fn generate_key_pair(env: &dyn Env) -> ([u8; 32], Zeroizing<[u8; 32]>) {
-    let (secret, public) = HpkeKem::gen_keypair_with_rng(&mut EnvRng(env));
-    (public.to_bytes().into(), Zeroizing::new(secret.to_bytes().into()))
+/// What a public-key encryption is for: the `info` of HPKE, so that one is never taken for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A session's data key, sealed to an epoch.
+    DataKey,
+    /// An epoch's secrets, sealed to a key slot.
+    EpochSecret,
 }
 
-/// Seals a data key to a public key: `(encapsulated key, sealed key)`.
+impl Purpose {
+    fn info(self) -> &'static [u8] {
+        match self {
+            Self::DataKey => b"alluvium v1 data key",
+            Self::EpochSecret => b"alluvium v1 epoch secret",
+        }
+    }
+}
+
+/// A fresh key pair: `(public, secret)`.
+pub fn generate_key_pair(env: &dyn Env) -> ([u8; PUBLIC_KEY_LEN], Zeroizing<[u8; SECRET_KEY_LEN]>) {
+    let mut secret = Zeroizing::new([0; SECRET_KEY_LEN]);
+    env.fill_random(secret.as_mut_slice());
+    (public_key(&secret), secret)
+}
+
+/// The public key of a secret key.
+pub fn public_key(secret: &[u8; SECRET_KEY_LEN]) -> [u8; PUBLIC_KEY_LEN] {
+    let secret = <HpkeKem as Kem>::PrivateKey::from_bytes(secret).expect("any seed is a secret key");
+    HpkeKem::sk_to_pk(&secret).to_bytes().into()
+}
+
+/// Seals a secret to a public key: `(encapsulated key, sealed secret)`. Sealing adds [`TAG_LEN`] bytes.
 ///
 /// # Errors
-/// When `public` is no X25519 public key.
-pub fn wrap_key(
+/// When `public` is no X-Wing public key.
+pub fn wrap(
     env: &dyn Env,
-    public: &[u8; 32],
+    purpose: Purpose,
+    public: &[u8; PUBLIC_KEY_LEN],
     associated: &[u8],
-    key: &[u8; 32],
-) -> Result<([u8; 32], [u8; 48]), String> {
+    secret: &[u8],
+) -> Result<([u8; KEM_OUTPUT_LEN], Vec<u8>), String> {
     let public = <HpkeKem as Kem>::PublicKey::from_bytes(public).map_err(|e| e.to_string())?;
     let (kem_output, sealed) = hpke::single_shot_seal_with_rng::<HpkeAead, HpkeKdf, HpkeKem>(
         &OpModeS::Base,
         &public,
-        HPKE_INFO,
-        key,
+        purpose.info(),
+        secret,
         associated,
         &mut EnvRng(env),
     )
     .map_err(|e| e.to_string())?;
-    Ok((kem_output.to_bytes().into(), sealed.try_into().expect("a sealed key is 48 bytes")))
+    Ok((kem_output.to_bytes().into(), sealed))
 }
 
-/// Opens a data key with the secret key. `None` when it was not sealed to this key pair with these
-/// associated data.
-pub fn unwrap_key(
-    secret: &[u8; 32],
+/// Opens what [`wrap`] sealed. `None` when it was not sealed to this key pair, for this purpose,
+/// with these associated data.
+pub fn unwrap(
+    purpose: Purpose,
+    secret: &[u8; SECRET_KEY_LEN],
     associated: &[u8],
-    kem_output: &[u8; 32],
-    sealed: &[u8; 48],
-) -> Option<Zeroizing<[u8; 32]>> {
+    kem_output: &[u8; KEM_OUTPUT_LEN],
+    sealed: &[u8],
+) -> Option<Zeroizing<Vec<u8>>> {
     let secret = <HpkeKem as Kem>::PrivateKey::from_bytes(secret).ok()?;
     let kem_output = <HpkeKem as Kem>::EncappedKey::from_bytes(kem_output).ok()?;
-    let key = hpke::single_shot_open::<HpkeAead, HpkeKdf, HpkeKem>(
+    let opened = hpke::single_shot_open::<HpkeAead, HpkeKdf, HpkeKem>(
         &OpModeR::Base,
         &secret,
         &kem_output,
-        HPKE_INFO,
+        purpose.info(),
         sealed,
         associated,
-    )
-    .ok()?;
-    Some(Zeroizing::new(key.try_into().ok()?))
+    );
+    opened.ok().map(Zeroizing::new)
 }
 
 /// Lends an [`Env`]'s entropy to HPKE.

@@ -243,7 +243,7 @@ fn remove_unlisted_packs(connection: &Connection) -> Inner<()> {
 /// What the index keeps of a pack besides its entries.
 fn summary(pack: &IndexedPack) -> KnownPack {
     let total = |len: fn(&BlobEntry) -> u32| pack.entries.iter().map(|entry| u64::from(len(entry))).sum();
-    let &IndexedPack { id, size, session, key, ref entries } = pack;
+    let &IndexedPack { id, size, session, key, ref entries, .. } = pack;
     let (raw_bytes, stored_bytes) = (total(|entry| entry.raw_len), total(|entry| entry.stored_len));
     KnownPack { id, size, session, key, blobs: entries.len() as u64, raw_bytes, stored_bytes }
 }
