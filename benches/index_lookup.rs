@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use alluvium::error::Result;
 use alluvium::format::index::{IndexObject, IndexedPack};
 use alluvium::format::pack::{BlobEntry, Codec, blobs_end};
-use alluvium::id::{BlobId, DataKeyId, IndexId, PackId, RepoId, SnapshotId};
+use alluvium::format::signed::Claim;
+use alluvium::id::{BlobId, DataKeyId, IndexId, PackId, RepoId, SlotId, SnapshotId};
 use alluvium::repo::index::Index;
 
 const REPO: RepoId = RepoId(*b"index benchmark.");
@@ -126,7 +127,8 @@ fn indexed_pack(n: u64, end: u64) -> IndexedPack {
         })
         .collect();
     let (session, key) = (SnapshotId(named(b's', n / 5000)), DataKeyId(named(b'k', n / 5000)));
-    IndexedPack { id: PackId(named(b'p', n)), size: blobs_end(&entries) + 5000, session, key, entries }
+    let claim = Claim { author: SlotId([0; 16]), time: 0 };
+    IndexedPack { id: PackId(named(b'p', n)), size: blobs_end(&entries) + 5000, session, claim, key, entries }
 }
 
 fn index_id(n: u64) -> IndexId {

@@ -12,6 +12,7 @@ mod format;
 mod golden;
 mod histories;
 mod index;
+mod keys;
 mod layers;
 mod long_rows;
 mod model;

@@ -347,6 +347,7 @@ fn circles_of_rightful_copies_count_for_nothing() {
         id: PackId([n; 16]),
         size: 4096,
         session: SnapshotId([n; 16]),
+        claim: repo.keys.claim(repo.env.as_ref()),
         key,
         entries: vec![entry],
     };

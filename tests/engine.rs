@@ -510,7 +510,10 @@ fn hostile_part_names_stay_inside_the_target() {
         original: None,
     };
     session
-        .publish(&Header { time: now, series: [0; 32], bytes: 0, good_bytes: 0, previous: None }, &manifest)
+        .publish(
+            &Header { time: now, series: [0; 32], bytes: 0, good_bytes: 0, previous: None, body: [0; 32] },
+            &manifest,
+        )
         .expect("publish");
     let outside = tempfile::tempdir().expect("tempdir");
     let target = outside.path().join("deep/target");

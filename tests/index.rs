@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use alluvium::error::{Kind, Result};
 use alluvium::format::index::{IndexObject, IndexedPack};
 use alluvium::format::pack::{BlobEntry, Codec, WrappedKey, blobs_end, with_offsets};
-use alluvium::id::{BlobId, DataKeyId, IndexId, PackId, RepoId, SnapshotId};
+use alluvium::format::signed::Claim;
+use alluvium::id::{BlobId, DataKeyId, IndexId, PackId, RepoId, SlotId, SnapshotId};
 use alluvium::repo::index::{Index, KnownPack, Location};
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop, prop_oneof, proptest};
 
@@ -40,7 +41,7 @@ fn index_id(n: u64) -> IndexId {
 }
 
 fn key(n: u64, epoch: u32) -> WrappedKey {
-    WrappedKey { id: DataKeyId(named(b'k', n)), epoch, kem_output: [n as u8; 32], sealed: [epoch as u8; 48] }
+    WrappedKey { id: DataKeyId(named(b'k', n)), epoch, kem_output: [n as u8; 1120], sealed: [epoch as u8; 48] }
 }
 
 fn entry(n: u64) -> BlobEntry {
@@ -51,7 +52,8 @@ fn entry(n: u64) -> BlobEntry {
 fn pack_of(n: u64, blobs: impl Iterator<Item = u64>) -> IndexedPack {
     let entries: Vec<_> = blobs.map(entry).collect();
     let (id, session, key) = (PackId(named(b'p', n)), SnapshotId(named(b's', n / 3)), key(n / 3, 1).id);
-    IndexedPack { id, size: blobs_end(&entries) + 100, session, key, entries }
+    let claim = Claim { author: SlotId([1; 16]), time: 0 };
+    IndexedPack { id, size: blobs_end(&entries) + 100, session, claim, key, entries }
 }
 
 /// The packs overlap; each holds one blob twice; the last is empty.

@@ -9,19 +9,22 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use alluvium::format::certificate::Certificate;
 use alluvium::format::config::{ChunkSizes, Config, Parameters};
 use alluvium::format::coordination::{
     Beat, Condemned, Distrusted, Generation, Session, beat_name, generation_name, session_name,
 };
+use alluvium::format::epoch::{Epoch, Listed, SealedSecrets};
 use alluvium::format::index::{IndexObject, IndexedPack};
-use alluvium::format::keyslot::{Epoch, Kdf, KeySlot, SecretBytes, SlotKeys, SlotKind};
+use alluvium::format::keyslot::{EpochSecrets, Kdf, KeySlot, SecretBytes, SlotKeys, SlotKind};
 use alluvium::format::manifest::{
     Digest, Header, Manifest, Part, PartKind, SealedManifest, SourceKind, Stored, encode_fence,
 };
 use alluvium::format::pack::{BlobEntry, Codec, PackHeader, Trailer, WrappedKey, encode_footer};
 use alluvium::format::recipe::{self, Recipe, RecipeEntry};
+use alluvium::format::signed::Claim;
 use alluvium::format::{ObjectKind, envelope};
-use alluvium::id::{BlobId, DataKeyId, PackId, RepoId, SnapshotId};
+use alluvium::id::{BlobId, DataKeyId, PackId, RepoId, SlotId, SnapshotId};
 use alluvium::transform::columnar::Columnar;
 use jiff::Timestamp;
 
@@ -57,6 +60,7 @@ pub fn index() -> IndexObject {
         id: PackId(filled(number)),
         size: 8192,
         session: SnapshotId(filled(5)),
+        claim: Claim { author: SlotId(filled(6)), time: 1_790_000_000 },
         key: wrapped_key().id,
         entries: vec![entry(number), entry(number + 1)],
     };
@@ -68,7 +72,14 @@ pub fn sealed_manifest() -> Vec<u8> {
 }
 
 pub fn header() -> Header {
-    Header { time: time(), series: filled(8), bytes: 4000, good_bytes: 9000, previous: Some(SnapshotId(filled(9))) }
+    Header {
+        time: time(),
+        series: filled(8),
+        bytes: 4000,
+        good_bytes: 9000,
+        previous: Some(SnapshotId(filled(9))),
+        body: filled(19),
+    }
 }
 
 fn part(name: &str, kind: PartKind, chunks: &[u8]) -> Part {
@@ -112,19 +123,49 @@ pub fn manifest_of_a_command() -> Manifest {
     Manifest { shrunk_from: Some(9000), ..manifest(SourceKind::Command { program }, Some(part.digest), vec![part]) }
 }
 
-pub fn slot(kind: SlotKind) -> KeySlot {
-    let kdf = Kdf { name: "argon2id".to_owned(), memory_kib: 65_536, passes: 3, lanes: 4, salt: filled(11) };
-    KeySlot::new(RepoId(filled(4)), kind, "main".to_owned(), time(), kdf, filled::<60>(12).to_vec())
+pub fn slot() -> KeySlot {
+    let kdf = Kdf::Argon2id { memory_kib: 65_536, passes: 3, lanes: 4, salt: filled(11) };
+    KeySlot::new(RepoId(filled(4)), kdf, filled::<60>(12).to_vec())
+}
+
+pub fn slot_of_a_key_file() -> KeySlot {
+    KeySlot::new(RepoId(filled(4)), Kdf::KeyFile {}, filled::<60>(12).to_vec())
+}
+
+pub fn certificate() -> Certificate {
+    Certificate {
+        kind: SlotKind::WriteOnly,
+        label: "db1".to_owned(),
+        created: time(),
+        sealing: filled(20),
+        signing: filled(21),
+        key: filled(22),
+    }
+}
+
+pub fn epoch() -> Epoch {
+    let (slot, digest) = (SlotId(filled(6)), filled(23));
+    Epoch {
+        previous: 1,
+        created: time(),
+        public: filled(15),
+        authority: filled(24),
+        certificates: vec![Listed { slot, digest }],
+        secrets: vec![SealedSecrets { slot, kem_output: filled(25), sealed: filled(26) }],
+    }
 }
 
 pub fn keys(full: bool) -> SlotKeys {
-    let secret = full.then(|| SecretBytes(filled(16)));
-    let epoch = Epoch { number: 1, created: time(), public: filled(15), secret };
-    SlotKeys { chunk_id: filled(12), chunker_seed: filled(13), index: filled(14), epochs: vec![epoch] }
+    let [secret, authority] = [16, 17].map(|start| SecretBytes(filled(start)));
+    let epoch = EpochSecrets { number: 1, secret, authority };
+    let [chunk_id, chunker_seed, index, sealing, signing] =
+        [12, 13, 14, 15, 18].map(|start| SecretBytes(filled(start)));
+    let epochs = if full { vec![epoch] } else { Vec::new() };
+    SlotKeys { chunk_id, chunker_seed, index, authority: filled(24), sealing, signing, epochs }
 }
 
 pub fn config() -> Config {
-    Config::new(RepoId(filled(4)), filled::<90>(17).to_vec())
+    Config::new(RepoId(filled(4)), Vec::new(), filled(24), filled::<90>(17).to_vec())
 }
 
 pub fn parameters() -> Parameters {
@@ -185,8 +226,10 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("manifest", "header", header().encode()),
         ("manifest", "files", manifest_of_files().encode()),
         ("manifest", "command", manifest_of_a_command().encode()),
-        ("keyslot", "full", slot(SlotKind::Full).encode()),
-        ("keyslot", "write-only", slot(SlotKind::WriteOnly).encode()),
+        ("keyslot", "passphrase", slot().encode()),
+        ("keyslot", "key-file", slot_of_a_key_file().encode()),
+        ("keyslot", "certificate", certificate().encode()),
+        ("keyslot", "epoch", epoch().encode()),
         ("keyslot", "keys", keys(true).encode()),
         ("keyslot", "keys-to-write", keys(false).encode()),
         ("config", "config", config().encode()),

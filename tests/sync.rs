@@ -312,6 +312,7 @@ fn a_copy_that_differs_is_told() {
         bytes: manifest.bytes(),
         good_bytes: manifest.bytes(),
         previous: None,
+        body: [0; 32],
     };
     let evil = session.publish(&header, &manifest).expect("publish");
     let report = Collect::default();

@@ -31,7 +31,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         // Only the key's id counts here; nobody opens the wrapped one.
-        let wrapped = WrappedKey { id: data_key_id(&KEY), epoch: 1, kem_output: [0; 32], sealed: [0; 48] };
+        let wrapped = WrappedKey { id: data_key_id(&KEY), epoch: 1, kem_output: [0; 1120], sealed: [0; 48] };
         Self {
             env: Still::default(),
             key: DataKey { key: SealKey::new(&KEY), wrapped },

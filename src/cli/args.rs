@@ -488,6 +488,10 @@ pub enum Key {
         /// What to call it
         #[arg(long, default_value = "")]
         label: String,
+        /// Create a key file here instead, for daemons: it is given in place of a password file, and
+        /// opens the repository without delay
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["new_password_file", "new_password_command"])]
+        key_file: Option<PathBuf>,
         /// Where it comes from.
         #[command(flatten)]
         new: NewPassword,
@@ -499,6 +503,8 @@ pub enum Key {
         /// The beginning of its id, from `key list`
         id: String,
     },
+    /// Begin a new key epoch: a passphrase that was removed before opens nothing stored from now on
+    Rotate,
     /// Replace the passphrase in use by a new one
     Change {
         /// Where it comes from.

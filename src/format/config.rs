@@ -46,12 +46,7 @@ pub struct Config {
 
 impl Config {
     /// A config of the current version, not yet signed.
-    pub fn new(
-        repository: RepoId,
-        required_features: Vec<String>,
-        authority: [u8; 32],
-        sealed: Vec<u8>,
-    ) -> Self {
+    pub fn new(repository: RepoId, required_features: Vec<String>, authority: [u8; 32], sealed: Vec<u8>) -> Self {
         let (magic, version, signature) = (MAGIC.to_owned(), FORMAT_VERSION, [0; 64]);
         Self { magic, version, required_features, repository, authority, sealed, signature }
     }

@@ -10,8 +10,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::bytes::{Decoder, Encoder};
 use super::limits::{INDEX_BYTES_MAX, INDEX_KEYS_MAX, INDEX_PACKS_MAX, PACK_BYTES_MAX};
-use super::signed::Claim;
 use super::pack::{BlobEntry, WRAPPED_KEY_LEN, WrappedKey, blobs_end, decode_entries, encode_entries};
+use super::signed::Claim;
 use super::{FORMAT_VERSION, Malformed};
 use crate::id::{DataKeyId, IndexId, PackId, SlotId, SnapshotId};
 

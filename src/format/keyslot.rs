@@ -160,7 +160,7 @@ impl SlotKeys {
 }
 
 /// What a full slot knows of an epoch.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EpochSecrets {
     /// The epoch.

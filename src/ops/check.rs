@@ -275,7 +275,7 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
             // What `init` tried the storage with, and might not delete.
             Some(("sessions", probe)) if probe.strip_suffix(PROBE_SUFFIX).is_some() => Ok(()),
             _ if session_of(name).is_some() && name.starts_with(SESSION_PREFIX) => sealed(ObjectKind::Session)
-                  .and_then(|(_, plain)| {
+                .and_then(|(_, plain)| {
                     let ok = if is_beat(name) {
                         Beat::decode(&plain).map(|_| ())
                     } else {
@@ -283,8 +283,10 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
                     };
                     ok.map_err(|e| e.in_object(name))
                 }),
-            _ if generation_of(name).is_some() && name.starts_with(GENERATION_PREFIX) => ordered(ObjectKind::Generation)
-                .and_then(|(_, plain)| Generation::decode(&plain).map(|_| ()).map_err(|e| e.in_object(name))),
+            _ if generation_of(name).is_some() && name.starts_with(GENERATION_PREFIX) => {
+                ordered(ObjectKind::Generation)
+                    .and_then(|(_, plain)| Generation::decode(&plain).map(|_| ()).map_err(|e| e.in_object(name)))
+            }
             _ => Err(Error::new(Kind::Damaged, format!("{name}: not an object of this repository"))),
         };
         match decoded {

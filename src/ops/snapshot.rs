@@ -20,7 +20,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::config::SEGMENTS;
 use crate::format::keyslot::SlotKind;
 use crate::format::limits::NAME_BYTES_MAX;
-use crate::format::manifest::{Digest, UNSEALED, Header, Manifest, Part, PartKind, SourceKind, Stored};
+use crate::format::manifest::{Digest, Header, Manifest, Part, PartKind, SourceKind, Stored, UNSEALED};
 use crate::format::recipe::Recipe;
 use crate::id::SnapshotId;
 use crate::repo::Repository;

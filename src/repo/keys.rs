@@ -271,9 +271,8 @@ impl Keys {
         let ring = lock(&self.ring);
         let (number, known) = ring.newest();
         let associated = self.data_key_name(id, number);
-        let (kem_output, sealed) =
-            seal::wrap(env, Purpose::DataKey, &known.epoch.public, &associated, plain)
-                .map_err(|e| Error::damaged(epoch::object_name(number), e))?;
+        let (kem_output, sealed) = seal::wrap(env, Purpose::DataKey, &known.epoch.public, &associated, plain)
+            .map_err(|e| Error::damaged(epoch::object_name(number), e))?;
         let sealed = sealed.try_into().expect("a sealed key is 48 bytes");
         Ok(WrappedKey { id, epoch: number, kem_output, sealed })
     }
@@ -341,14 +340,7 @@ impl Keys {
     }
 
     /// As [`seal_claim`](Self::seal_claim), under a claim that was made before.
-    pub fn seal_claimed(
-        &self,
-        env: &dyn Env,
-        claim: Claim,
-        kind: ObjectKind,
-        bound: &[u8],
-        content: &[u8],
-    ) -> Vec<u8> {
+    pub fn seal_claimed(&self, env: &dyn Env, claim: Claim, kind: ObjectKind, bound: &[u8], content: &[u8]) -> Vec<u8> {
         let signature = self.signer.sign(&claim.message(kind, self.repo, bound, content));
         let plain = claim.encode(&signature, content);
         self.index.seal(env, &associated_data(kind, self.repo, bound), &plain)
@@ -358,17 +350,11 @@ impl Keys {
     ///
     /// # Errors
     /// `Damaged` when it does not open; forged when no known slot has signed it.
-    pub fn open_claim(
-        &self,
-        kind: ObjectKind,
-        name: &str,
-        bound: &[u8],
-        sealed: &[u8],
-    ) -> Result<Claimed> {
-        let plain =
-            self.index.open(&associated_data(kind, self.repo, bound), sealed).ok_or_else(|| {
-                Error::damaged(name, "does not open: altered, swapped, or from another repository")
-            })?;
+    pub fn open_claim(&self, kind: ObjectKind, name: &str, bound: &[u8], sealed: &[u8]) -> Result<Claimed> {
+        let plain = self
+            .index
+            .open(&associated_data(kind, self.repo, bound), sealed)
+            .ok_or_else(|| Error::damaged(name, "does not open: altered, swapped, or from another repository"))?;
         let (claim, signature, content) = Claim::decode(&plain).map_err(|e| e.in_object(name))?;
         let Some(known) = self.known_slot(claim.author) else {
             return Ok(Claimed::Unknown(claim.author));
@@ -402,13 +388,7 @@ impl Keys {
     ///
     /// # Errors
     /// `WrongKey` from a write-only slot, or from one that was not given the epoch's secrets.
-    pub fn seal_order(
-        &self,
-        env: &dyn Env,
-        kind: ObjectKind,
-        name: &str,
-        content: &[u8],
-    ) -> Result<Vec<u8>> {
+    pub fn seal_order(&self, env: &dyn Env, kind: ObjectKind, name: &str, content: &[u8]) -> Result<Vec<u8>> {
         self.require_full("signing an order")?;
         let (number, authority) = {
             let ring = lock(&self.ring);
@@ -634,11 +614,8 @@ pub fn found(
     let slot = SlotId::random(env);
     let (public, secret) = seal::generate_key_pair(env);
     let (authority, authority_secret) = Signer::generate(env);
-    let epochs = vec![EpochSecrets {
-        number: 1,
-        secret: SecretBytes(*secret),
-        authority: SecretBytes(*authority_secret),
-    }];
+    let epochs =
+        vec![EpochSecrets { number: 1, secret: SecretBytes(*secret), authority: SecretBytes(*authority_secret) }];
     let index = seal::SealKey::new(&shared.index.0);
     let sealer = Sealer { env, repo, index: &index };
     let made = MadeSlot::make(env, repo, slot, first, shared, authority.public(), epochs)?;
@@ -655,8 +632,7 @@ pub fn found(
         storage.put_new(&name, &sealer.order(1, &authority, ObjectKind::Epoch, &name, &epoch.encode()))?;
         made.write(storage, &sealer, 1, &authority)?;
         let features = parameters.required_features.clone();
-        let sealed =
-            index.seal(env, &associated_data(ObjectKind::Config, repo, b"config"), &parameters.encode());
+        let sealed = index.seal(env, &associated_data(ObjectKind::Config, repo, b"config"), &parameters.encode());
         let mut config = Config::new(repo, features, authority.public(), sealed);
         config.signature = authority.sign(&config.message());
         storage.put_new(crate::format::config::OBJECT_NAME, &config.encode())
@@ -697,8 +673,7 @@ pub type Slots = Vec<(SlotId, Result<(KeySlot, Vec<u8>)>)>;
 /// `Storage`.
 pub fn list_slots(storage: &dyn Storage) -> Result<Slots> {
     let listed = storage.list(keyslot::PREFIX)?;
-    let ids: Vec<SlotId> =
-        listed.iter().filter_map(|o| o.name.strip_prefix(keyslot::PREFIX)?.parse().ok()).collect();
+    let ids: Vec<SlotId> = listed.iter().filter_map(|o| o.name.strip_prefix(keyslot::PREFIX)?.parse().ok()).collect();
     let read = each(at_once(storage), &ids, |id| {
         let name = keyslot::object_name(*id);
         let bytes = storage.get(&name)?;
@@ -721,9 +696,7 @@ impl Keys {
             return Err(Error::damaged(name, "a key slot of another repository")
                 .hint(format!("`alluvium key remove {id}` removes it")));
         }
-        let known = self
-            .known_slot(id)
-            .ok_or_else(|| Error::forged(&name, "no full slot has certified it"))?;
+        let known = self.known_slot(id).ok_or_else(|| Error::forged(&name, "no full slot has certified it"))?;
         if known.certificate.key == stream_digest(bytes) {
             Ok(known.certificate)
         } else {
@@ -760,8 +733,7 @@ pub fn open(slots: Slots, ring: RawRing, location: &str, config: &Config, passph
         let opened = seal::SealKey::new(&key).open(&slot_name(repo, id), &slot.sealed);
         let Some(plain) = opened.map(Zeroizing::new) else { continue };
         let plain = SlotKeys::decode(&plain).map_err(|e| e.in_object(&name))?;
-        if plain.authority != config.authority
-            || !sign::verify(&config.authority, &config.message(), &config.signature)
+        if plain.authority != config.authority || !sign::verify(&config.authority, &config.message(), &config.signature)
         {
             return Err(Error::damaged("config", "its plain part was altered"));
         }

@@ -35,12 +35,12 @@ use std::sync::Arc;
 
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
+use crate::format::certificate;
 use crate::format::config::{self, ChunkSizes, Parameters};
 use crate::format::coordination::{GENERATION_PREFIX, Generation, generation_name, generation_of};
-use crate::format::certificate;
 use crate::format::index::IndexObject;
-use crate::format::signed::Claim;
 use crate::format::keyslot::SlotKind;
+use crate::format::signed::Claim;
 use crate::format::{FORMAT_VERSION, ObjectKind, envelope};
 use crate::id::{BlobId, IndexId, PackId, RepoId};
 use crate::report::{Problem, Report, Unit};
@@ -359,8 +359,7 @@ impl Repository {
     /// `Busy` when somebody else published it first; `Storage`.
     pub fn publish_generation(&self, number: u64, state: &Generation) -> Result<()> {
         let name = generation_name(number);
-        let object =
-            self.keys.seal_order(self.env.as_ref(), ObjectKind::Generation, &name, &state.encode())?;
+        let object = self.keys.seal_order(self.env.as_ref(), ObjectKind::Generation, &name, &state.encode())?;
         let late = || {
             Error::new(Kind::Busy, format!("another prune or check published {name} first; nothing was deleted"))
                 .hint("let it finish, then try again")

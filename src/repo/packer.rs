@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use crate::env::{Env, lock};
 use crate::error::{Error, Result};
+use crate::format::ObjectKind;
 use crate::format::index::{IndexObject, IndexedPack};
 use crate::format::limits::PACK_BLOBS_MAX;
 use crate::format::pack::{self, FOOTER_LEN, HEADER_LEN, PackHeader, Trailer, WrappedKey};
-use crate::format::ObjectKind;
 use crate::format::signed::{CLAIM_LEN, Claim};
 use crate::id::PackId;
 use crate::report::{Counter, Report};

@@ -38,19 +38,14 @@ impl RawRing {
     /// # Errors
     /// `Storage` when they can't be listed; one that can't be read is a problem of the ring.
     pub fn read(storage: &dyn Storage) -> Result<Self> {
-        let (epochs, slots) =
-            both(storage, || storage.list(epoch::PREFIX), || storage.list(certificate::PREFIX));
-        let numbers: Vec<u32> =
-            epochs?.iter().filter_map(|object| epoch::number_of(&object.name)).collect();
-        let slots: Vec<SlotId> = slots?
-            .iter()
-            .filter_map(|object| object.name.strip_prefix(certificate::PREFIX)?.parse().ok())
-            .collect();
+        let (epochs, slots) = both(storage, || storage.list(epoch::PREFIX), || storage.list(certificate::PREFIX));
+        let numbers: Vec<u32> = epochs?.iter().filter_map(|object| epoch::number_of(&object.name)).collect();
+        let slots: Vec<SlotId> =
+            slots?.iter().filter_map(|object| object.name.strip_prefix(certificate::PREFIX)?.parse().ok()).collect();
         let read = |name: &str, max: usize| get(storage, name, max);
         let threads = at_once(storage);
         let epochs = each(threads, &numbers, |n| read(&epoch::object_name(*n), EPOCH_BYTES_MAX));
-        let certificates =
-            each(threads, &slots, |id| read(&certificate::object_name(*id), CERTIFICATE_BYTES_MAX));
+        let certificates = each(threads, &slots, |id| read(&certificate::object_name(*id), CERTIFICATE_BYTES_MAX));
         Ok(Self {
             epochs: numbers.into_iter().zip(epochs).collect(),
             certificates: slots.into_iter().zip(certificates).collect(),
@@ -133,14 +128,7 @@ impl Ring {
         Ok(ring)
     }
 
-    fn judge_epoch(
-        &self,
-        repo: RepoId,
-        number: u32,
-        name: &str,
-        signed: &Signed,
-        first: [u8; 32],
-    ) -> Result<Epoch> {
+    fn judge_epoch(&self, repo: RepoId, number: u32, name: &str, signed: &Signed, first: [u8; 32]) -> Result<Epoch> {
         let epoch = Epoch::decode(&signed.content).map_err(|e| e.in_object(name))?;
         let (previous, authority) = match self.epochs.last_key_value() {
             None => (0, first),
@@ -155,20 +143,12 @@ impl Ring {
         Ok(epoch)
     }
 
-    fn judge_certificate(
-        &self,
-        repo: RepoId,
-        id: SlotId,
-        name: &str,
-        signed: &Signed,
-    ) -> Result<KnownSlot> {
+    fn judge_certificate(&self, repo: RepoId, id: SlotId, name: &str, signed: &Signed) -> Result<KnownSlot> {
         let authority = self.authority(signed.order.epoch, name)?;
         signed.verify(repo, ObjectKind::Certificate, name, &authority)?;
         let certificate = Certificate::decode(&signed.content).map_err(|e| e.in_object(name))?;
         let digest = stream_digest(&signed.content);
-        let listed = |known: &KnownEpoch| {
-            known.epoch.certificates.iter().any(|c| c.slot == id && c.digest == digest)
-        };
+        let listed = |known: &KnownEpoch| known.epoch.certificates.iter().any(|c| c.slot == id && c.digest == digest);
         if !self.epochs.range(signed.order.epoch + 1..).all(|(_, known)| listed(known)) {
             return Err(Error::forged(name, "a later key epoch does not list it: it is void"));
         }
@@ -225,17 +205,11 @@ impl Signed {
 ///
 /// # Errors
 /// `Damaged`.
-pub fn open_order(
-    index: &SealKey,
-    repo: RepoId,
-    kind: ObjectKind,
-    name: &str,
-    bytes: &[u8],
-) -> Result<Signed> {
+pub fn open_order(index: &SealKey, repo: RepoId, kind: ObjectKind, name: &str, bytes: &[u8]) -> Result<Signed> {
     let sealed = envelope::decode(kind, bytes).map_err(|e| e.in_object(name))?;
-    let plain = index.open(&associated_data(kind, repo, name.as_bytes()), sealed).ok_or_else(|| {
-        Error::damaged(name, "does not open: altered, swapped, or from another repository")
-    })?;
+    let plain = index
+        .open(&associated_data(kind, repo, name.as_bytes()), sealed)
+        .ok_or_else(|| Error::damaged(name, "does not open: altered, swapped, or from another repository"))?;
     let (order, signature, content) = Order::decode(&plain).map_err(|e| e.in_object(name))?;
     Ok(Signed { order, signature, content: content.to_vec() })
 }
@@ -248,20 +222,13 @@ pub fn secrets_name(repo: RepoId, number: u32, slot: SlotId) -> Vec<u8> {
 }
 
 /// The secrets of an epoch as far as this slot has them, and only if they fit its public keys.
-fn secrets_of(
-    repo: RepoId,
-    number: u32,
-    epoch: &Epoch,
-    plain: &SlotKeys,
-    slot: SlotId,
-) -> Option<EpochSecrets> {
+fn secrets_of(repo: RepoId, number: u32, epoch: &Epoch, plain: &SlotKeys, slot: SlotId) -> Option<EpochSecrets> {
     let known = plain.epochs.iter().find(|known| known.number == number).cloned();
     let secrets = known.or_else(|| {
         let sealed = epoch.secrets.iter().find(|secrets| secrets.slot == slot)?;
         let associated = secrets_name(repo, number, slot);
         let (kem_output, sealed) = (&sealed.kem_output, &sealed.sealed);
-        let opened =
-            seal::unwrap(Purpose::EpochSecret, &plain.sealing.0, &associated, kem_output, sealed)?;
+        let opened = seal::unwrap(Purpose::EpochSecret, &plain.sealing.0, &associated, kem_output, sealed)?;
         let (secret, authority) = opened.split_at_checked(32)?;
         Some(EpochSecrets {
             number,

@@ -270,8 +270,7 @@ impl<'r> Session<'r> {
         let body_name = associated_data(ObjectKind::ManifestBody, repo.id, &manifest::body_name(&name, key));
         let body = self.key.key.seal(env, &body_name, &plain);
         let header = Header { body: manifest::body_digest(key, &body), ..header.clone() };
-        let header =
-            repo.keys.seal_claim(env, ObjectKind::ManifestHeader, name.as_bytes(), &header.encode());
+        let header = repo.keys.seal_claim(env, ObjectKind::ManifestHeader, name.as_bytes(), &header.encode());
         let object = SealedManifest { key: self.key.wrapped.clone(), header: &header, body: &body }.encode();
         let beat = self.beat.take();
         if let Err(error) = repo.storage.put_new(&name, &object) {

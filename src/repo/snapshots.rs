@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{self, Digest, Header, Manifest, Part, Published, SealedManifest};
-use crate::format::{ObjectKind, associated_data};
 use crate::format::signed::Claim;
+use crate::format::{ObjectKind, associated_data};
 use crate::id::{SlotId, SnapshotId};
 use crate::report::{Problem, Report};
 use crate::storage::Listed;
@@ -79,8 +79,8 @@ impl Repository {
 
     fn sorted_snapshots(&self, listed: &BTreeSet<SnapshotId>, afresh: bool) -> Result<Readable<Snapshot>> {
         self.keys.require_full("reading snapshots")?;
-        let (mut snapshots, unreadable) = self
-            .published(listed, afresh, |id, sealed| self.open_snapshot(id, sealed))?;
+        let (mut snapshots, unreadable) =
+            self.published(listed, afresh, |id, sealed| self.open_snapshot(id, sealed))?;
         snapshots.sort_by_key(|s| (std::cmp::Reverse(s.manifest.time), s.id));
         Ok((snapshots, unreadable))
     }
@@ -136,8 +136,7 @@ impl Repository {
 
     /// The header, with who signed it: the signature covers the whole object.
     fn open_header(&self, name: &str, sealed: &SealedManifest<'_>) -> Result<(Claim, Header)> {
-        let (claim, plain) =
-            self.open_claim(ObjectKind::ManifestHeader, name, name.as_bytes(), sealed.header)?;
+        let (claim, plain) = self.open_claim(ObjectKind::ManifestHeader, name, name.as_bytes(), sealed.header)?;
         let header = Header::decode(&plain).map_err(|e| e.in_object(name))?;
         if header.body != manifest::body_digest(&sealed.key, sealed.body) {
             return Err(Error::damaged(name, "its body is not the one that was signed"));
@@ -151,11 +150,7 @@ impl Repository {
         let key = self.keys.open_data_key(&sealed.key).map_err(|e| e.during(&name))?;
         let plain = key
             .open(
-                &associated_data(
-                    ObjectKind::ManifestBody,
-                    self.id,
-                    &manifest::body_name(&name, &sealed.key),
-                ),
+                &associated_data(ObjectKind::ManifestBody, self.id, &manifest::body_name(&name, &sealed.key)),
                 sealed.body,
             )
             .ok_or_else(|| Error::damaged(&name, "does not open: altered, swapped, or from another repository"))?;

@@ -183,3 +183,82 @@ impl TryRng for EnvRng<'_> {
 }
 
 impl TryCryptoRng for EnvRng<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The test vectors of draft-connolly-cfrg-xwing-kem, appendix C.
+    #[derive(serde::Deserialize)]
+    struct Vector {
+        eseed: String,
+        ss: String,
+        sk: String,
+        pk: String,
+        ct: String,
+    }
+
+    fn bytes(hexadecimal: &str) -> Vec<u8> {
+        let digit = |at: usize| u8::from_str_radix(&hexadecimal[at..at + 2], 16).expect("digits");
+        (0..hexadecimal.len()).step_by(2).map(digit).collect()
+    }
+
+    /// An entropy that a vector gives.
+    struct Given(std::sync::Mutex<Vec<u8>>);
+
+    impl Env for Given {
+        fn now(&self) -> jiff::Timestamp {
+            jiff::Timestamp::UNIX_EPOCH
+        }
+        fn fill_random(&self, out: &mut [u8]) {
+            let mut left = self.0.lock().expect("no panic");
+            out.copy_from_slice(&left[..out.len()]);
+            left.drain(..out.len());
+        }
+    }
+
+    #[test]
+    fn x_wing_passes_its_published_vectors() {
+        let text = include_str!("../../tests/vectors/x-wing.json");
+        let vectors: Vec<Vector> = serde_json::from_str(text).expect("vectors");
+        assert!(vectors.len() >= 3);
+        for Vector { eseed, ss, sk, pk, ct } in vectors {
+            let secret: [u8; SECRET_KEY_LEN] = bytes(&sk).try_into().expect("a secret key");
+            let public = public_key(&secret);
+            assert_eq!(public[..], bytes(&pk));
+            let public = <HpkeKem as Kem>::PublicKey::from_bytes(&public).expect("a public key");
+            let given = Given(std::sync::Mutex::new(bytes(&eseed)));
+            let (shared, encapsulated) =
+                HpkeKem::encap_with_rng(&public, None, &mut EnvRng(&given)).expect("encapsulated");
+            assert_eq!((&shared.0[..], &encapsulated.to_bytes()[..]), (&bytes(&ss)[..], &bytes(&ct)[..]));
+            let secret = <HpkeKem as Kem>::PrivateKey::from_bytes(&secret).expect("a secret key");
+            let shared = HpkeKem::decap(&secret, None, &encapsulated).expect("decapsulated");
+            assert_eq!(shared.0[..], bytes(&ss));
+        }
+    }
+
+    #[test]
+    fn what_is_sealed_to_a_key_opens_with_it_alone() {
+        let env = crate::env::SystemEnv;
+        let (public, secret) = generate_key_pair(&env);
+        let (kem_output, sealed) = wrap(&env, Purpose::DataKey, &public, b"name", &[7; 32]).expect("sealed");
+        let open = |purpose, secret: &[u8; 32], name: &[u8], kem_output: &[u8; KEM_OUTPUT_LEN], sealed: &[u8]| {
+            unwrap(purpose, secret, name, kem_output, sealed).map(|plain| plain.to_vec())
+        };
+        assert_eq!(open(Purpose::DataKey, &secret, b"name", &kem_output, &sealed), Some(vec![7; 32]));
+        let (_, other) = generate_key_pair(&env);
+        assert_eq!(open(Purpose::DataKey, &other, b"name", &kem_output, &sealed), None);
+        assert_eq!(open(Purpose::EpochSecret, &secret, b"name", &kem_output, &sealed), None);
+        assert_eq!(open(Purpose::DataKey, &secret, b"nam", &kem_output, &sealed), None);
+        for at in [0, 31, 700, KEM_OUTPUT_LEN - 1] {
+            let mut altered = kem_output;
+            altered[at] ^= 1;
+            assert_eq!(open(Purpose::DataKey, &secret, b"name", &altered, &sealed), None, "byte {at}");
+        }
+        for at in 0..sealed.len() {
+            let mut altered = sealed.clone();
+            altered[at] ^= 1;
+            assert_eq!(open(Purpose::DataKey, &secret, b"name", &kem_output, &altered), None);
+        }
+    }
+}

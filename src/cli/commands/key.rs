@@ -22,7 +22,20 @@ pub fn key(context: &mut Context<'_>, command: Key) -> Result<Outcome> {
     let repo = context.open()?;
     match command {
         Key::List => list(context, &repo)?,
-        Key::Add { write_only, label, new } => {
+        Key::Add { write_only, label, key_file: Some(file), .. } => {
+            let kind = if write_only { SlotKind::WriteOnly } else { SlotKind::Full };
+            let id = ops::key::add_file(&repo, kind, &label, &file)?;
+            done(context, id, "added the key file");
+        }
+        Key::Rotate => {
+            let epoch = ops::key::rotate(&repo)?;
+            if context.global.json {
+                context.document(json!({ "epoch": epoch }));
+            } else {
+                context.closing(&format!("new data is sealed to key epoch {epoch}"));
+            }
+        }
+        Key::Add { write_only, label, key_file: None, new } => {
             let kind = if write_only { SlotKind::WriteOnly } else { SlotKind::Full };
             repo.keys.require_full("adding a passphrase")?;
             let id = ops::key::add(&repo, kind, &label, &new_passphrase(&new)?, KdfCost::default())?;
