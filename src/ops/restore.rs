@@ -257,7 +257,7 @@ impl Work<'_> {
                 bytes_written += bytes.len() as u64;
                 file.write_all(bytes).map_err(|e| failed(&temporary, e))
             })?;
-            if let Data::Stream { kind: PartKind::File { mode, modified }, .. } = data {
+            if let Data::Stream { kind: PartKind::File { mode, modified, .. }, .. } = data {
                 file.set_permissions(Permissions::from_mode(mode & 0o777)).map_err(|e| failed(&temporary, e))?;
                 let _ = file.set_modified(SystemTime::from(*modified));
             }

@@ -14,9 +14,11 @@
 //! | [`verdict`] | is a finished dump whole? |
 //! | [`sniff`] | is it compressed or encrypted already? |
 //! | [`files`] | files, folders and links under given paths, with names that can be restored anywhere |
+//! | [`folders`] | open folders, a bounded number at once, never through a link |
 
 pub mod command;
 pub mod files;
+pub mod folders;
 pub mod pipe;
 pub mod sniff;
 pub mod verdict;
