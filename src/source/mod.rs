@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`pipe`] | reading a descriptor without outliving a cancellation |
 //! | [`command`] | a dump command: started, read, judged by its exit, ended with all its children |
+//! | [`secrets`] | environment variables that no command gets |
 //! | [`watch`] | head, tail and length of a stream while it passes |
 //! | [`verdict`] | is a finished dump whole? |
 //! | [`sniff`] | is it compressed or encrypted already? |
@@ -20,6 +21,7 @@ pub mod command;
 pub mod files;
 pub mod folders;
 pub mod pipe;
+pub mod secrets;
 pub mod sniff;
 pub mod verdict;
 pub mod watch;
