@@ -145,6 +145,8 @@ fn a_stream_comes_back_byte_for_byte_and_nothing_else_on_standard_output() {
     assert!(made.success());
     let refused = place.run(&["restore", "shop", "-o", "pipe", "--overwrite"]).expect(1);
     assert!(refused.err.contains("pipe is a device, a pipe or a socket"), "{}", refused.err);
+    let no_folder = place.run(&["restore", "shop", "-o", "missing/"]).expect(1);
+    assert!(no_folder.err.contains("no folder missing/") && !place.path("missing").exists(), "{}", no_folder.err);
 }
 
 #[test]

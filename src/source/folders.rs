@@ -87,3 +87,20 @@ pub fn open_named_folder(path: &Path) -> io::Result<OwnedFd> {
 pub fn is_no_folder(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOTDIR | Errno::LOOP))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_recently_used_handle_is_closed() {
+        let mut handles = Handles::default();
+        for key in 0..=OPEN_MAX {
+            handles.insert(key, open_named_folder(Path::new("/")).expect("a folder"));
+            assert!(handles.get(|open| *open == 0).is_some(), "it was used just now");
+        }
+        assert!(handles.get(|open| *open == 1).is_none());
+        assert!(handles.get(|open| *open == 2).is_some());
+        assert_eq!(handles.open.len(), OPEN_MAX);
+    }
+}

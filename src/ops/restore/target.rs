@@ -74,6 +74,10 @@ pub(super) struct Written {
 impl<'p> Place<'p> {
     /// The place that a person named; links in its folder's path are followed.
     pub fn named(path: &'p Path) -> Result<Self> {
+        if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            return Err(Error::new(Kind::NotFound, format!("there is no folder {}", path.display()))
+                .hint("make it, or leave the last `/` out to restore to a file of this name"));
+        }
         let Some(name) = path.file_name() else {
             return Err(Error::new(Kind::Usage, format!("{} has no name of its own", path.display())));
         };
