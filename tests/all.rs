@@ -8,6 +8,7 @@ mod damage;
 mod delta;
 mod demo;
 mod engine;
+mod files;
 mod format;
 mod golden;
 mod histories;

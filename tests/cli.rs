@@ -145,6 +145,8 @@ fn a_stream_comes_back_byte_for_byte_and_nothing_else_on_standard_output() {
     assert!(made.success());
     let refused = place.run(&["restore", "shop", "-o", "pipe", "--overwrite"]).expect(1);
     assert!(refused.err.contains("pipe is a device, a pipe or a socket"), "{}", refused.err);
+    let no_folder = place.run(&["restore", "shop", "-o", "missing/"]).expect(1);
+    assert!(no_folder.err.contains("no folder missing/") && !place.path("missing").exists(), "{}", no_folder.err);
 }
 
 #[test]
@@ -163,6 +165,51 @@ fn commands_are_judged_and_files_are_named() {
     assert_eq!(names, ["shop", "app.db+exports"]);
     place.run(&["restore", "app.db+exports", "-o", "back"]).expect(0);
     assert_eq!(fs::read(place.path("back/exports/a.csv")).expect("restored"), b"1,2");
+}
+
+#[test]
+fn commands_inherit_no_secrets_but_those_of_the_database() {
+    let place = Place::with_repository();
+    let with_secrets = |arguments: &[&str]| {
+        let mut command = place.program(arguments);
+        for name in [
+            "ALLUVIUM_NEW_PASSWORD",
+            "ALLUVIUM_WEBDAV_PASSWORD",
+            "ALLUVIUM_KEY_FILE",
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_SESSION_TOKEN",
+            "AZURE_STORAGE_ACCOUNT_KEY",
+            "AZURE_STORAGE_SAS_TOKEN",
+            "AZURE_CLIENT_SECRET",
+            "GOOGLE_APPLICATION_CREDENTIALS",
+            "PGPASSWORD",
+            "MYSQL_PWD",
+        ] {
+            command.env(name, "hush-hush");
+        }
+        command.env("PGDATABASE", "shop");
+        command
+    };
+    let names = |text: &[u8]| -> Vec<String> {
+        let text = String::from_utf8_lossy(text).into_owned();
+        let secret = text.lines().filter(|line| line.contains("hush-hush") || line.contains("correct horse"));
+        let mut names: Vec<String> = secret.map(|line| line.split('=').next().unwrap_or_default().to_owned()).collect();
+        names.sort();
+        names
+    };
+    let taken = with_secrets(&["snapshot", "--name", "shop", "--", "sh", "-c", "env"]);
+    finish({ taken }.spawn().expect("started")).expect(0);
+    let stored = place.run(&["restore", "shop"]).expect(0).out;
+    assert!(String::from_utf8_lossy(&stored).contains("PGDATABASE=shop"));
+    assert_eq!(names(&stored), ["MYSQL_PWD", "PGPASSWORD"]);
+    // The command that finds the passphrase may need the credentials of a service, but never a passphrase.
+    fs::write(place.path("pass"), "correct horse").expect("written");
+    let found = with_secrets(&["--password-command", "env > seen; cat pass", "snapshots"]);
+    finish({ found }.spawn().expect("started")).expect(0);
+    let seen = names(&fs::read(place.path("seen")).expect("written"));
+    assert!(seen.iter().all(|name| !name.starts_with("ALLUVIUM")), "{seen:?}");
+    assert!(seen.contains(&"AWS_SECRET_ACCESS_KEY".to_owned()), "{seen:?}");
 }
 
 #[test]

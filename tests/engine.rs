@@ -477,7 +477,7 @@ fn hostile_part_names_stay_inside_the_target() {
     let now = jiff::Timestamp::from_second(1_790_000_000).expect("a time");
     let file = |name: &str| Part {
         name: name.to_owned(),
-        kind: PartKind::File { mode: 0o644, modified: now },
+        kind: PartKind::File { mode: 0o644, modified: now, changed: false },
         digest,
         recipe: Recipe::default(),
         stored_bytes: None,

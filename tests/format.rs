@@ -195,7 +195,11 @@ fn part_kind() -> impl Strategy<Value = PartKind> {
         Just(PartKind::Stream),
         Just(PartKind::Statements),
         any::<u64>().prop_map(|rows| PartKind::Table { rows }),
-        (any::<u32>(), time()).prop_map(|(mode, modified)| PartKind::File { mode, modified }),
+        (any::<u32>(), time(), any::<bool>()).prop_map(|(mode, modified, changed)| PartKind::File {
+            mode,
+            modified,
+            changed
+        }),
         any::<u32>().prop_map(|mode| PartKind::Folder { mode }),
         text().prop_map(|target| PartKind::Link { target }),
     ]

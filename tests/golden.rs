@@ -121,7 +121,7 @@ fn kind_of(part: &Part) -> String {
         PartKind::Stream => "stream".to_owned(),
         PartKind::Statements => "statements".to_owned(),
         PartKind::Table { rows } => format!("table of {rows} rows"),
-        PartKind::File { mode, modified } => format!("file {mode:o} {modified}"),
+        PartKind::File { mode, modified, .. } => format!("file {mode:o} {modified}"),
         PartKind::Folder { mode } => format!("folder {mode:o}"),
         PartKind::Link { target } => format!("link {target}"),
     }

@@ -110,7 +110,7 @@ fn manifest(kind: SourceKind, whole: Option<Digest>, parts: Vec<Part>) -> Manife
 
 pub fn manifest_of_files() -> Manifest {
     let parts = vec![
-        part("exports/a.csv", PartKind::File { mode: 0o640, modified: time() }, &[1, 2]),
+        part("exports/a.csv", PartKind::File { mode: 0o640, modified: time(), changed: false }, &[1, 2]),
         part("exports", PartKind::Folder { mode: 0o750 }, &[]),
         part("exports/latest", PartKind::Link { target: "a.csv".to_owned() }, &[]),
     ];

@@ -16,7 +16,7 @@ use alluvium::env::Cancel;
 use alluvium::error::{Error, Kind, Result};
 use alluvium::report::{Collect, Silent};
 use alluvium::source::command::{self, Running};
-use alluvium::source::files::{Found, FoundKind, looks_live, walk};
+use alluvium::source::files::{Found, FoundKind, Opener, looks_live, walk};
 use alluvium::source::pipe::{Pipe, read_error};
 use alluvium::source::sniff::sniff;
 use alluvium::source::verdict::judge;
@@ -427,8 +427,10 @@ fn a_walk_finds_files_folders_and_links_in_order() {
         ["exports", "exports-old", "exports/a-link", "exports/b.csv", "exports/empty", "exports/loop"]
     );
     assert_eq!(found[2].kind, FoundKind::Link { target: "../nowhere".into() });
+    assert_eq!(found[3].kind, FoundKind::File { bytes: 5 });
+    let opened = Opener::default().open(&found[3]).expect("a file");
     let modified = "2023-11-14T22:13:20.000000005Z".parse().expect("a time");
-    assert_eq!(found[3].kind, FoundKind::File { mode: 0o640, modified, bytes: 5 });
+    assert_eq!((opened.mode(), opened.modified()), (0o640, modified));
     assert_eq!(found[3].path, root.join("exports/b.csv"));
     assert_eq!(report.problems(), []);
 }

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Kind, Result};
+use crate::source::secrets;
 
 /// A passphrase; gone from memory when it is dropped.
 pub type Passphrase = Zeroizing<Vec<u8>>;
@@ -107,6 +108,7 @@ fn run(command: &OsStr) -> Result<Passphrase> {
     // Its standard input is not ours, which may be the data of a snapshot.
     let mut shell = Command::new("/bin/sh");
     shell.arg("-c").arg(OsString::from(command)).stdin(Stdio::null()).stderr(Stdio::inherit());
+    secrets::remove_of_repository(&mut shell);
     let output = shell.output().map_err(|e| Error::new(Kind::Failed, "can't run the passphrase command").because(e))?;
     let passphrase = without_newline(output.stdout);
     if output.status.success() {

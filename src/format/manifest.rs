@@ -296,6 +296,9 @@ pub enum PartKind {
         mode: u32,
         /// Last modified.
         modified: Timestamp,
+        /// It changed while it was read: what is stored may mix two states.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        changed: bool,
     },
     /// A folder with its permission bits.
     Folder {
@@ -307,6 +310,13 @@ pub enum PartKind {
         /// Where it points.
         target: String,
     },
+}
+
+impl PartKind {
+    /// True for a file that changed while it was read.
+    pub fn has_changed(&self) -> bool {
+        matches!(self, Self::File { changed: true, .. })
+    }
 }
 
 /// What storing a snapshot took.

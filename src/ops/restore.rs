@@ -4,16 +4,13 @@
 //! temporary name, synced, renamed, and the folder synced. Part names come from a manifest and are not
 //! trusted: they never lead outside the target, neither by `..` nor through a link.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Component, Path, PathBuf};
-use std::time::SystemTime;
+use std::io::Write;
+use std::path::Path;
 
 use crate::env::{Cancel, Env};
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{Part, PartKind};
-use crate::id::{PackId, SnapshotId};
+use crate::id::SnapshotId;
 use crate::repo::Indexed;
 use crate::repo::reader::Reader;
 use crate::repo::snapshots::{Snapshot, digest_of_stream};
@@ -21,11 +18,13 @@ use crate::report::{Problem, Report, Unit};
 
 use self::collection::CollectionPlan;
 use self::table::TablePlan;
+use self::target::{Failure, Place, Tree, Written, inside};
 use super::select::{Narrow, Wanted, no_table, only_part, short};
 
 mod collection;
 mod definitions;
 mod table;
+mod target;
 
 /// Where to.
 pub enum Target<'t> {
@@ -49,7 +48,7 @@ pub struct Restored {
     pub parts: u64,
     /// Plain bytes written.
     pub bytes: u64,
-    /// Parts that could not be restored; each was told as a problem.
+    /// Parts that could not be restored, or without their permission bits; each was reported as a problem.
     pub failed: u64,
     /// Those of them that are damaged.
     pub damaged: u64,
@@ -96,8 +95,15 @@ pub fn restore(
         (Target::Stream(out), Some(data)) => restored.bytes = work.stream(&data, out)?,
         (Target::Stream(_), None) => return Err(only_part(snapshot).err().unwrap_or_else(|| no_folder(snapshot))),
         (Target::Path { path, overwrite }, Some(data)) => {
-            let inside = path.is_dir().then(|| inside(path, data.file_name())).transpose()?;
-            restored.bytes = work.part(&data, inside.as_deref().unwrap_or(path), overwrite)?;
+            let path = if path.is_dir() { &path.join(inside(data.file_name())?) } else { path };
+            let place = Place::named(path)?;
+            let Written { bytes, without_mode } = work.write(&data, &place, overwrite)?;
+            place.sync()?;
+            restored.bytes = bytes;
+            if let Some(error) = without_mode {
+                restored.failed += 1;
+                report.problem(Problem::new(data.file_name(), with_cause(&error)));
+            }
         }
         (Target::Path { path, overwrite }, None) => {
             // A folder with all that lies below it.
@@ -202,7 +208,13 @@ impl Work<'_> {
 
     fn data(&self, data: &Data<'_>, out: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         match data {
-            Data::Stream { name, parts, .. } => self.parts(name, parts, out),
+            Data::Stream { name, parts, kind } => {
+                if kind.has_changed() {
+                    let name = name.escape_debug();
+                    self.report.warn(&format!("`{name}` changed while it was backed up: it may mix two states"));
+                }
+                self.parts(name, parts, out)
+            }
             Data::Table(plan) => plan.write(self, out),
             Data::Collection(plan) => plan.write(self, out),
         }
@@ -223,59 +235,10 @@ impl Work<'_> {
         })
     }
 
-    /// Writes what becomes one file, folder or link to `path`: whole and durable, or not at all. Returns its bytes.
-    fn part(&self, data: &Data<'_>, path: &Path, overwrite: bool) -> Result<u64> {
-        match data {
-            Data::Stream { kind: PartKind::Folder { .. }, .. } => match fs::symlink_metadata(path) {
-                Ok(found) if !found.is_dir() => Err(in_the_way(path)),
-                _ => make_folders(path).map(|()| 0),
-            },
-            Data::Stream { kind: PartKind::Link { target }, .. } => {
-                refuse_existing(path, overwrite)?;
-                let _ = fs::remove_file(path);
-                std::os::unix::fs::symlink(target, path).map_err(|e| failed(path, e))?;
-                Ok(0)
-            }
-            _ => self.file(data, path, overwrite),
-        }
-    }
-
-    fn file(&self, data: &Data<'_>, path: &Path, overwrite: bool) -> Result<u64> {
-        refuse_existing(path, overwrite)?;
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // A random name of its own; PackId is merely the random id at hand.
-        let temporary = folder.join(format!(".alluvium-{}.part", PackId::random(self.env)));
-        let mut bytes_written = 0;
-        let written = (|| {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&temporary)
-                .map_err(|e| failed(&temporary, e))?;
-            self.data(data, &mut |bytes| {
-                bytes_written += bytes.len() as u64;
-                file.write_all(bytes).map_err(|e| failed(&temporary, e))
-            })?;
-            if let Data::Stream { kind: PartKind::File { mode, modified }, .. } = data {
-                file.set_permissions(Permissions::from_mode(mode & 0o777)).map_err(|e| failed(&temporary, e))?;
-                let _ = file.set_modified(SystemTime::from(*modified));
-            }
-            file.sync_all().map_err(|e| failed(&temporary, e))?;
-            refuse_existing(path, overwrite)?;
-            fs::rename(&temporary, path).map_err(|e| failed(path, e))?;
-            File::open(folder).and_then(|f| f.sync_all()).map_err(|e| failed(folder, e))
-        })();
-        if written.is_err() {
-            let _ = fs::remove_file(&temporary);
-        }
-        written.map(|()| bytes_written)
-    }
-
     /// Restores files into `folder`: folders, then files, then links, so that nothing is written through
-    /// a restored link. One damaged file does not stop the others.
+    /// a restored link. A part that is damaged, or that the target does not take, does not stop the others.
     fn tree(&self, parts: &[&Part], folder: &Path, overwrite: bool, restored: &mut Restored) -> Result<()> {
-        make_folders(folder)?;
+        let mut tree = Tree::at(folder)?;
         restored.parts = 0;
         let order = |part: &&Part| match part.kind {
             PartKind::Folder { .. } => 0,
@@ -284,100 +247,44 @@ impl Work<'_> {
         };
         let mut ordered: Vec<&Part> = parts.to_vec();
         ordered.sort_by_key(order);
-        for part in &ordered {
+        let failed = |restored: &mut Restored, part: &str, error: &Error| {
+            let is_damaged = error.kind() == Kind::Damaged;
+            restored.failed += 1;
+            restored.damaged += u64::from(is_damaged);
+            let problem = Problem::new(part, with_cause(error));
+            self.report.problem(if is_damaged { problem.harming([restored.id]) } else { problem });
+        };
+        for part in ordered {
             self.cancel.check()?;
-            let done = inside(folder, &part.name).and_then(|path| {
-                make_parents(folder, &path)?;
-                self.part(&Data::of(part), &path, overwrite)
-            });
-            match done {
-                Ok(_) => {
+            match self.part(part, &mut tree, overwrite) {
+                Ok(Written { bytes, without_mode }) => {
                     restored.parts += 1;
-                    restored.bytes += part.digest.bytes;
+                    restored.bytes += bytes;
+                    if let Some(error) = without_mode {
+                        failed(restored, &part.name, &error);
+                    }
                 }
-                Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Usage | Kind::AlreadyExists) => {
-                    restored.failed += 1;
-                    restored.damaged += u64::from(e.kind() == Kind::Damaged);
-                    let problem = Problem::new(part.name.clone(), &e);
-                    let damaged = e.kind() == Kind::Damaged;
-                    self.report.problem(if damaged { problem.harming([restored.id]) } else { problem });
-                }
-                Err(e) => return Err(e),
+                Err(Failure::OfPart(error)) => failed(restored, &part.name, &error),
+                Err(Failure::OfAll(error)) => return Err(error),
             }
         }
-        // Modes last, and from the deepest: a read-only folder takes no files.
-        for part in ordered.iter().rev() {
-            if let PartKind::Folder { mode } = part.kind
-                && let Ok(path) = inside(folder, &part.name)
-                && fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir())
-            {
-                let _ = fs::set_permissions(path, Permissions::from_mode(mode & 0o777));
-            }
+        tree.finish(|folder, error| failed(restored, &folder.to_string_lossy(), error))
+    }
+
+    /// Restores one part of a tree.
+    fn part(&self, part: &Part, tree: &mut Tree<'_>, overwrite: bool) -> Result<Written, Failure> {
+        let inside = inside(&part.name).map_err(Failure::OfPart)?;
+        if let PartKind::Folder { mode } = part.kind {
+            return tree.make(&inside, mode).map(|()| Written { bytes: 0, without_mode: None });
         }
-        Ok(())
+        self.write(&Data::of(part), &tree.place(&inside)?, overwrite)
     }
 }
 
-/// The path of a part below `folder`.
-fn inside(folder: &Path, name: &str) -> Result<PathBuf> {
-    let relative = Path::new(name);
-    let plain = relative.components().all(|c| matches!(c, Component::Normal(_)));
-    if plain && !name.is_empty() && !name.contains('\0') {
-        Ok(folder.join(relative))
-    } else {
-        Err(Error::new(Kind::Usage, format!("part `{}` has a name that leads outside the target", name.escape_debug()))
-            .hint("restore it by itself (SNAP:PART -o FILE)"))
-    }
-}
-
-/// Makes the folders between `folder` and `path`, and refuses to pass through a link.
-fn make_parents(folder: &Path, path: &Path) -> Result<()> {
-    let Some(parent) = path.parent() else { return Ok(()) };
-    let mut at = folder.to_owned();
-    for component in parent.strip_prefix(folder).unwrap_or(Path::new("")).components() {
-        at.push(component);
-        match fs::symlink_metadata(&at) {
-            Ok(found) if found.is_dir() => {}
-            Ok(_) => return Err(in_the_way(&at)),
-            Err(_) => make_folders(&at)?,
-        }
-    }
-    Ok(())
-}
-
-/// A link, or a file, where a folder must be: nothing is written through it.
-fn in_the_way(path: &Path) -> Error {
-    Error::new(Kind::Usage, format!("{} is in the way: not a folder", path.display()))
-}
-
-fn make_folders(path: &Path) -> Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| failed(path, e))
-}
-
-fn refuse_existing(path: &Path, overwrite: bool) -> Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => Err(Error::new(Kind::AlreadyExists, format!("{} is a folder", path.display()))),
-        // A device or a pipe would be replaced by a file, not written to.
-        Ok(found) if !found.is_file() && !found.is_symlink() => {
-            let what = format!("{} is a device, a pipe or a socket; nothing was written", path.display());
-            Err(Error::new(Kind::AlreadyExists, what).hint("leave -o out, and send standard output there"))
-        }
-        Ok(_) if !overwrite => {
-            Err(Error::new(Kind::AlreadyExists, format!("{} exists; nothing was written", path.display()))
-                .hint("choose another path, or say --overwrite"))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn failed(path: &Path, e: std::io::Error) -> Error {
-    let kind = e.kind();
-    let error = Error::storage(format!("{} can't be written", path.display()), e);
-    match kind {
-        ErrorKind::StorageFull => {
-            error.hint("the disk is full: make room, or restore elsewhere; nothing incomplete was left")
-        }
-        ErrorKind::NotFound => error.hint("its folder does not exist: make it, or check the path"),
-        _ => error,
+/// An error with its cause, for the one line of a problem.
+fn with_cause(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
     }
 }

@@ -9,7 +9,6 @@
 //! success deduplicates against.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -32,7 +31,7 @@ use crate::repo::snapshots::{Snapshot, digest_of_stream};
 use crate::repo::writer::{Predict, StoredPart, StoredStream, WriteOptions, Writer, write};
 use crate::report::{Counter, Problem, Report, Unit};
 use crate::source::command;
-use crate::source::files::{self, Found, FoundKind};
+use crate::source::files::{self, Found, FoundKind, Opener};
 use crate::source::pipe::read_error;
 use crate::source::sniff::sniff;
 use crate::source::verdict::judge;
@@ -91,6 +90,8 @@ pub struct Taken {
     pub shrunk_from: Option<u64>,
     /// Parts that could not be read; the snapshot lacks them.
     pub left_out: u64,
+    /// Files that changed while they were read; their parts say so.
+    pub changed: u64,
     /// What this machine had seen in the repository and is not there any more ([`crate::repo::seen`]).
     pub older_than_seen: Vec<Problem>,
 }
@@ -125,7 +126,7 @@ pub fn snapshot(
     let series = repo.keys.hasher.series(&options.host, &options.name);
     let previous = predecessor(&headers, &series, time);
     let gathered = gather(&session, source, options, previous.as_ref(), report, cancel)?;
-    let Gathered { kind, whole, parts, mut stored, left_out } = gathered;
+    let Gathered { kind, whole, parts, mut stored, left_out, changed } = gathered;
     stored.stored_bytes = session.written_bytes();
 
     let bytes = parts.iter().map(|p| p.digest.bytes).sum();
@@ -164,7 +165,7 @@ pub fn snapshot(
     }
     report.count(Counter::FilterMisses, repo.cache.filter_misses());
     let source = options.name.clone();
-    Ok(Taken { id, source, time, bytes, stored, previous, shrunk_from, left_out, older_than_seen: older })
+    Ok(Taken { id, source, time, bytes, stored, previous, shrunk_from, left_out, changed, older_than_seen: older })
 }
 
 fn check_names(options: &SnapshotOptions) -> Result<()> {
@@ -199,6 +200,7 @@ struct Gathered {
     parts: Vec<Part>,
     stored: Stored,
     left_out: u64,
+    changed: u64,
 }
 
 fn gather(
@@ -246,17 +248,22 @@ fn gather(
             let total = found.iter().map(|f| if let FoundKind::File { bytes, .. } = f.kind { bytes } else { 0 }).sum();
             report.task(&options.name, Unit::Bytes, Some(total));
             write(session, options.write, report, cancel, |writer| {
-                let (mut parts, mut left_out) = (Vec::new(), 0);
+                let (mut parts, mut left_out, mut changed) = (Vec::new(), 0, 0);
+                let mut opener = Opener::default();
                 for found in found {
-                    match store_found(writer, &found, &before, report)? {
-                        Some(part) => parts.push(part),
+                    match store_found(writer, &mut opener, &found, &before, report)? {
+                        Some(part) => {
+                            changed += u64::from(part.kind.has_changed());
+                            parts.push(part);
+                        }
                         None => left_out += 1,
                     }
                 }
                 if parts.is_empty() {
                     return Err(Error::new(Kind::Source, "there is nothing to back up: no file could be read"));
                 }
-                Ok(Gathered { kind: SourceKind::Files, whole: None, parts, stored: writer.stored(), left_out })
+                let stored = writer.stored();
+                Ok(Gathered { kind: SourceKind::Files, whole: None, parts, stored, left_out, changed })
             })
         }
     }
@@ -277,7 +284,7 @@ impl Gathered {
             stored_bytes: segments.then_some(part.stored_bytes),
         };
         let parts: Vec<Part> = stored.parts.into_iter().map(part).collect();
-        Self { kind, whole: Some(digest_of_stream(&parts)), parts, stored: stats, left_out: 0 }
+        Self { kind, whole: Some(digest_of_stream(&parts)), parts, stored: stats, left_out: 0, changed: 0 }
     }
 }
 
@@ -302,6 +309,7 @@ fn store_stream(
 /// Stores one thing that a walk found; `None` when it could not be read, which was told as a problem.
 fn store_found(
     writer: &mut Writer<'_>,
+    opener: &mut Opener,
     found: &Found,
     before: &Before<'_>,
     report: &dyn Report,
@@ -310,40 +318,45 @@ fn store_found(
     let (kind, digest, recipe) = match &found.kind {
         FoundKind::Folder { mode } => (PartKind::Folder { mode: *mode }, nothing, Recipe::default()),
         FoundKind::Link { target } => (PartKind::Link { target: target.clone() }, nothing, Recipe::default()),
-        FoundKind::File { mode, modified, .. } => {
-            let mut watched = match File::open(&found.path) {
-                Ok(file) => Watched::new(file),
+        FoundKind::File { .. } => {
+            let problem = |what: String| report.problem(Problem::new(found.path.display().to_string(), what));
+            let opened = match opener.open(found) {
+                Ok(opened) => opened,
                 Err(e) => {
-                    report.problem(Problem::new(
-                        found.path.display().to_string(),
-                        format!("could not be opened, left out: {e}"),
-                    ));
+                    problem(format!("could not be opened, left out: {e}"));
                     return Ok(None);
                 }
             };
+            let mut watched = Watched::new(&opened.file);
             let stored = match store_file(writer, &mut watched, &|_| before.prediction_of(&found.name)) {
                 Ok(stored) => stored,
                 Err(e) if e.kind() == Kind::Source => {
                     let cause = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
-                    report.problem(Problem::new(
-                        found.path.display().to_string(),
-                        format!("could not be read, left out: {cause}"),
-                    ));
+                    problem(format!("could not be read, left out: {cause}"));
                     return Ok(None);
                 }
                 Err(e) => return Err(e),
             };
+            let changed = opened.has_changed();
+            if changed {
+                problem("changed while it was read: the stored copy may mix two states".to_owned());
+            }
             if let Some(warning) = files::looks_live(&found.path, watched.head()) {
                 report.warn(&warning);
             }
-            (PartKind::File { mode: *mode, modified: *modified }, stored.digest, stored.recipe)
+            let kind = PartKind::File { mode: opened.mode(), modified: opened.modified(), changed };
+            (kind, stored.digest, stored.recipe)
         }
     };
     Ok(Some(Part { name: found.name.clone(), kind, digest, recipe, stored_bytes: None }))
 }
 
 /// Stores a file, which is one part whatever it holds.
-fn store_file(writer: &mut Writer<'_>, watched: &mut Watched<File>, predict: Predict<'_>) -> Result<StoredPart> {
+fn store_file(
+    writer: &mut Writer<'_>,
+    watched: &mut Watched<impl Read + Send>,
+    predict: Predict<'_>,
+) -> Result<StoredPart> {
     let segmenter = if writer.cuts_segments() {
         Segmenter::recognise_pages(watched.peek_head().map_err(|e| read_error(e, "the source"))?)
     } else {

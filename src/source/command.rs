@@ -26,6 +26,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::source::pipe::{PATIENCE, grown, read_ready, readable};
+use crate::source::secrets;
 
 /// How long a command may take to end after SIGTERM.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
@@ -67,11 +68,10 @@ pub fn spawn<'c>(arguments: &[String], cancel: &'c Cancel) -> Result<Running<'c>
     let Some((program, arguments)) = arguments.split_first() else {
         return Err(Error::new(Kind::Usage, "the command is empty"));
     };
-    let mut child = std::process::Command::new(program)
+    let mut command = std::process::Command::new(program);
+    secrets::remove_all(&mut command);
+    let mut child = command
         .args(arguments)
-        // The repository's secrets are none of the command's business.
-        .env_remove("ALLUVIUM_PASSWORD")
-        .env_remove("ALLUVIUM_NEW_PASSWORD")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

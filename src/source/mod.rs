@@ -10,14 +10,18 @@
 //! |---|---|
 //! | [`pipe`] | reading a descriptor without outliving a cancellation |
 //! | [`command`] | a dump command: started, read, judged by its exit, ended with all its children |
+//! | [`secrets`] | environment variables that no command gets |
 //! | [`watch`] | head, tail and length of a stream while it passes |
 //! | [`verdict`] | is a finished dump whole? |
 //! | [`sniff`] | is it compressed or encrypted already? |
 //! | [`files`] | files, folders and links under given paths, with names that can be restored anywhere |
+//! | [`folders`] | open folders, a bounded number at once, never through a link |
 
 pub mod command;
 pub mod files;
+pub mod folders;
 pub mod pipe;
+pub mod secrets;
 pub mod sniff;
 pub mod verdict;
 pub mod watch;

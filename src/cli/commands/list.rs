@@ -123,6 +123,7 @@ pub fn ls(context: &mut Context<'_>, name: &str) -> Result<Outcome> {
             PartKind::Stream => ("stream", None, data, String::new()),
             PartKind::Statements => ("statements", None, data, String::new()),
             PartKind::Table { rows } => ("table", Some(*rows), data, String::new()),
+            PartKind::File { changed: true, .. } => ("file, changed", None, data, String::new()),
             PartKind::File { .. } => ("file", None, data, String::new()),
             PartKind::Folder { .. } => ("folder", None, Default::default(), String::new()),
             PartKind::Link { target } => ("link", None, Default::default(), format!(" -> {target}")),

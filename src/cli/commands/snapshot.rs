@@ -43,7 +43,8 @@ pub fn snapshot(context: &mut Context<'_>, arguments: Snapshot) -> Result<Outcom
     if outcome != Outcome::Done {
         return Ok(outcome);
     }
-    Ok(if taken.shrunk_from.is_some() || taken.left_out > 0 { Outcome::Problems } else { Outcome::Done })
+    let all_well = taken.shrunk_from.is_none() && taken.left_out == 0 && taken.changed == 0;
+    Ok(if all_well { Outcome::Done } else { Outcome::Problems })
 }
 
 /// What is to be backed up, and its name.
