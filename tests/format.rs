@@ -237,6 +237,7 @@ fn manifest_body() -> impl Strategy<Value = Manifest> {
         let source = name;
         Manifest {
             time,
+            sequence: generation % (manifest::SEQUENCE_MAX + 1),
             finished,
             zone,
             source,
@@ -382,7 +383,8 @@ proptest! {
         time in time(), series in any::<[u8; 32]>(), bytes in any::<u64>(), previous in any::<Option<[u8; 16]>>(),
         flips in flips(),
     ) {
-        let header = Header { time, series, bytes, good_bytes: bytes / 2, previous: previous.map(SnapshotId) };
+        let (sequence, previous) = (bytes % (manifest::SEQUENCE_MAX + 1), previous.map(SnapshotId));
+        let header = Header { time, series, sequence, bytes, good_bytes: bytes / 2, previous };
         json(&header, Header::encode, Header::decode, &flips)?;
     }
 

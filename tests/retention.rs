@@ -77,8 +77,15 @@ fn check_table(file: &Path) -> Vec<String> {
 fn candidate_of(line: &str, number: usize) -> Candidate {
     let mut cells = line.split('|').map(str::trim);
     let time = cells.next().expect("a time").parse().expect("a time");
-    let mut candidate =
-        Candidate { id: id(number), time, source: String::new(), host: String::new(), tags: set([]), good: true };
+    let mut candidate = Candidate {
+        id: id(number),
+        time,
+        sequence: 0,
+        source: String::new(),
+        host: String::new(),
+        tags: set([]),
+        good: true,
+    };
     for word in cells.next().expect("properties").split_whitespace() {
         match word.split_once('=').unwrap_or((word, "")) {
             ("source", source) => source.clone_into(&mut candidate.source),
@@ -202,7 +209,8 @@ fn json_names_group_and_reasons() {
 
 fn history_item(number: usize, time: &str) -> Candidate {
     let time = time.parse().expect("a time");
-    Candidate { id: id(number), time, source: "app".to_owned(), host: "db1".to_owned(), tags: set([]), good: true }
+    let (source, host) = ("app".to_owned(), "db1".to_owned());
+    Candidate { id: id(number), time, sequence: 0, source, host, tags: set([]), good: true }
 }
 
 // ---- The slow model ----
@@ -291,8 +299,8 @@ fn model(history: &[Candidate], wish: &Wish, now: Timestamp) -> Verdicts {
     verdicts
 }
 
-fn newer_first(candidate: &Candidate) -> (std::cmp::Reverse<Timestamp>, SnapshotId) {
-    (std::cmp::Reverse(candidate.time), candidate.id)
+fn newer_first(candidate: &Candidate) -> std::cmp::Reverse<(Timestamp, u64, SnapshotId)> {
+    std::cmp::Reverse((candidate.time, candidate.sequence, candidate.id))
 }
 
 /// The reasons of the rules alone for one snapshot of a group without future ones.
@@ -404,18 +412,18 @@ fn one_of_two() -> impl Strategy<Value = String> {
 fn history() -> impl Strategy<Value = (Vec<Candidate>, Timestamp)> {
     let second = prop_oneof![Just(0), Just(1), Just(1800), Just(3599)];
     let good = prop_oneof![4 => Just(true), 1 => Just(false)];
-    let item = (-12_i64..=12, second, one_of_two(), one_of_two(), tags(), good, any::<u8>());
+    let item = (-12_i64..=12, second, one_of_two(), one_of_two(), tags(), good, any::<u8>(), 0_u64..3);
     let items = proptest::collection::vec(item, 0..24);
     let now = (0_i64..16, prop_oneof![Just(0), Just(900)]);
     (proptest::sample::select(&MOMENTS), proptest::sample::select(&STEPS), now, items).prop_map(
         |(moment, step, now, items)| {
             let moment: Timestamp = moment.parse().expect("a time");
             let at = |steps: i64, seconds: i64| moment + jiff::SignedDuration::from_secs(steps * step + seconds);
-            let candidate = |(number, (steps, seconds, source, host, tags, good, order))| {
+            let candidate = |(number, (steps, seconds, source, host, tags, good, order, sequence))| {
                 // The first byte decides how equal times are ordered, the rest makes ids unique.
                 let mut id = id(number);
                 id.0[0] = order;
-                Candidate { id, time: at(steps, seconds), source, host, tags, good }
+                Candidate { id, time: at(steps, seconds), sequence, source, host, tags, good }
             };
             (items.into_iter().enumerate().map(candidate).collect(), at(now.0, now.1))
         },
@@ -464,8 +472,9 @@ proptest! {
         let groups = decided(&history, &wish, now);
         prop_assert_eq!(verdicts(&groups), model(&history, &wish, now));
         for group in &groups {
-            let order = |pair: &[Decision]| (pair[1].time, pair[0].id) < (pair[0].time, pair[1].id);
-            prop_assert!(group.decisions.windows(2).all(order), "newest first, equal times by id");
+            let candidate = |d: &Decision| newer_first(history.iter().find(|c| c.id == d.id).expect("a candidate"));
+            let order = |pair: &[Decision]| candidate(&pair[0]) < candidate(&pair[1]);
+            prop_assert!(group.decisions.windows(2).all(order), "newest first, equal times by sequence and id");
         }
         prop_assert!(decisions(&groups).all(|decision| decision.keep != decision.reasons.is_empty()));
     }

@@ -68,7 +68,14 @@ pub fn sealed_manifest() -> Vec<u8> {
 }
 
 pub fn header() -> Header {
-    Header { time: time(), series: filled(8), bytes: 4000, good_bytes: 9000, previous: Some(SnapshotId(filled(9))) }
+    Header {
+        time: time(),
+        series: filled(8),
+        sequence: 7,
+        bytes: 4000,
+        good_bytes: 9000,
+        previous: Some(SnapshotId(filled(9))),
+    }
 }
 
 fn part(name: &str, kind: PartKind, chunks: &[u8]) -> Part {
@@ -80,6 +87,7 @@ fn part(name: &str, kind: PartKind, chunks: &[u8]) -> Part {
 fn manifest(kind: SourceKind, whole: Option<Digest>, parts: Vec<Part>) -> Manifest {
     Manifest {
         time: time(),
+        sequence: 7,
         finished: time(),
         zone: "Europe/Berlin".to_owned(),
         source: "shop".to_owned(),

@@ -309,6 +309,7 @@ fn a_copy_that_differs_is_told() {
     let header = alluvium::format::manifest::Header {
         time: manifest.time,
         series: [0; 32],
+        sequence: manifest.sequence,
         bytes: manifest.bytes(),
         good_bytes: manifest.bytes(),
         previous: None,

@@ -156,6 +156,9 @@ pub fn check_with(repo: &Repository, options: CheckOptions, report: &dyn Report,
     let unread = indexed.problems.iter().filter(|p| !found.problems.iter().any(|told| told.object == p.object));
     found.problems.extend(unread.cloned().collect::<Vec<_>>());
     found.snapshots = (snapshots.len() + unreadable.len()) as u64;
+    for contradiction in snapshots.iter().filter_map(|snapshot| snapshot.time_contradicts) {
+        report.warn(&contradiction.to_string());
+    }
     for snapshot in &snapshots {
         let Manifest { whole, parts, .. } = &snapshot.manifest;
         if whole.is_some_and(|whole| whole != digest_of_stream(parts)) {

@@ -20,7 +20,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::config::SEGMENTS;
 use crate::format::keyslot::SlotKind;
 use crate::format::limits::NAME_BYTES_MAX;
-use crate::format::manifest::{Digest, Header, Manifest, Part, PartKind, SourceKind, Stored};
+use crate::format::manifest::{Digest, Header, Manifest, Part, PartKind, SEQUENCE_MAX, SourceKind, Stored};
 use crate::format::recipe::Recipe;
 use crate::id::SnapshotId;
 use crate::repo::Repository;
@@ -123,7 +123,9 @@ pub fn snapshot(
     }
     let older = repo.seen.compare(repo.storage.as_ref(), session.indexed.generation, &headers, report)?;
     let series = repo.keys.hasher.series(&options.host, &options.name);
-    let previous = predecessor(&headers, &series, time);
+    let previous = predecessor(&headers, &series, SEQUENCE_MAX);
+    warn_of_the_chain(&headers, &series, previous.as_ref(), time, report);
+    let sequence = next_sequence(previous.as_ref().map(|(_, header)| header), time);
     let gathered = gather(&session, source, options, previous.as_ref(), report, cancel)?;
     let Gathered { kind, whole, parts, mut stored, left_out } = gathered;
     stored.stored_bytes = session.written_bytes();
@@ -139,9 +141,10 @@ pub fn snapshot(
         ));
     }
     let previous = previous.map(|(id, _)| id);
-    let header = Header { time, series, bytes, good_bytes: shrunk_from.unwrap_or(bytes), previous };
+    let header = Header { time, series, sequence, bytes, good_bytes: shrunk_from.unwrap_or(bytes), previous };
     let manifest = Manifest {
         time,
+        sequence,
         finished: repo.env.now(),
         zone: options.zone.clone(),
         source: options.name.clone(),
@@ -182,14 +185,45 @@ fn check_names(options: &SnapshotOptions) -> Result<()> {
     Ok(())
 }
 
-/// The newest snapshot of the same host and source that is not in the future.
+/// The last snapshot of the series whose sequence is below `below`, whatever the clocks said.
 pub(super) fn predecessor(
     headers: &[(SnapshotId, Header)],
     series: &[u8; 32],
-    now: Timestamp,
+    below: u64,
 ) -> Option<(SnapshotId, Header)> {
-    let before = headers.iter().filter(|(_, h)| h.series == *series && h.time <= now);
-    before.max_by_key(|(id, h)| (h.time, *id)).cloned()
+    let before = headers.iter().filter(|(_, h)| h.series == *series && h.sequence < below);
+    before.max_by_key(|(id, h)| (h.sequence, h.time, *id)).cloned()
+}
+
+/// The sequence of a snapshot that is begun at `time`: a hybrid logical clock. Seconds since 1970, so that the chains
+/// of two repositories mix by time; more where the predecessor's is not lower.
+fn next_sequence(previous: Option<&Header>, time: Timestamp) -> u64 {
+    let seconds = u64::try_from(time.as_second()).unwrap_or(0);
+    let next = previous.map_or(1, |header| header.sequence + 1);
+    next.max(seconds).min(SEQUENCE_MAX)
+}
+
+/// Warns of what is wrong with the series: a clock, a sequence that nothing can follow.
+fn warn_of_the_chain(
+    headers: &[(SnapshotId, Header)],
+    series: &[u8; 32],
+    previous: Option<&(SnapshotId, Header)>,
+    now: Timestamp,
+    report: &dyn Report,
+) {
+    for (id, _) in headers.iter().filter(|(_, h)| h.series == *series && h.sequence >= SEQUENCE_MAX) {
+        report.warn(&format!(
+            "snapshot {id} has the highest sequence that there is and can not be a predecessor: it was not made by \
+             this program. Look at it, and forget it by its id"
+        ));
+    }
+    if let Some((id, header)) = previous.filter(|(_, header)| header.time > now) {
+        report.warn(&format!(
+            "this machine's clock says {now}, which is before the time of the previous snapshot ({id}, {}): one of \
+             the two clocks is wrong. The order of the snapshots does not depend on it",
+            header.time
+        ));
+    }
 }
 
 /// A source's data, stored and judged.

@@ -301,7 +301,7 @@ impl Plan {
         }
         // Two copies of one original may lie in the source: one is enough.
         let mut known = HashSet::new();
-        to_copy.sort_by_key(|(s, _)| (s.manifest.time, s.id));
+        to_copy.sort_by_key(|(s, _)| s.order());
         to_copy.retain(|(_, original)| known.insert(*original));
         Ok(Self { way: Way::between(source, dest), to_copy, already, remove, failed })
     }
@@ -414,7 +414,7 @@ impl Run<'_> {
         }
         let manifest = &snapshot.manifest;
         let series = dest.keys.hasher.series(&manifest.host, &manifest.source);
-        let previous = predecessor(&dest.headers()?.0, &series, manifest.time);
+        let previous = predecessor(&dest.headers()?.0, &series, manifest.sequence);
         let reader = Reader::new(&here)?;
         let transfers = transfers(source, dest, options);
         let mut copying = Copying::new(&session, &reader, &here, options, transfers, tally, cancel);
@@ -446,6 +446,7 @@ impl Run<'_> {
         let header = Header {
             time: manifest.time,
             series,
+            sequence: manifest.sequence,
             bytes: manifest.bytes(),
             good_bytes: manifest.shrunk_from.unwrap_or(manifest.bytes()),
             previous,
@@ -521,7 +522,7 @@ type Series = BTreeMap<(String, String), Vec<SnapshotId>>;
 
 fn by_series<'s>(snapshots: impl IntoIterator<Item = &'s Snapshot>) -> Series {
     let mut series = Series::new();
-    for Snapshot { id, manifest } in snapshots {
+    for Snapshot { id, manifest, .. } in snapshots {
         series.entry((manifest.host.clone(), manifest.source.clone())).or_default().push(*id);
     }
     series

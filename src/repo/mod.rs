@@ -25,6 +25,7 @@ pub mod publish;
 pub mod reader;
 pub mod rules;
 pub mod seen;
+pub mod series;
 pub mod session;
 pub mod snapshots;
 pub mod writer;

@@ -256,7 +256,7 @@ mod tests {
     /// Snapshot `n` of series `s`, taken at second `n`.
     fn header(n: u8, s: u8, previous: Option<u8>) -> (SnapshotId, Header) {
         let time = Timestamp::from_second(i64::from(n)).expect("a time");
-        (id(n), Header { time, series: [s; 32], bytes: 1, good_bytes: 1, previous: previous.map(id) })
+        (id(n), Header { time, series: [s; 32], sequence: u64::from(n), bytes: 1, good_bytes: 1, previous: previous.map(id) })
     }
 
     struct Machine {
