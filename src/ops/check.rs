@@ -144,6 +144,7 @@ pub fn check_with(repo: &Repository, options: CheckOptions, report: &dyn Report,
     };
     check_small_objects(repo, &mut found.problems)?;
     let (number, state) = repo.probe_generation()?;
+    found.problems.extend(repo.seen.other_repository());
     found.problems.extend(repo.older_than_seen(report)?);
     found.generation = number;
     let readable = state.is_ok();
