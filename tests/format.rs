@@ -633,6 +633,17 @@ fn what_does_not_fit_together_is_refused() {
     long.parts[0].name = "x".repeat(4097);
     says(Manifest::decode(&long.encode()), &["name too long"]);
 
+    let sequences = |sequence| {
+        let header = Header { sequence, ..sample::header() };
+        let body = Manifest { sequence, ..sample::manifest_of_files() };
+        (Header::decode(&header.encode()).map(drop), Manifest::decode(&body.encode()).map(drop))
+    };
+    assert_eq!(sequences(1 << 40), (Ok(()), Ok(())));
+    for refused in [sequences((1 << 40) + 1), sequences(u64::MAX)] {
+        says(refused.0, &["sequence", "limit"]);
+        says(refused.1, &["sequence", "limit"]);
+    }
+
     let mut keys = sample::keys(true);
     keys.epochs.clear();
     says(SlotKeys::decode(&keys.encode()), &["without a key epoch"]);

@@ -380,6 +380,63 @@ fn verdicts(groups: &[Group]) -> Verdicts {
     decisions(groups).map(|decision| (decision.id, texts(decision))).collect()
 }
 
+// ---- Clocks ----
+
+/// Snapshots of one source, each taken at a day of its own by the clock of its machine. The newest, and what
+/// `--keep-last` keeps on the day `now`, by the numbers of the snapshots.
+fn kept_of_clocks(days: &[i64], keep: u32, now: i64) -> (usize, Vec<usize>) {
+    let (world, storage) = (crate::support::World::new(1), alluvium::storage::memory::Memory::new());
+    let repo = crate::support::init(storage, &world);
+    let mut today = 0;
+    let mut set_clock = |day: i64| {
+        world.pass(jiff::SignedDuration::from_hours((day - today) * 24));
+        today = day;
+    };
+    let mut taken = Vec::new();
+    for (number, day) in days.iter().enumerate() {
+        set_clock(*day);
+        taken.push(crate::support::take(&repo, "shop", &crate::support::dump(50, number)).expect("take").id);
+    }
+    set_clock(now);
+    let number = |id: SnapshotId| taken.iter().position(|taken| *taken == id).expect("one of them");
+    let (snapshots, _) = repo.snapshots().expect("snapshots");
+    let zone = TimeZone::UTC;
+    let latest = alluvium::ops::select::snapshot(&snapshots, "latest", &zone).expect("latest").id;
+    let named = alluvium::ops::select::snapshot(&snapshots, "shop", &zone).expect("shop").id;
+    assert_eq!(latest, named);
+    let policy = Policy { keep_last: Some(Count::N(keep)), ..Policy::default() };
+    let plan = alluvium::ops::forget::plan(&repo, &alluvium::ops::forget::Filter::default(), &policy).expect("plan");
+    let mut kept: Vec<usize> = decisions(&plan.groups).filter(|d| d.keep).map(|d| number(d.id)).collect();
+    kept.sort_unstable();
+    (number(latest), kept)
+}
+
+#[test]
+fn one_wrong_clock_decides_neither_which_is_the_newest_nor_what_is_kept() {
+    // Right clocks.
+    assert_eq!(kept_of_clocks(&[1, 2, 3, 4], 2, 5), (3, vec![2, 3]));
+    // Ahead by years: while that is in the future, and when it has passed.
+    for now in [5, 5000] {
+        assert_eq!(kept_of_clocks(&[1, 3000, 3, 4], 2, now), (3, vec![2, 3]), "{now}");
+    }
+    // Behind by years, and the newest all the same.
+    assert_eq!(kept_of_clocks(&[1, 2, 3, -3000], 2, 5), (3, vec![2, 3]));
+    // The clock of the machine that forgets is behind: what contradicts nothing is left alone.
+    assert_eq!(kept_of_clocks(&[1, 2, 3, 4], 1, -3000), (3, vec![0, 1, 2, 3]));
+    // The newest is from the future and contradicts nothing: left alone, and not counted.
+    assert_eq!(kept_of_clocks(&[1, 2, 3, 3000], 2, 5), (3, vec![1, 2, 3]));
+}
+
+#[test]
+fn the_chain_decides_between_equal_times() {
+    let item = |number, sequence| Candidate { sequence, ..history_item(number, "2024-01-01T00:00:00Z") };
+    let policy = Policy { keep_last: Some(Count::N(1)), ..Policy::default() };
+    let history = [item(1, 9), item(2, 8), item(3, 7)];
+    let groups = decide(&history, &policy, "2024-02-01T00:00:00Z".parse().expect("a time")).expect("a policy");
+    let order: Vec<_> = decisions(&groups).map(|decision| (decision.id, decision.keep)).collect();
+    assert_eq!(order, [(id(1), true), (id(2), false), (id(3), false)]);
+}
+
 // ---- Histories ----
 
 /// Moments around which something happens to calendars: New Year, leap days, clocks set forward and back

@@ -426,3 +426,61 @@ impl<'s> Before<'s> {
         self.prediction(*self.places.get(name)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Collect;
+
+    /// Snapshot `n` of series `s`, taken at `second`.
+    fn header(n: u8, s: u8, sequence: u64, second: i64) -> (SnapshotId, Header) {
+        let time = Timestamp::from_second(second).expect("a time");
+        let header = Header { time, series: [s; 32], sequence, bytes: 1, good_bytes: 1, previous: None };
+        (SnapshotId([n; 16]), header)
+    }
+
+    #[test]
+    fn the_predecessor_is_the_highest_of_the_series_whatever_the_clocks_say() {
+        // 2 was taken with a clock that was ahead, 3 with one that was behind; 9 is of another series.
+        let headers = [header(1, 7, 10, 10), header(2, 7, 5000, 5000), header(3, 7, 5001, 1), header(9, 8, 9000, 9000)];
+        let before = |below| predecessor(&headers, &[7; 32], below).map(|(id, _)| id.0[0]);
+        assert_eq!(before(SEQUENCE_MAX), Some(3));
+        assert_eq!((before(5001), before(5000), before(10)), (Some(2), Some(1), None));
+        // Of equal sequences the later time, and then the higher id.
+        let equal = [header(4, 7, 10, 12), header(5, 7, 10, 11), header(6, 7, 10, 12)];
+        assert_eq!(predecessor(&equal, &[7; 32], SEQUENCE_MAX).map(|(id, _)| id.0[0]), Some(6));
+    }
+
+    #[test]
+    fn sequences_rise_with_the_chain_and_with_time() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let after = |sequence| header(1, 7, sequence, 0).1;
+        assert_eq!(next_sequence(None, at(100)), 100);
+        assert_eq!((next_sequence(None, at(0)), next_sequence(None, at(-5))), (1, 1));
+        assert_eq!(next_sequence(Some(&after(50)), at(100)), 100);
+        assert_eq!(next_sequence(Some(&after(100)), at(100)), 101);
+        assert_eq!(next_sequence(Some(&after(5000)), at(100)), 5001);
+        assert_eq!(next_sequence(Some(&after(SEQUENCE_MAX - 1)), Timestamp::MAX), SEQUENCE_MAX);
+        assert!(next_sequence(None, Timestamp::MAX) < SEQUENCE_MAX);
+    }
+
+    #[test]
+    fn what_nothing_can_follow_is_no_predecessor_and_a_warning() {
+        let headers = [header(1, 7, 10, 10), header(2, 7, SEQUENCE_MAX, 10)];
+        let previous = predecessor(&headers, &[7; 32], SEQUENCE_MAX);
+        assert_eq!(previous.as_ref().map(|(id, _)| id.0[0]), Some(1));
+        let warnings = |now| {
+            let report = Collect::default();
+            warn_of_the_chain(
+                &headers,
+                &[7; 32],
+                previous.as_ref(),
+                Timestamp::from_second(now).expect("a time"),
+                &report,
+            );
+            report.warnings()
+        };
+        assert!(warnings(10).len() == 1 && warnings(10)[0].contains("can not be a predecessor"));
+        assert!(warnings(9).len() == 2 && warnings(9)[1].contains("this machine's clock says"));
+    }
+}

@@ -70,6 +70,22 @@ struct State {
     heads: BTreeMap<String, Head>,
     /// What this machine has forgotten, the newest last.
     forgotten: Vec<SnapshotId>,
+    /// The heads when a person last said that what is missing is right.
+    accepted: BTreeMap<String, Head>,
+}
+
+/// The snapshots that are rightly not there, as far as this machine knows.
+#[derive(Clone, Debug, Default)]
+pub struct Forgotten {
+    ids: BTreeSet<SnapshotId>,
+    accepted: BTreeMap<String, Head>,
+}
+
+impl Forgotten {
+    /// True when this machine has forgotten the snapshot, or a person has accepted a state without it.
+    pub fn has(&self, series: &[u8; 32], id: SnapshotId, sequence: u64) -> bool {
+        self.ids.contains(&id) || self.accepted.get(&hexadecimal(series)).is_some_and(|head| sequence <= head.sequence)
+    }
 }
 
 /// The repository that stood at an address.
@@ -127,9 +143,10 @@ impl Seen {
         self.state().map(|state| state.generation).filter(|n| *n < GENERATION_MAX).unwrap_or(0)
     }
 
-    /// The snapshots that this machine has forgotten, as far as it remembers.
-    pub fn forgotten(&self) -> BTreeSet<SnapshotId> {
-        self.state().into_iter().flat_map(|state| state.forgotten).collect()
+    /// The snapshots that are rightly not there, as far as this machine remembers.
+    pub fn forgotten(&self) -> Forgotten {
+        let State { forgotten, accepted, .. } = self.state().unwrap_or_default();
+        Forgotten { ids: forgotten.into_iter().collect(), accepted }
     }
 
     fn state(&self) -> Option<State> {
@@ -225,7 +242,11 @@ impl Seen {
     pub fn accept(&self, report: &dyn Report) -> Result<()> {
         self.accept_repository(report);
         self.change(report, |state| {
-            *state = State::default();
+            let State { heads, forgotten, mut accepted, .. } = std::mem::take(state);
+            for (series, head) in heads {
+                raise(&mut accepted, series, head);
+            }
+            *state = State { forgotten, accepted, ..State::default() };
             Ok(())
         })
     }
@@ -439,7 +460,10 @@ mod tests {
         // A new snapshot on top of the older state does not hide it.
         let on_top = [header(1, 7, None), header(2, 7, Some(1)), header(9, 7, Some(2))];
         assert_eq!(machine.looks(5, &on_top), [manifest::object_name(id(3)), manifest::object_name(id(4))]);
+        let forgotten = |n: u8, series: u8| machine.seen.forgotten().has(&[series; 32], id(n), u64::from(n));
+        assert!(!forgotten(3, 7));
         machine.seen.accept(&Collect::default()).expect("accept");
+        assert!(forgotten(2, 7) && forgotten(3, 7) && !forgotten(9, 7) && !forgotten(3, 9));
         assert!(machine.looks(4, &on_top).is_empty());
         assert_eq!(machine.looks(4, &on_top[..2]).len(), 1);
     }
@@ -518,9 +542,9 @@ mod tests {
         let ids: Vec<SnapshotId> = (0..FORGOTTEN_MAX + 2).map(numbered).collect();
         machine.seen.forget(&ids[..2], &Collect::default()).expect("forget");
         machine.seen.forget(&ids[1..3], &Collect::default()).expect("forget");
-        assert_eq!(machine.seen.forgotten().len(), 3);
+        assert_eq!(machine.seen.forgotten().ids.len(), 3);
         machine.seen.forget(&ids[3..], &Collect::default()).expect("forget");
-        let forgotten = machine.seen.forgotten();
+        let forgotten = machine.seen.forgotten().ids;
         assert_eq!(forgotten.len(), FORGOTTEN_MAX);
         assert!(!forgotten.contains(&ids[0]) && forgotten.contains(&ids[FORGOTTEN_MAX + 1]));
     }

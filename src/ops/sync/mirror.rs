@@ -3,7 +3,7 @@
 //!
 //! A source that shows an older state than this machine has seen was rolled back, or lost snapshots: nothing goes. A
 //! machine that has not seen the newer state has only the chains of the source to go by: a copy goes when they
-//! explain that its original was forgotten, or when this machine has forgotten it.
+//! explain that its original was forgotten, or when this machine has forgotten it, or a person has accepted it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -64,7 +64,9 @@ pub(super) fn plan(
     let (chains, forgotten) = (Chains::of(here), source.seen.forgotten());
     let (remove, kept): (Vec<&Snapshot>, Vec<&Snapshot>) = gone.into_iter().partition(|copy| {
         let original = original(dest, copy).snapshot;
-        forgotten.contains(&original) || chains.explain(copy, original)
+        let manifest = &copy.manifest;
+        let series = source.keys.hasher.series(&manifest.host, &manifest.source);
+        forgotten.has(&series, original, manifest.sequence) || chains.explain(copy, original)
     });
     for copy in &kept {
         let original = object_name(original(dest, copy).snapshot);
