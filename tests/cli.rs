@@ -743,3 +743,109 @@ fn an_older_state_than_was_seen_is_told_until_it_is_accepted() {
     place.run(&["check", "--accept-older-state"]).expect(0);
     place.run(&["snapshots"]).expect(0);
 }
+
+impl Place {
+    /// Takes snapshots of `shop` with clocks that say these seconds.
+    fn take_at(&self, seconds: &[i64]) -> Vec<String> {
+        let world = crate::support::World::new(7);
+        let storage = alluvium::storage::local::Local::open(&self.path("repository")).expect("a repository");
+        let repo = crate::support::open_with(storage, &world, b"correct horse").expect("open");
+        let mut clock = alluvium::env::Env::now(world.as_ref()).as_second();
+        let mut take = |second: &i64| {
+            world.pass(jiff::SignedDuration::from_secs(second - clock));
+            clock = *second;
+            crate::support::take(&repo, "shop", &dump(100)).expect("take").id.to_string()
+        };
+        seconds.iter().map(&mut take).collect()
+    }
+}
+
+/// The second of three was taken with a clock that was eleven years ahead.
+#[test]
+fn a_time_that_contradicts_the_chain_is_shown_and_told() {
+    let place = Place::with_repository();
+    let (first, ahead, last) = (1_577_836_800, 1_924_992_000, 1_577_923_200);
+    let ids = place.take_at(&[first, ahead, last]);
+    let listed = place.run(&["snapshots"]).expect(0);
+    let lines: Vec<&str> = listed.text().lines().filter(|line| line.contains("shop")).collect();
+    let marked: Vec<bool> = lines.iter().map(|line| line.contains("clock?")).collect();
+    assert_eq!(marked, [false, true, false], "{}", listed.text());
+    assert!(lines[1].contains("2031-01-01"), "what it says is shown: {}", lines[1]);
+    assert_eq!(listed.err.matches("a clock was wrong").count(), 1, "{}", listed.err);
+    let document: Value =
+        serde_json::from_slice(&place.run(&["--json", "snapshots"]).expect(0).out).expect("a document");
+    let snapshots = document["snapshots"].as_array().expect("a list");
+    let order: Vec<&str> = snapshots.iter().map(|s| s["id"].as_str().expect("an id")).collect();
+    assert_eq!(order, ids, "in the order of the chain");
+    assert_eq!(snapshots[1]["effective_time"], "2020-01-01T00:00:00Z");
+    assert_eq!(snapshots[1]["time_contradicts"]["neighbour"], ids[2].as_str());
+    assert_eq!(snapshots[0]["time_contradicts"], Value::Null);
+    assert_eq!(snapshots[1]["sequence"], ahead);
+    assert_eq!(snapshots[2]["sequence"], ahead + 1);
+    // Not damage.
+    assert_eq!(place.run(&["check"]).expect(0).err.matches("a clock was wrong").count(), 1);
+    // While the newest is the one from the future, whoever takes the next is warned.
+    let place = Place::with_repository();
+    place.take_at(&[253_000_000_000]);
+    let warned = place.feed(&["snapshot", "--name", "shop", "--host", "host", "-"], &dump(100)).expect(0);
+    assert!(warned.err.contains("this machine's clock says"), "{}", warned.err);
+    let quiet = place.feed(&["snapshot", "--name", "shop", "--host", "host", "-"], &dump(100)).expect(0);
+    assert!(!quiet.err.contains("this machine's clock says"), "{}", quiet.err);
+}
+
+#[test]
+fn a_sync_of_an_older_source_says_13_and_removes_nothing() {
+    let place = Place::with_partner("--twin");
+    let mut last = String::new();
+    for n in 0..3 {
+        let taken = place.feed(&["--json", "snapshot", "--name", "shop", "-"], &dump(1000 + n)).expect(0);
+        let taken: Value = serde_json::from_slice(&taken.out).expect("a document");
+        taken["id"].as_str().expect("an id").clone_into(&mut last);
+    }
+    place.sync(&[]).expect(0);
+    fs::remove_file(place.path(&format!("repository/snapshots/{last}"))).expect("removed");
+    for options in [&[][..], &["--mirror"], &["--mirror", "--mirror-anyway"]] {
+        let ran = place.sync(options).expect(13);
+        let document: Value = serde_json::from_slice(&ran.out).expect("a document");
+        assert_eq!(document["older_than_seen"][0]["object"], format!("snapshots/{last}"), "{document}");
+        assert_eq!(document["removed"], serde_json::json!([]));
+    }
+    // A machine that has not seen the newest can't know that; nothing explains that it was forgotten.
+    let mut elsewhere = place.program(&["--json", "--cache-dir", "elsewhere", "sync", "offsite", "--mirror"]);
+    let ran = finish(elsewhere.env("ALLUVIUM_TO_PASSWORD", "offsite").spawn().expect("the program starts")).expect(3);
+    let document: Value = serde_json::from_slice(&ran.out).expect("a document");
+    assert_eq!(document["kept"][0]["original"]["snapshot"], last.as_str(), "{document}");
+    // A person says that it is right.
+    place.run(&["check", "--accept-older-state"]).expect(0);
+    let document: Value = serde_json::from_slice(&place.sync(&["--mirror"]).expect(0).out).expect("a document");
+    assert_eq!(document["removed"][0]["original"]["snapshot"], last.as_str(), "{document}");
+}
+
+/// Writing to another repository than before fails until a person says that it is right; reading goes on.
+#[test]
+fn another_repository_in_the_place_of_the_one_before_is_refused() {
+    let place = Place::with_repository();
+    place.feed(&["snapshot", "--name", "shop", "-"], &dump(1000)).expect(0);
+    // Made elsewhere, and put in its place.
+    place.run(&["-r", "other", "init"]).expect(0);
+    place.feed(&["-r", "other", "snapshot", "--name", "shop", "-"], &dump(2000)).expect(0);
+    fs::rename(place.path("repository"), place.path("first")).expect("renamed");
+    fs::rename(place.path("other"), place.path("repository")).expect("renamed");
+    let refused = place.feed(&["snapshot", "--name", "shop", "-"], &dump(1000)).expect(13);
+    assert!(refused.err.contains("another repository than before stands at"), "{}", refused.err);
+    assert!(refused.err.contains("--accept-older-state"), "{}", refused.err);
+    place.run(&["prune"]).expect(13);
+    place.run(&["forget", "--keep-last", "1", "--prune"]).expect(13);
+    place.run(&["key", "add", "--new-password-command", "echo another"]).expect(13);
+    let listed = place.run(&["snapshots"]).expect(0);
+    assert!(listed.err.contains("another repository than before"), "{}", listed.err);
+    let restored = place.run(&["restore", "shop"]).expect(0);
+    assert!(restored.out == dump(2000) && restored.err.contains("another repository than before"), "{}", restored.err);
+    place.run(&["check"]).expect(13);
+    place.run(&["check", "--accept-older-state"]).expect(0);
+    place.feed(&["snapshot", "--name", "shop", "-"], &dump(2000)).expect(0);
+    // One that this machine makes itself is known.
+    fs::remove_dir_all(place.path("repository")).expect("removed");
+    place.run(&["init"]).expect(0);
+    assert_eq!(place.feed(&["snapshot", "--name", "shop", "-"], &dump(1000)).expect(0).err, "");
+}

@@ -494,6 +494,7 @@ fn hostile_part_names_stay_inside_the_target() {
     parts.extend([link, file("link/escape"), file("good/one"), file("new\nline\u{202e}")]);
     let manifest = Manifest {
         time: now,
+        sequence: 1,
         finished: now,
         zone: "UTC".into(),
         source: "evil".into(),
@@ -511,7 +512,7 @@ fn hostile_part_names_stay_inside_the_target() {
     };
     session
         .publish(
-            &Header { time: now, series: [0; 32], bytes: 0, good_bytes: 0, previous: None, body: [0; 32] },
+            &Header { time: now, series: [0; 32], sequence: 1, bytes: 0, good_bytes: 0, previous: None, body: [0; 32] },
             &manifest,
         )
         .expect("publish");

@@ -243,6 +243,7 @@ fn manifest_body() -> impl Strategy<Value = Manifest> {
         let source = name;
         Manifest {
             time,
+            sequence: generation % (manifest::SEQUENCE_MAX + 1),
             finished,
             zone,
             source,
@@ -432,7 +433,8 @@ proptest! {
         time in time(), series in any::<[u8; 32]>(), bytes in any::<u64>(), previous in any::<Option<[u8; 16]>>(),
         flips in flips(),
     ) {
-        let header = Header { time, series, bytes, good_bytes: bytes / 2, previous: previous.map(SnapshotId), body: series };
+        let (sequence, previous) = (bytes % (manifest::SEQUENCE_MAX + 1), previous.map(SnapshotId));
+        let header = Header { time, series, sequence, bytes, good_bytes: bytes / 2, previous, body: series };
         json(&header, Header::encode, Header::decode, &flips)?;
     }
 
@@ -701,6 +703,17 @@ fn what_does_not_fit_together_is_refused() {
     let mut long = sample::manifest_of_files();
     long.parts[0].name = "x".repeat(4097);
     says(Manifest::decode(&long.encode()), &["name too long"]);
+
+    let sequences = |sequence| {
+        let header = Header { sequence, ..sample::header() };
+        let body = Manifest { sequence, ..sample::manifest_of_files() };
+        (Header::decode(&header.encode()).map(drop), Manifest::decode(&body.encode()).map(drop))
+    };
+    assert_eq!(sequences(1 << 40), (Ok(()), Ok(())));
+    for refused in [sequences((1 << 40) + 1), sequences(u64::MAX)] {
+        says(refused.0, &["sequence", "limit"]);
+        says(refused.1, &["sequence", "limit"]);
+    }
 
     let mut certificate = sample::certificate();
     certificate.label = "x".repeat(4097);

@@ -77,8 +77,15 @@ fn check_table(file: &Path) -> Vec<String> {
 fn candidate_of(line: &str, number: usize) -> Candidate {
     let mut cells = line.split('|').map(str::trim);
     let time = cells.next().expect("a time").parse().expect("a time");
-    let mut candidate =
-        Candidate { id: id(number), time, source: String::new(), host: String::new(), tags: set([]), good: true };
+    let mut candidate = Candidate {
+        id: id(number),
+        time,
+        sequence: 0,
+        source: String::new(),
+        host: String::new(),
+        tags: set([]),
+        good: true,
+    };
     for word in cells.next().expect("properties").split_whitespace() {
         match word.split_once('=').unwrap_or((word, "")) {
             ("source", source) => source.clone_into(&mut candidate.source),
@@ -202,7 +209,8 @@ fn json_names_group_and_reasons() {
 
 fn history_item(number: usize, time: &str) -> Candidate {
     let time = time.parse().expect("a time");
-    Candidate { id: id(number), time, source: "app".to_owned(), host: "db1".to_owned(), tags: set([]), good: true }
+    let (source, host) = ("app".to_owned(), "db1".to_owned());
+    Candidate { id: id(number), time, sequence: 0, source, host, tags: set([]), good: true }
 }
 
 // ---- The slow model ----
@@ -291,8 +299,8 @@ fn model(history: &[Candidate], wish: &Wish, now: Timestamp) -> Verdicts {
     verdicts
 }
 
-fn newer_first(candidate: &Candidate) -> (std::cmp::Reverse<Timestamp>, SnapshotId) {
-    (std::cmp::Reverse(candidate.time), candidate.id)
+fn newer_first(candidate: &Candidate) -> std::cmp::Reverse<(Timestamp, u64, SnapshotId)> {
+    std::cmp::Reverse((candidate.time, candidate.sequence, candidate.id))
 }
 
 /// The reasons of the rules alone for one snapshot of a group without future ones.
@@ -372,6 +380,63 @@ fn verdicts(groups: &[Group]) -> Verdicts {
     decisions(groups).map(|decision| (decision.id, texts(decision))).collect()
 }
 
+// ---- Clocks ----
+
+/// Snapshots of one source, each taken at a day of its own by the clock of its machine. The newest, and what
+/// `--keep-last` keeps on the day `now`, by the numbers of the snapshots.
+fn kept_of_clocks(days: &[i64], keep: u32, now: i64) -> (usize, Vec<usize>) {
+    let (world, storage) = (crate::support::World::new(1), alluvium::storage::memory::Memory::new());
+    let repo = crate::support::init(storage, &world);
+    let mut today = 0;
+    let mut set_clock = |day: i64| {
+        world.pass(jiff::SignedDuration::from_hours((day - today) * 24));
+        today = day;
+    };
+    let mut taken = Vec::new();
+    for (number, day) in days.iter().enumerate() {
+        set_clock(*day);
+        taken.push(crate::support::take(&repo, "shop", &crate::support::dump(50, number)).expect("take").id);
+    }
+    set_clock(now);
+    let number = |id: SnapshotId| taken.iter().position(|taken| *taken == id).expect("one of them");
+    let (snapshots, _) = repo.snapshots().expect("snapshots");
+    let zone = TimeZone::UTC;
+    let latest = alluvium::ops::select::snapshot(&snapshots, "latest", &zone).expect("latest").id;
+    let named = alluvium::ops::select::snapshot(&snapshots, "shop", &zone).expect("shop").id;
+    assert_eq!(latest, named);
+    let policy = Policy { keep_last: Some(Count::N(keep)), ..Policy::default() };
+    let plan = alluvium::ops::forget::plan(&repo, &alluvium::ops::forget::Filter::default(), &policy).expect("plan");
+    let mut kept: Vec<usize> = decisions(&plan.groups).filter(|d| d.keep).map(|d| number(d.id)).collect();
+    kept.sort_unstable();
+    (number(latest), kept)
+}
+
+#[test]
+fn one_wrong_clock_decides_neither_which_is_the_newest_nor_what_is_kept() {
+    // Right clocks.
+    assert_eq!(kept_of_clocks(&[1, 2, 3, 4], 2, 5), (3, vec![2, 3]));
+    // Ahead by years: while that is in the future, and when it has passed.
+    for now in [5, 5000] {
+        assert_eq!(kept_of_clocks(&[1, 3000, 3, 4], 2, now), (3, vec![2, 3]), "{now}");
+    }
+    // Behind by years, and the newest all the same.
+    assert_eq!(kept_of_clocks(&[1, 2, 3, -3000], 2, 5), (3, vec![2, 3]));
+    // The clock of the machine that forgets is behind: what contradicts nothing is left alone.
+    assert_eq!(kept_of_clocks(&[1, 2, 3, 4], 1, -3000), (3, vec![0, 1, 2, 3]));
+    // The newest is from the future and contradicts nothing: left alone, and not counted.
+    assert_eq!(kept_of_clocks(&[1, 2, 3, 3000], 2, 5), (3, vec![1, 2, 3]));
+}
+
+#[test]
+fn the_chain_decides_between_equal_times() {
+    let item = |number, sequence| Candidate { sequence, ..history_item(number, "2024-01-01T00:00:00Z") };
+    let policy = Policy { keep_last: Some(Count::N(1)), ..Policy::default() };
+    let history = [item(1, 9), item(2, 8), item(3, 7)];
+    let groups = decide(&history, &policy, "2024-02-01T00:00:00Z".parse().expect("a time")).expect("a policy");
+    let order: Vec<_> = decisions(&groups).map(|decision| (decision.id, decision.keep)).collect();
+    assert_eq!(order, [(id(1), true), (id(2), false), (id(3), false)]);
+}
+
 // ---- Histories ----
 
 /// Moments around which something happens to calendars: New Year, leap days, clocks set forward and back
@@ -404,18 +469,18 @@ fn one_of_two() -> impl Strategy<Value = String> {
 fn history() -> impl Strategy<Value = (Vec<Candidate>, Timestamp)> {
     let second = prop_oneof![Just(0), Just(1), Just(1800), Just(3599)];
     let good = prop_oneof![4 => Just(true), 1 => Just(false)];
-    let item = (-12_i64..=12, second, one_of_two(), one_of_two(), tags(), good, any::<u8>());
+    let item = (-12_i64..=12, second, one_of_two(), one_of_two(), tags(), good, any::<u8>(), 0_u64..3);
     let items = proptest::collection::vec(item, 0..24);
     let now = (0_i64..16, prop_oneof![Just(0), Just(900)]);
     (proptest::sample::select(&MOMENTS), proptest::sample::select(&STEPS), now, items).prop_map(
         |(moment, step, now, items)| {
             let moment: Timestamp = moment.parse().expect("a time");
             let at = |steps: i64, seconds: i64| moment + jiff::SignedDuration::from_secs(steps * step + seconds);
-            let candidate = |(number, (steps, seconds, source, host, tags, good, order))| {
+            let candidate = |(number, (steps, seconds, source, host, tags, good, order, sequence))| {
                 // The first byte decides how equal times are ordered, the rest makes ids unique.
                 let mut id = id(number);
                 id.0[0] = order;
-                Candidate { id, time: at(steps, seconds), source, host, tags, good }
+                Candidate { id, time: at(steps, seconds), sequence, source, host, tags, good }
             };
             (items.into_iter().enumerate().map(candidate).collect(), at(now.0, now.1))
         },
@@ -464,8 +529,9 @@ proptest! {
         let groups = decided(&history, &wish, now);
         prop_assert_eq!(verdicts(&groups), model(&history, &wish, now));
         for group in &groups {
-            let order = |pair: &[Decision]| (pair[1].time, pair[0].id) < (pair[0].time, pair[1].id);
-            prop_assert!(group.decisions.windows(2).all(order), "newest first, equal times by id");
+            let candidate = |d: &Decision| newer_first(history.iter().find(|c| c.id == d.id).expect("a candidate"));
+            let order = |pair: &[Decision]| candidate(&pair[0]) < candidate(&pair[1]);
+            prop_assert!(group.decisions.windows(2).all(order), "newest first, equal times by sequence and id");
         }
         prop_assert!(decisions(&groups).all(|decision| decision.keep != decision.reasons.is_empty()));
     }

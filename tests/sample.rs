@@ -75,6 +75,7 @@ pub fn header() -> Header {
     Header {
         time: time(),
         series: filled(8),
+        sequence: 7,
         bytes: 4000,
         good_bytes: 9000,
         previous: Some(SnapshotId(filled(9))),
@@ -91,6 +92,7 @@ fn part(name: &str, kind: PartKind, chunks: &[u8]) -> Part {
 fn manifest(kind: SourceKind, whole: Option<Digest>, parts: Vec<Part>) -> Manifest {
     Manifest {
         time: time(),
+        sequence: 7,
         finished: time(),
         zone: "Europe/Berlin".to_owned(),
         source: "shop".to_owned(),

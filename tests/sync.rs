@@ -23,7 +23,9 @@ use alluvium::storage::{Listed, Storage};
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
-use crate::support::{CHEAP, World, dump, forget_ids, init, noise, open, open_with, pruned, restored, take};
+use crate::support::{
+    CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, pruned, restored, take,
+};
 
 const TO: &[u8] = b"another passphrase";
 const WAYS: [Way; 3] = [Way::Packs, Way::Chunks, Way::Streams];
@@ -70,6 +72,17 @@ fn partner(repo: &Repository, storage: &Memory, world: &Arc<World>, way: Way) {
         Way::Streams => Repository::init(storage, world.as_ref(), TO, "foreign", crate::support::small()).map(drop),
     }
     .expect("init");
+}
+
+/// Opens a repository on a machine that remembers in `cache` what it has seen.
+fn open_remembering(
+    storage: impl Storage + 'static,
+    world: &Arc<World>,
+    passphrase: &[u8],
+    cache: &std::path::Path,
+) -> Repository {
+    let env = Arc::clone(world) as Arc<dyn Env>;
+    Repository::open(Arc::new(storage), env, passphrase, Some(cache)).expect("open")
 }
 
 fn options() -> SyncOptions {
@@ -309,6 +322,7 @@ fn a_copy_that_differs_is_told() {
     let header = alluvium::format::manifest::Header {
         time: manifest.time,
         series: [0; 32],
+        sequence: manifest.sequence,
         bytes: manifest.bytes(),
         good_bytes: manifest.bytes(),
         previous: None,
@@ -354,7 +368,8 @@ fn the_mirror_removes_what_was_removed_within_its_guard() {
     for way in WAYS {
         let scene = Scene::new(10, way);
         let fault = Fault::new(scene.source.clone());
-        let source = open(fault.clone(), &scene.world).expect("open");
+        let cache = tempfile::tempdir().expect("a folder");
+        let source = open_remembering(fault.clone(), &scene.world, PASSPHRASE, cache.path());
         let dest = scene.open_dest();
         take(&dest, "its own", &dump(300, 1)).expect("take");
         run_with(&source, &dest, &mirror).expect("sync");
@@ -416,6 +431,207 @@ fn the_mirror_refuses_many_and_the_unreadable() {
     let error = run_with(&source, &dest, &mirror).expect_err("refused");
     assert!(error.to_string().contains("5 of 8"), "{error}");
     assert_eq!(ids(&dest).len(), 8);
+}
+
+/// A source with six nights of one database, all of them copied, and a machine that has seen both sides.
+struct Nights {
+    world: Arc<World>,
+    source: Memory,
+    dest: Memory,
+    cache: tempfile::TempDir,
+    /// The oldest first.
+    originals: Vec<SnapshotId>,
+}
+
+impl Nights {
+    fn new(seed: u64) -> Self {
+        let (world, source, dest) = (World::new(seed), Memory::new(), Memory::new());
+        let repo = init(source.clone(), &world);
+        let night = |day| {
+            world.pass(SignedDuration::from_hours(24));
+            take(&repo, "shop", &dump(100, day)).expect("take").id
+        };
+        let originals = (0..6).map(night).collect();
+        partner(&repo, &dest, &world, Way::Packs);
+        let cache = tempfile::tempdir().expect("a folder");
+        let nights = Self { world, source, dest, cache, originals };
+        assert_eq!(run(&nights.seen_source(), &nights.seen_dest()).expect("sync").copied.len(), 6);
+        nights
+    }
+
+    /// As the machine that knows them opens them.
+    fn seen_source(&self) -> Repository {
+        open_remembering(self.source.clone(), &self.world, PASSPHRASE, &self.cache.path().join("source"))
+    }
+
+    fn seen_dest(&self) -> Repository {
+        open_remembering(self.dest.clone(), &self.world, TO, &self.cache.path().join("dest"))
+    }
+
+    /// As a machine that has never seen them opens them.
+    fn new_source(&self) -> Repository {
+        open(self.source.clone(), &self.world).expect("open")
+    }
+
+    fn new_dest(&self) -> Repository {
+        open_with(self.dest.clone(), &self.world, TO).expect("open")
+    }
+
+    /// The source's storage takes these nights away.
+    fn hide(&self, nights: std::ops::Range<usize>) {
+        for id in &self.originals[nights] {
+            self.source.delete(&format!("snapshots/{id}")).expect("delete");
+        }
+    }
+}
+
+fn mirror(how: Mirror) -> SyncOptions {
+    SyncOptions { mirror: how, ..options() }
+}
+
+/// The storage of the source takes the three newest of six snapshots away: the copies are the only ones left.
+#[test]
+fn a_source_that_is_older_than_seen_is_reported_and_its_mirror_removes_nothing() {
+    for how in [Mirror::Off, Mirror::Guarded, Mirror::Anyway] {
+        let nights = Nights::new(18);
+        nights.hide(3..6);
+        let (source, dest) = (nights.seen_source(), nights.seen_dest());
+        for dry_run in [true, false] {
+            let report = Collect::default();
+            let options = SyncOptions { dry_run, ..mirror(how) };
+            let synced = sync(&source, &dest, &options, &report, &Cancel::new()).expect("sync goes on");
+            let older: Vec<&str> = synced.older_than_seen.iter().map(|p| p.object.as_str()).collect();
+            assert_eq!(older, [format!("snapshots/{}", nights.originals[5])], "{how:?}");
+            assert!(synced.removed.is_empty() && ids(&dest).len() == 6, "{how:?}: {synced:?}");
+            let says_why = report.warnings().iter().any(|text| text.contains("the mirror removes nothing"));
+            assert_eq!(says_why, how != Mirror::Off, "{how:?}: {:?}", report.warnings());
+        }
+        // What was taken on top of the older state is copied, and the rest goes on being missed.
+        nights.world.pass(SignedDuration::from_hours(24));
+        take(&source, "shop", &dump(100, 9)).expect("take");
+        let synced = run_with(&source, &dest, &mirror(how)).expect("sync");
+        assert_eq!((synced.copied.len(), synced.older_than_seen.len()), (1, 1), "{how:?}");
+        assert_eq!(ids(&dest).len(), 7, "{how:?}");
+        // Until a person says that it is right.
+        source.seen.accept(&Silent).expect("accept");
+        let synced = run_with(&source, &dest, &mirror(how)).expect("sync");
+        let gone = if how == Mirror::Off { 0 } else { 3 };
+        assert_eq!((synced.older_than_seen.len(), synced.removed.len()), (0, gone), "{how:?}: {synced:?}");
+    }
+}
+
+#[test]
+fn a_destination_that_is_older_than_seen_is_reported_and_filled_again() {
+    let nights = Nights::new(19);
+    let (source, dest) = (nights.seen_source(), nights.seen_dest());
+    let newest = ids(&dest)[0];
+    nights.dest.delete(&format!("snapshots/{newest}")).expect("delete");
+    forget_ids(&source, &nights.originals[..1]).expect("forget");
+    let synced = run_with(&source, &dest, &mirror(Mirror::Guarded)).expect("sync");
+    assert_eq!(synced.older_than_seen.len(), 1, "{synced:?}");
+    let problem = &synced.older_than_seen[0];
+    assert!(problem.object == format!("snapshots/{newest}") && problem.what.starts_with("at "), "{problem:?}");
+    assert_eq!((synced.copied.len(), synced.removed.len()), (1, 0));
+    // Until a person says that it is right.
+    assert_eq!(run(&source, &dest).expect("sync").older_than_seen.len(), 1);
+    dest.seen.accept(&Silent).expect("accept");
+    let synced = run_with(&source, &dest, &mirror(Mirror::Guarded)).expect("sync");
+    assert_eq!((synced.older_than_seen.len(), synced.removed.len()), (0, 1));
+}
+
+/// A machine that has seen neither side has only the chains of the source.
+#[test]
+fn a_copy_goes_only_when_its_original_was_forgotten() {
+    let removed_and_kept = |source: &Repository, dest: &Repository| {
+        let report = Collect::default();
+        let synced = sync(source, dest, &mirror(Mirror::Anyway), &report, &Cancel::new()).expect("sync");
+        assert!(synced.older_than_seen.is_empty(), "{synced:?}");
+        let kept: Vec<_> = synced.kept.iter().map(|copy| copy.original.snapshot).collect();
+        let named = report.problems().iter().filter(|p| p.what.contains("was kept")).count();
+        assert_eq!(named, kept.len(), "each is named");
+        (synced.removed.iter().map(|copy| copy.original.snapshot).collect::<Vec<_>>(), kept)
+    };
+    // The newest are gone: nothing tells a rollback from a forget.
+    let nights = Nights::new(20);
+    nights.hide(4..6);
+    let (removed, mut kept) = removed_and_kept(&nights.new_source(), &nights.new_dest());
+    kept.sort();
+    let mut hidden = nights.originals[4..].to_vec();
+    hidden.sort();
+    assert_eq!((removed, kept), (vec![], hidden.clone()));
+    // A snapshot on top of the older state does not explain them either: its chain passes them by.
+    nights.world.pass(SignedDuration::from_hours(24));
+    take(&nights.new_source(), "shop", &dump(100, 9)).expect("take");
+    let (removed, mut kept) = removed_and_kept(&nights.new_source(), &nights.new_dest());
+    kept.sort();
+    assert_eq!((removed, kept), (vec![], hidden));
+
+    // What is followed by a snapshot of the chain was forgotten.
+    let nights = Nights::new(21);
+    forget_ids(&nights.new_source(), &nights.originals[1..4]).expect("forget");
+    let (mut removed, kept) = removed_and_kept(&nights.new_source(), &nights.new_dest());
+    removed.sort();
+    let mut forgotten = nights.originals[1..4].to_vec();
+    forgotten.sort();
+    assert_eq!((removed, kept), (forgotten, vec![]));
+
+    // The newest, forgotten by the machine that mirrors.
+    let nights = Nights::new(22);
+    forget_ids(&nights.seen_source(), &nights.originals[5..]).expect("forget");
+    let (removed, kept) = removed_and_kept(&nights.seen_source(), &nights.seen_dest());
+    assert_eq!((removed, kept), (nights.originals[5..].to_vec(), vec![]));
+}
+
+/// Copies that come late take their place in the chain.
+#[test]
+fn a_copy_keeps_its_sequence_and_follows_the_highest_below() {
+    for way in WAYS {
+        let scene = Scene::new(23, way);
+        let (source, dest) = (scene.open_source(), scene.open_dest());
+        let rules = Policy { keep_last: Some(Count::N(1)), ..Policy::default() };
+        run_with(&source, &dest, &SyncOptions { keep: Some(rules), ..options() }).expect("the newest first");
+        run(&source, &dest).expect("then the others");
+        let (copies, _) = dest.snapshots().expect("snapshots");
+        let (originals, _) = source.snapshots().expect("snapshots");
+        let sequences = |all: &[alluvium::repo::snapshots::Snapshot]| {
+            all.iter().map(|s| (s.manifest.source.clone(), s.manifest.sequence)).collect::<Vec<_>>()
+        };
+        assert_eq!(sequences(&copies), sequences(&originals), "{way:?}");
+        for (id, header) in dest.headers().expect("headers").0 {
+            let copy = copies.iter().find(|s| s.id == id).expect("the copy");
+            assert_eq!((header.sequence, header.previous), (copy.manifest.sequence, copy.manifest.previous));
+            let previous = header.previous.map(|previous| copies.iter().find(|s| s.id == previous).expect("listed"));
+            assert!(previous.is_none_or(|p| p.manifest.sequence < header.sequence), "{way:?}");
+        }
+        // What is taken there goes on behind them.
+        let taken = take(&dest, "shop", &dump(300, 8)).expect("take");
+        let newest = copies.iter().find(|s| s.manifest.source == "shop").map(|s| s.id);
+        assert_eq!(taken.previous, newest, "{way:?}");
+    }
+}
+
+/// Somebody put another repository where this machine knew one: nothing is copied from there or to there.
+#[test]
+fn another_repository_at_either_address_is_refused() {
+    let scene = Scene::new(24, Way::Streams);
+    let folder = tempfile::tempdir().expect("a folder");
+    let source = open_remembering(scene.source.clone(), &scene.world, PASSPHRASE, folder.path());
+    source.seen.remember_repository(&Silent);
+    // All memories share one identity: here the destination stands at the same address.
+    let dest = open_remembering(scene.dest.clone(), &scene.world, TO, folder.path());
+    let report = Collect::default();
+    dest.seen.remember_repository(&report);
+    assert!(report.warnings()[0].contains("another repository than before"), "{:?}", report.warnings());
+    for (from, to) in [(&source, &dest), (&dest, &source)] {
+        let error = run(from, to).expect_err("refused");
+        assert!(error.kind() == Kind::Damaged && error.to_string().contains(&dest.id.to_string()), "{error}");
+    }
+    assert_eq!(take(&dest, "shop", b"data").expect_err("refused").kind(), Kind::Damaged);
+    let found = check(&dest, None, &Silent, &Cancel::new()).expect("check").problems;
+    assert_eq!(found.iter().map(|p| p.object.as_str()).collect::<Vec<_>>(), ["config"]);
+    dest.snapshots().expect("listings go on");
+    dest.seen.accept(&Silent).expect("accept");
+    take(&dest, "shop", b"data").expect("accepted");
 }
 
 #[test]

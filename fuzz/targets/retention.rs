@@ -116,6 +116,7 @@ fn candidate(u: &mut Unstructured<'_>, number: usize) -> Result<Candidate> {
     Ok(Candidate {
         id: SnapshotId((number as u128).to_be_bytes()),
         time: time(u)?,
+        sequence: number as u64,
         source: (*u.choose(&["app", "shop"])?).to_owned(),
         host: (*u.choose(&["db1", "db2"])?).to_owned(),
         tags: tags(u)?,

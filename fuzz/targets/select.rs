@@ -32,6 +32,7 @@ fn taken(number: u8, source: &str, parts: &[&str]) -> Snapshot {
     };
     let manifest = Manifest {
         time,
+        sequence: u64::from(number),
         finished: time,
         zone: "UTC".to_owned(),
         source: source.to_owned(),
@@ -47,7 +48,7 @@ fn taken(number: u8, source: &str, parts: &[&str]) -> Snapshot {
         shrunk_from: None,
         original: None,
     };
-    Snapshot { id: SnapshotId([number; 16]), manifest }
+    Snapshot::new(SnapshotId([number; 16]), manifest)
 }
 
 fuzz_target!(|input: &[u8]| {

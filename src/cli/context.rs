@@ -8,8 +8,10 @@ use serde_json::Value;
 
 use crate::env::{Cancel, Env, SystemEnv};
 use crate::error::Result;
-use crate::repo::open::Locked;
+use crate::id::RepoId;
+use crate::repo::open::{Locked, address_memory};
 use crate::repo::parallel::both;
+use crate::repo::seen::Seen;
 use crate::repo::snapshots::{Readable, Snapshot};
 use crate::repo::writer::{LEVEL, WriteOptions};
 use crate::repo::{Indexed, Repository};
@@ -91,7 +93,9 @@ impl<'c> Context<'c> {
     /// # Errors
     /// `WrongKey`, `Damaged`.
     pub fn unlock(&self, locked: Locked, passphrase: &[u8]) -> Result<Repository> {
-        locked.open(Arc::clone(&self.env), passphrase, self.cache_folder().as_deref())
+        let repo = locked.open(Arc::clone(&self.env), passphrase, self.cache_folder().as_deref())?;
+        repo.seen.remember_repository(self.report);
+        Ok(repo)
     }
 
     /// As [`open`](Self::open), with a new local cache: the old one may be what is broken.
@@ -138,6 +142,13 @@ impl<'c> Context<'c> {
                 None
             }
         }
+    }
+
+    /// Remembers that this machine has made the repository `id` in `storage`: whatever stood there before is gone.
+    pub fn remember_new(&self, id: RepoId, storage: &dyn Storage) {
+        let folder = self.cache_folder();
+        let address = folder.map(|folder| address_memory(&folder, id, storage));
+        Seen::new(None, address).accept_repository(self.report);
     }
 
     /// Every snapshot, newest first; those that can't be read are told as problems.

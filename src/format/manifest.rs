@@ -28,6 +28,8 @@ pub const MAGIC: [u8; 8] = *b"ALVMSNAP";
 pub const FENCE_MAGIC: [u8; 8] = *b"ALVMFENC";
 /// The length of a fence in bytes: front, nonce, an empty claim, tag.
 pub const FENCE_LEN: u64 = 10 + 24 + CLAIM_LEN as u64 + 16;
+/// The highest number in a chain of predecessors. Nothing may follow a snapshot that has it.
+pub const SEQUENCE_MAX: u64 = 1 << 40;
 /// The folder of manifests.
 pub const PREFIX: &str = "snapshots/";
 
@@ -130,6 +132,8 @@ pub struct Header {
     /// Keyed BLAKE3 of host and source: tells predecessors without telling names.
     #[serde(with = "hex")]
     pub series: [u8; 32],
+    /// The position in the series: higher than the predecessor's, at most [`SEQUENCE_MAX`].
+    pub sequence: u64,
     /// Plain bytes of all parts.
     pub bytes: u64,
     /// Plain bytes of the newest snapshot of the series that is not flagged as shrunk; this one, if it is not.
@@ -150,10 +154,19 @@ impl Header {
     /// Reads what [`encode`](Self::encode) writes.
     ///
     /// # Errors
-    /// Not the expected JSON.
+    /// Not the expected JSON; a sequence out of bounds.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        from_json(bytes)
+        let header: Self = from_json(bytes)?;
+        check_sequence(header.sequence)?;
+        Ok(header)
     }
+}
+
+fn check_sequence(sequence: u64) -> Result<(), Malformed> {
+    if sequence > SEQUENCE_MAX {
+        return Err(Malformed::new(format!("sequence {sequence}, the limit is {SEQUENCE_MAX}")));
+    }
+    Ok(())
 }
 
 /// A snapshot.
@@ -162,6 +175,8 @@ impl Header {
 pub struct Manifest {
     /// When it was begun (UTC).
     pub time: Timestamp,
+    /// The position in the series, as in the [`Header`]. A copy has its original's.
+    pub sequence: u64,
     /// When its last byte was read (UTC).
     pub finished: Timestamp,
     /// The source's time zone, an IANA name where known.
@@ -213,9 +228,10 @@ impl Manifest {
     /// Reads what [`encode`](Self::encode) writes.
     ///
     /// # Errors
-    /// Not the expected JSON; a recipe or a name out of bounds.
+    /// Not the expected JSON; a sequence, a recipe or a name out of bounds.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let manifest: Self = from_json(bytes)?;
+        check_sequence(manifest.sequence)?;
         for part in &manifest.parts {
             if part.name.len() > NAME_BYTES_MAX {
                 return Err(Malformed::new("part with a name too long"));

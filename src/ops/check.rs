@@ -144,6 +144,7 @@ pub fn check_with(repo: &Repository, options: CheckOptions, report: &dyn Report,
     };
     check_small_objects(repo, &mut found.problems)?;
     let (number, state) = repo.probe_generation()?;
+    found.problems.extend(repo.seen.other_repository());
     found.problems.extend(repo.older_than_seen(report)?);
     found.generation = number;
     let readable = state.is_ok();
@@ -156,6 +157,9 @@ pub fn check_with(repo: &Repository, options: CheckOptions, report: &dyn Report,
     let unread = indexed.problems.iter().filter(|p| !found.problems.iter().any(|told| told.object == p.object));
     found.problems.extend(unread.cloned().collect::<Vec<_>>());
     found.snapshots = (snapshots.len() + unreadable.len()) as u64;
+    for contradiction in snapshots.iter().filter_map(|snapshot| snapshot.time_contradicts) {
+        report.warn(&contradiction.to_string());
+    }
     for snapshot in &snapshots {
         let Manifest { whole, parts, .. } = &snapshot.manifest;
         if whole.is_some_and(|whole| whole != digest_of_stream(parts)) {

@@ -160,6 +160,7 @@ pub fn plan_named(repo: &Repository, prefixes: &[String], allow_empty: bool) -> 
 /// `Storage`, `Interrupted`.
 pub fn execute(repo: &Repository, remove: &[SnapshotId], report: &dyn Report, cancel: &Cancel) -> Result<()> {
     repo.keys.require_full("forgetting snapshots")?;
+    repo.seen.require_same_repository()?;
     repo.seen.forget(remove, report)?;
     for id in remove {
         cancel.check()?;

@@ -38,6 +38,7 @@ pub fn add(repo: &Repository, kind: SlotKind, label: &str, passphrase: &[u8], co
     if passphrase.is_empty() {
         return Err(Error::new(Kind::Usage, "the new passphrase is empty"));
     }
+    repo.seen.require_same_repository()?;
     let id = SlotId::random(repo.env.as_ref());
     repo.keys.write_slot(repo.storage.as_ref(), repo.env.as_ref(), id, NewSlot { kind, label, passphrase, cost })?;
     Ok(id)
@@ -49,6 +50,7 @@ pub fn add(repo: &Repository, kind: SlotKind, label: &str, passphrase: &[u8], co
 /// `NotFound`, `Usage`, `Storage`, `WrongKey` from a write-only slot.
 pub fn remove(repo: &Repository, prefix: &str) -> Result<SlotId> {
     repo.keys.require_full("removing a key slot")?;
+    repo.seen.require_same_repository()?;
     let slots = list_slots(repo.storage.as_ref())?;
     let matching: Vec<_> =
         slots.iter().filter(|(id, _)| !prefix.is_empty() && id.to_string().starts_with(prefix)).collect();

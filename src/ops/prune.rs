@@ -119,6 +119,7 @@ pub fn prune(
     cancel: &Cancel,
 ) -> Result<Plan> {
     repo.keys.require_full("pruning")?;
+    repo.seen.require_same_repository()?;
     let mut generation = None;
     let mut once = || {
         if dry_run {

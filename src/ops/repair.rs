@@ -44,6 +44,7 @@ pub struct Repaired {
 /// `WrongKey` from a write-only slot, `Storage`, `Interrupted`.
 pub fn repair_index(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> Result<Repaired> {
     repo.keys.require_full("repairing the index")?;
+    repo.seen.require_same_repository()?;
     repo.cache.invalidate()?;
     let mut repaired = Repaired::default();
     let (mut sound, mut broken): (Vec<(IndexId, IndexObject)>, Vec<IndexId>) = (Vec::new(), Vec::new());

@@ -18,7 +18,8 @@
 //! | keep-tag with an empty tag | means untagged | refused |
 //! | an empty policy | refused, unless unsafe-allow-remove-all | refused, always |
 //!
-//! An hour that the clock runs through twice is one hour, as in restic.
+//! An hour that the clock runs through twice is one hour, as in restic. Times are effective times
+//! ([`crate::repo::series`]): one snapshot that was taken with a wrong clock counts as taken when its neighbours were.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,8 +39,10 @@ use crate::repo::snapshots::Snapshot;
 pub struct Candidate {
     /// Its name.
     pub id: SnapshotId,
-    /// When it was taken.
+    /// When it was taken, as far as that is believed: its effective time.
     pub time: Timestamp,
+    /// Its position in its series: of equal times, the highest is the newest.
+    pub sequence: u64,
     /// What it is a backup of.
     pub source: String,
     /// Where it was taken.
@@ -54,10 +57,11 @@ pub struct Candidate {
 impl Candidate {
     /// A snapshot as the policy sees it.
     pub fn of(snapshot: &Snapshot) -> Self {
-        let Snapshot { id, manifest, .. } = snapshot;
+        let Snapshot { id, manifest, effective_time, .. } = snapshot;
         Self {
             id: *id,
-            time: manifest.time,
+            time: *effective_time,
+            sequence: manifest.sequence,
             source: manifest.source.clone(),
             host: manifest.host.clone(),
             tags: manifest.tags.clone(),
@@ -405,7 +409,7 @@ pub struct GroupKey {
 pub struct Decision {
     /// The snapshot.
     pub id: SnapshotId,
-    /// When it was taken.
+    /// When it was taken, as far as that is believed.
     pub time: Timestamp,
     /// Whether it stays; exactly when there is a reason.
     pub keep: bool,
@@ -418,7 +422,7 @@ pub struct Decision {
 pub struct Group {
     /// What its snapshots share.
     pub key: GroupKey,
-    /// One per snapshot, newest first, equal times by id.
+    /// One per snapshot, newest first, equal times by sequence and id.
     pub decisions: Vec<Decision>,
 }
 
@@ -433,7 +437,7 @@ pub fn decide(candidates: &[Candidate], policy: &Policy, now: Timestamp) -> Resu
         groups.entry(policy.key_of(candidate)).or_default().push(candidate);
     }
     let judged = groups.into_iter().map(|(key, mut members)| {
-        members.sort_by_key(|candidate| (Reverse(candidate.time), candidate.id));
+        members.sort_by_key(|candidate| Reverse((candidate.time, candidate.sequence, candidate.id)));
         Group { key, decisions: judge(&members, policy, now) }
     });
     Ok(judged.collect())

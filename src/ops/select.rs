@@ -1,5 +1,6 @@
 //! What people call a snapshot: `latest`, a source's name, `NAME@TIME`, the beginning of its id or of its original's,
-//! each with `:PART` behind it where a part is meant.
+//! each with `:PART` behind it where a part is meant. Which is the newest, and which was there at a time, the effective
+//! times tell ([`crate::repo::series`]).
 
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
@@ -20,8 +21,9 @@ const ID_DIGITS_MIN: usize = 4;
 /// # Errors
 /// `NotFound`; `Usage` when several ids begin so.
 pub fn snapshot<'s>(snapshots: &'s [Snapshot], text: &str, zone: &TimeZone) -> Result<&'s Snapshot> {
-    let newest =
-        |name: &str, until: Timestamp| snapshots.iter().find(|s| s.manifest.source == name && s.manifest.time <= until);
+    let newest = |name: &str, until: Timestamp| {
+        snapshots.iter().find(|s| s.manifest.source == name && s.effective_time <= until)
+    };
     if text == "latest" {
         return snapshots.first().ok_or_else(|| Error::new(Kind::NotFound, "the repository holds no snapshot yet"));
     }

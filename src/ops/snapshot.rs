@@ -19,7 +19,9 @@ use crate::error::{Error, Kind, Result};
 use crate::format::config::SEGMENTS;
 use crate::format::keyslot::SlotKind;
 use crate::format::limits::NAME_BYTES_MAX;
-use crate::format::manifest::{Digest, Header, Manifest, Part, PartKind, SourceKind, Stored, UNSEALED};
+use crate::format::manifest::{
+    Digest, Header, Manifest, Part, PartKind, SEQUENCE_MAX, SourceKind, Stored, UNSEALED,
+};
 use crate::format::recipe::Recipe;
 use crate::id::SnapshotId;
 use crate::repo::Repository;
@@ -124,7 +126,9 @@ pub fn snapshot(
     }
     let older = repo.seen.compare(repo.storage.as_ref(), session.indexed.generation, &headers, report)?;
     let series = repo.keys.hasher.series(&options.host, &options.name);
-    let previous = predecessor(&headers, &series, time);
+    let previous = predecessor(&headers, &series, SEQUENCE_MAX);
+    warn_of_the_chain(&headers, &series, previous.as_ref(), time, report);
+    let sequence = next_sequence(previous.as_ref().map(|(_, header)| header), time);
     let gathered = gather(&session, source, options, previous.as_ref(), report, cancel)?;
     let Gathered { kind, whole, parts, mut stored, left_out, changed } = gathered;
     stored.stored_bytes = session.written_bytes();
@@ -140,9 +144,11 @@ pub fn snapshot(
         ));
     }
     let previous = previous.map(|(id, _)| id);
-    let header = Header { time, series, bytes, good_bytes: shrunk_from.unwrap_or(bytes), previous, body: UNSEALED };
+    let good_bytes = shrunk_from.unwrap_or(bytes);
+    let header = Header { time, series, sequence, bytes, good_bytes, previous, body: UNSEALED };
     let manifest = Manifest {
         time,
+        sequence,
         finished: repo.env.now(),
         zone: options.zone.clone(),
         source: options.name.clone(),
@@ -183,14 +189,45 @@ fn check_names(options: &SnapshotOptions) -> Result<()> {
     Ok(())
 }
 
-/// The newest snapshot of the same host and source that is not in the future.
+/// The last snapshot of the series whose sequence is below `below`, whatever the clocks said.
 pub(super) fn predecessor(
     headers: &[(SnapshotId, Header)],
     series: &[u8; 32],
-    now: Timestamp,
+    below: u64,
 ) -> Option<(SnapshotId, Header)> {
-    let before = headers.iter().filter(|(_, h)| h.series == *series && h.time <= now);
-    before.max_by_key(|(id, h)| (h.time, *id)).cloned()
+    let before = headers.iter().filter(|(_, h)| h.series == *series && h.sequence < below);
+    before.max_by_key(|(id, h)| (h.sequence, h.time, *id)).cloned()
+}
+
+/// The sequence of a snapshot that is begun at `time`: a hybrid logical clock. Seconds since 1970, so that the chains
+/// of two repositories mix by time; more where the predecessor's is not lower.
+fn next_sequence(previous: Option<&Header>, time: Timestamp) -> u64 {
+    let seconds = u64::try_from(time.as_second()).unwrap_or(0);
+    let next = previous.map_or(1, |header| header.sequence + 1);
+    next.max(seconds).min(SEQUENCE_MAX)
+}
+
+/// Warns of what is wrong with the series: a clock, a sequence that nothing can follow.
+fn warn_of_the_chain(
+    headers: &[(SnapshotId, Header)],
+    series: &[u8; 32],
+    previous: Option<&(SnapshotId, Header)>,
+    now: Timestamp,
+    report: &dyn Report,
+) {
+    for (id, _) in headers.iter().filter(|(_, h)| h.series == *series && h.sequence >= SEQUENCE_MAX) {
+        report.warn(&format!(
+            "snapshot {id} has the highest sequence that there is and can not be a predecessor: it was not made by \
+             this program. Look at it, and forget it by its id"
+        ));
+    }
+    if let Some((id, header)) = previous.filter(|(_, header)| header.time > now) {
+        report.warn(&format!(
+            "this machine's clock says {now}, which is before the time of the previous snapshot ({id}, {}): one of \
+             the two clocks is wrong. The order of the snapshots does not depend on it",
+            header.time
+        ));
+    }
 }
 
 /// A source's data, stored and judged.
@@ -403,5 +440,63 @@ impl<'s> Before<'s> {
 
     fn prediction_of(&self, name: &str) -> Option<Prediction<'_>> {
         self.prediction(*self.places.get(name)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Collect;
+
+    /// Snapshot `n` of series `s`, taken at `second`.
+    fn header(n: u8, s: u8, sequence: u64, second: i64) -> (SnapshotId, Header) {
+        let time = Timestamp::from_second(second).expect("a time");
+        let header = Header { time, series: [s; 32], sequence, bytes: 1, good_bytes: 1, previous: None, body: UNSEALED };
+        (SnapshotId([n; 16]), header)
+    }
+
+    #[test]
+    fn the_predecessor_is_the_highest_of_the_series_whatever_the_clocks_say() {
+        // 2 was taken with a clock that was ahead, 3 with one that was behind; 9 is of another series.
+        let headers = [header(1, 7, 10, 10), header(2, 7, 5000, 5000), header(3, 7, 5001, 1), header(9, 8, 9000, 9000)];
+        let before = |below| predecessor(&headers, &[7; 32], below).map(|(id, _)| id.0[0]);
+        assert_eq!(before(SEQUENCE_MAX), Some(3));
+        assert_eq!((before(5001), before(5000), before(10)), (Some(2), Some(1), None));
+        // Of equal sequences the later time, and then the higher id.
+        let equal = [header(4, 7, 10, 12), header(5, 7, 10, 11), header(6, 7, 10, 12)];
+        assert_eq!(predecessor(&equal, &[7; 32], SEQUENCE_MAX).map(|(id, _)| id.0[0]), Some(6));
+    }
+
+    #[test]
+    fn sequences_rise_with_the_chain_and_with_time() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let after = |sequence| header(1, 7, sequence, 0).1;
+        assert_eq!(next_sequence(None, at(100)), 100);
+        assert_eq!((next_sequence(None, at(0)), next_sequence(None, at(-5))), (1, 1));
+        assert_eq!(next_sequence(Some(&after(50)), at(100)), 100);
+        assert_eq!(next_sequence(Some(&after(100)), at(100)), 101);
+        assert_eq!(next_sequence(Some(&after(5000)), at(100)), 5001);
+        assert_eq!(next_sequence(Some(&after(SEQUENCE_MAX - 1)), Timestamp::MAX), SEQUENCE_MAX);
+        assert!(next_sequence(None, Timestamp::MAX) < SEQUENCE_MAX);
+    }
+
+    #[test]
+    fn what_nothing_can_follow_is_no_predecessor_and_a_warning() {
+        let headers = [header(1, 7, 10, 10), header(2, 7, SEQUENCE_MAX, 10)];
+        let previous = predecessor(&headers, &[7; 32], SEQUENCE_MAX);
+        assert_eq!(previous.as_ref().map(|(id, _)| id.0[0]), Some(1));
+        let warnings = |now| {
+            let report = Collect::default();
+            warn_of_the_chain(
+                &headers,
+                &[7; 32],
+                previous.as_ref(),
+                Timestamp::from_second(now).expect("a time"),
+                &report,
+            );
+            report.warnings()
+        };
+        assert!(warnings(10).len() == 1 && warnings(10)[0].contains("can not be a predecessor"));
+        assert!(warnings(9).len() == 2 && warnings(9)[1].contains("this machine's clock says"));
     }
 }

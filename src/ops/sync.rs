@@ -3,7 +3,7 @@
 //! ```text
 //! plan     which snapshots are missing there, by their originals; nothing is missing: no object is read
 //! copy     oldest first, each in a session of its own: begin -> data -> prove -> publish (rules I1 to I7)
-//! mirror   copies go whose original is gone; within a guard
+//! mirror   copies go whose original was forgotten; within a guard
 //! ```
 //!
 //! How data moves depends on what the two repositories share ([`Way`]). A copy has an id of its own and names its
@@ -43,6 +43,7 @@ use super::select::short;
 use super::snapshot::predecessor;
 
 use copy::{Copying, Moved};
+use mirror::Mirrored;
 
 /// How data moves between two repositories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -159,6 +160,10 @@ pub struct Synced {
     pub failed: Vec<Failed>,
     /// Copies that went because their originals are gone; in a dry run, those that would go.
     pub removed: Vec<Copied>,
+    /// Copies that a mirror keeps: their originals are gone, and nothing explains that they were forgotten.
+    pub kept: Vec<Copied>,
+    /// What this machine had seen in either repository and is not there any more ([`crate::repo::seen`]).
+    pub older_than_seen: Vec<Problem>,
     /// Packs taken over whole.
     pub packs_copied: u64,
     /// Chunks read and sealed again.
@@ -172,7 +177,8 @@ pub struct Synced {
 /// Copies what is missing in `dest`.
 ///
 /// # Errors
-/// `WrongKey` when either was opened with a write-only slot; `NotFound` for a source or host without snapshots; `Failed` when the
+/// `WrongKey` when either was opened with a write-only slot; `Damaged` when either has taken the place of another
+/// repository; `NotFound` for a source or host without snapshots; `Failed` when the
 /// mirror's guard refuses: nothing was done then. Whatever ends the work in the destination: `Busy`, `Damaged`, `Storage`;
 /// `Interrupted`. What the source can't give is in [`Synced::failed`].
 pub fn sync(
@@ -184,6 +190,8 @@ pub fn sync(
 ) -> Result<Synced> {
     source.keys.require_full("reading the snapshots to copy")?;
     dest.keys.require_full("copying into a repository")?;
+    source.seen.require_same_repository()?;
+    dest.seen.require_same_repository()?;
     let plan = Plan::make(source, dest, options, report)?;
     refuse_segments(dest, plan.to_copy.iter().map(|(snapshot, _)| snapshot))?;
     let mut synced = Synced {
@@ -194,6 +202,8 @@ pub fn sync(
         waiting: 0,
         failed: plan.failed.clone(),
         removed: Vec::new(),
+        kept: plan.mirrored.kept.clone(),
+        older_than_seen: plan.older.clone(),
         packs_copied: 0,
         chunks_resealed: 0,
         read_bytes: 0,
@@ -205,11 +215,12 @@ pub fn sync(
     if options.dry_run {
         synced.plan = Some(plan.estimate(source, dest, options, report, cancel)?);
         synced.copied = plan.to_copy.iter().map(|(s, original)| copied(s, *original, None, 0)).collect();
-        synced.removed = plan.remove;
+        synced.removed = plan.mirrored.remove;
         return Ok(synced);
     }
     let tally = Tally::new(report);
-    let mut run = Run { source, dest, options, way: plan.way, tally: &tally, cancel, told: HashSet::new() };
+    let remember = plan.remember;
+    let mut run = Run { source, dest, options, way: plan.way, remember, tally: &tally, cancel, told: HashSet::new() };
     if !plan.to_copy.is_empty() {
         let bytes = plan.to_copy.iter().map(|(s, _)| s.manifest.bytes()).sum();
         report.task("Copying", Unit::Bytes, Some(bytes));
@@ -232,9 +243,9 @@ pub fn sync(
         }
         settled += snapshot.manifest.bytes();
     }
-    let remove: Vec<SnapshotId> = plan.remove.iter().filter_map(|copy| copy.id).collect();
+    let remove: Vec<SnapshotId> = plan.mirrored.remove.iter().filter_map(|copy| copy.id).collect();
     forget::execute(dest, &remove, report, cancel)?;
-    synced.removed = plan.remove;
+    synced.removed = plan.mirrored.remove;
     synced.packs_copied = tally.packs.load(Ordering::Relaxed);
     synced.chunks_resealed = tally.resealed.load(Ordering::Relaxed);
     synced.read_bytes = tally.read.load(Ordering::Relaxed);
@@ -259,19 +270,34 @@ struct Plan {
     /// Oldest first, so that each finds the one before there.
     to_copy: Vec<(Snapshot, Original)>,
     already: u64,
-    remove: Vec<Copied>,
+    mirrored: Mirrored,
     failed: Vec<Failed>,
+    /// What is older than this machine has seen, on either side.
+    older: Vec<Problem>,
+    /// Whether the copies may count as seen: while something is missed in the destination, it goes on being missed.
+    remember: bool,
 }
 
 impl Plan {
     fn make(source: &Repository, dest: &Repository, options: &SyncOptions, report: &dyn Report) -> Result<Self> {
-        let (mut here, unreadable) = source.snapshots()?;
-        let (there, unreadable_there) = dest.snapshots()?;
+        let (listed_here, listed_there) = (source.list_snapshots()?, dest.list_snapshots()?);
+        let (mut here, unreadable) = source.snapshots_among(&listed_here)?;
+        let (there, unreadable_there) = dest.snapshots_among(&listed_there)?;
         for (id, error) in &unreadable_there {
             report.problem(Problem::new(object_name(*id), error).harming([id]));
         }
         options.filter.check_names(here.iter().chain(&there))?;
-        let remove = mirror::plan(source, dest, &here, &unreadable, &there, options)?;
+        let mut older = older(source, &listed_here, report)?;
+        let is_older_here = !older.is_empty();
+        let older_there = self::older(dest, &listed_there, report)?;
+        let remember = older_there.is_empty();
+        older.extend(older_there);
+        let mirrored = if options.mirror == Mirror::Off || older.is_empty() {
+            mirror::plan(source, dest, &here, &unreadable, &there, options, report)?
+        } else {
+            mirror::warn_of_older(if is_older_here { source } else { dest }, report);
+            Mirrored::default()
+        };
         here.retain(|snapshot| options.filter.admits(snapshot));
         let kept = kept(&here, options, source.env.now())?;
         let mut copies: HashMap<Original, Vec<&Snapshot>> = HashMap::new();
@@ -301,9 +327,10 @@ impl Plan {
         }
         // Two copies of one original may lie in the source: one is enough.
         let mut known = HashSet::new();
-        to_copy.sort_by_key(|(s, _)| (s.manifest.time, s.id));
+        to_copy.sort_by_key(|(s, _)| s.order());
         to_copy.retain(|(_, original)| known.insert(*original));
-        Ok(Self { way: Way::between(source, dest), to_copy, already, remove, failed })
+        let way = Way::between(source, dest);
+        Ok(Self { way, to_copy, already, mirrored, failed, older, remember })
     }
 
     /// What moving it will take. Recipes are read, data is not.
@@ -352,6 +379,13 @@ impl Plan {
     }
 }
 
+/// What a repository shows that is older than this machine has seen.
+fn older(repo: &Repository, listed: &BTreeSet<SnapshotId>, report: &dyn Report) -> Result<Vec<Problem>> {
+    let location = repo.storage.location();
+    let problems = repo.older_by_listing(listed, report)?.into_iter();
+    Ok(problems.map(|problem| Problem { what: format!("at {location}: {}", problem.what), ..problem }).collect())
+}
+
 /// The snapshots that the rules keep; all of them without rules.
 fn kept(snapshots: &[Snapshot], options: &SyncOptions, now: Timestamp) -> Result<Option<BTreeSet<SnapshotId>>> {
     let Some(policy) = &options.keep else { return Ok(None) };
@@ -391,6 +425,8 @@ struct Run<'r> {
     dest: &'r Repository,
     options: &'r SyncOptions,
     way: Way,
+    /// Whether copies count as seen.
+    remember: bool,
     tally: &'r Tally<'r>,
     cancel: &'r Cancel,
     /// Unreadable index objects that were told already.
@@ -414,7 +450,7 @@ impl Run<'_> {
         }
         let manifest = &snapshot.manifest;
         let series = dest.keys.hasher.series(&manifest.host, &manifest.source);
-        let previous = predecessor(&dest.headers()?.0, &series, manifest.time);
+        let previous = predecessor(&dest.headers()?.0, &series, manifest.sequence);
         let reader = Reader::new(&here)?;
         let transfers = transfers(source, dest, options);
         let mut copying = Copying::new(&session, &reader, &here, options, transfers, tally, cancel);
@@ -446,6 +482,7 @@ impl Run<'_> {
         let header = Header {
             time: manifest.time,
             series,
+            sequence: manifest.sequence,
             bytes: manifest.bytes(),
             good_bytes: manifest.shrunk_from.unwrap_or(manifest.bytes()),
             previous,
@@ -461,6 +498,9 @@ impl Run<'_> {
             ..manifest.clone()
         };
         let id = publish(session, &header, copy, options.write, tally, cancel)?;
+        if self.remember {
+            dest.seen.note(id, &header, tally)?;
+        }
         Ok(Outcome::Copied { id, stored_bytes: stored.stored_bytes })
     }
 }

@@ -26,6 +26,7 @@ pub mod reader;
 pub mod ring;
 pub mod rules;
 pub mod seen;
+pub mod series;
 pub mod session;
 pub mod snapshots;
 pub mod writer;

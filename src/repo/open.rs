@@ -22,7 +22,7 @@ use super::keys::{self, Slots, list_slots};
 use super::parallel::both;
 use super::ring::RawRing;
 use super::rules::Rules;
-use super::seen::Seen;
+use super::seen::{AddressMemory, Seen};
 
 /// A repository that was found, and that no passphrase has opened yet.
 pub struct Locked {
@@ -70,7 +70,8 @@ impl Locked {
             Some(file) => Index::open(file, id)?,
             None => Index::in_memory(id)?,
         };
-        let seen = Seen::new(file.map(|file| file.with_file_name("seen.json")));
+        let address = cache_folder.map(|folder| address_memory(folder, id, storage.as_ref()));
+        let seen = Seen::new(file.map(|file| file.with_file_name("seen.json")), address);
         Ok(Repository { storage, env, id, parameters, keys: Arc::new(keys), cache, seen, rules: Rules::default() })
     }
 
@@ -102,6 +103,14 @@ impl Repository {
 fn cache_file(cache_folder: &Path, id: RepoId, storage: &dyn Storage) -> PathBuf {
     let [a, b, c, d, ..] = stream_digest(storage.identity().as_bytes());
     cache_folder.join(format!("{id}-{a:02x}{b:02x}{c:02x}{d:02x}")).join("index.sqlite")
+}
+
+/// Where this machine remembers that the repository `id` stands at this address.
+pub fn address_memory(cache_folder: &Path, id: RepoId, storage: &dyn Storage) -> AddressMemory {
+    let digest = stream_digest(storage.identity().as_bytes());
+    let name: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    let file = cache_folder.join(format!("address-{name}.json"));
+    AddressMemory { file, location: storage.location(), repository: id }
 }
 
 /// Where there are packs and no `config`, a repository has lost it: that is not a place for a new one.

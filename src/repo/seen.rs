@@ -2,69 +2,189 @@
 //!
 //! Nothing in a repository can prove that it is the newest state: whoever holds the storage can put yesterday's
 //! copy back, or take away last night's snapshot. So each machine remembers the newest generation and, for every
-//! source, the newest snapshot (its *head*), and compares:
+//! source, the last snapshot of its chain (its *head*), and compares:
 //!
 //! ```text
+//! repository      is the one that was at this address before
 //! generation      must not be lower
-//! head            is there; or a newer snapshot of the source follows it in the chain of predecessors
+//! head            is there; or a higher snapshot of the source follows it in the chain of predecessors
 //!                 (then it was forgotten by rules); or this machine has forgotten it
 //! ```
 //!
 //! What is missing is told each time, until a person says that it is right. The memory is a file beside the local
-//! cache; it holds ids and times, no names. Deleting it forgets, and harms nothing.
+//! cache and one for each address in the cache folder; they hold ids and times, no names. Deleting them forgets, and
+//! harms nothing. They are replaced durably: a power loss leaves the old or the new content.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
+use crate::format::config;
 use crate::format::coordination::{GENERATION_MAX, generation_name};
-use crate::format::manifest::{self, Header};
-use crate::id::SnapshotId;
+use crate::format::manifest::{self, Header, SEQUENCE_MAX};
+use crate::id::{RepoId, SnapshotId};
 use crate::report::{Problem, Report};
 use crate::storage::Storage;
 
-/// The newest snapshot of a source: by time, and by id among equals.
+use super::series::{Link, explains_absence};
+
+/// Ids of forgotten snapshots that are remembered at most.
+const FORGOTTEN_MAX: usize = 4096;
+
+/// The last snapshot of a source: by sequence, and by id among equals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Head {
-    time: Timestamp,
+    sequence: u64,
     id: SnapshotId,
+    /// For messages.
+    time: Timestamp,
 }
 
-/// Makes `head` that of `series`, unless a newer one is.
-fn newer(heads: &mut BTreeMap<String, Head>, series: String, head: Head) {
-    let newest = heads.entry(series).or_insert(head);
-    *newest = head.max(*newest);
+impl Head {
+    /// The head that a snapshot may be. One that nothing can follow is none: it would hide what comes after it.
+    fn of(id: SnapshotId, header: &Header) -> Option<Self> {
+        let head = Self { sequence: header.sequence, id, time: header.time };
+        Some(head).filter(|head| head.sequence < SEQUENCE_MAX)
+    }
 }
 
-/// The memory's content. A file that can't be read is an empty memory.
+/// Makes `head` that of `series`, unless a higher one is.
+fn raise(heads: &mut BTreeMap<String, Head>, series: String, head: Head) {
+    let highest = heads.entry(series).or_insert(head);
+    *highest = head.max(*highest);
+}
+
+/// The memory's content.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct State {
     generation: u64,
     /// By series, in hexadecimal.
     heads: BTreeMap<String, Head>,
+    /// What this machine has forgotten, the newest last.
+    forgotten: Vec<SnapshotId>,
+    /// The heads when a person last said that what is missing is right.
+    accepted: BTreeMap<String, Head>,
 }
 
-/// This machine's memory of one repository in one place.
+/// The snapshots that are rightly not there, as far as this machine knows.
+#[derive(Clone, Debug, Default)]
+pub struct Forgotten {
+    ids: BTreeSet<SnapshotId>,
+    accepted: BTreeMap<String, Head>,
+}
+
+impl Forgotten {
+    /// True when this machine has forgotten the snapshot, or a person has accepted a state without it.
+    pub fn has(&self, series: &[u8; 32], id: SnapshotId, sequence: u64) -> bool {
+        self.ids.contains(&id) || self.accepted.get(&hexadecimal(series)).is_some_and(|head| sequence <= head.sequence)
+    }
+}
+
+/// The repository that stood at an address.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Known {
+    repository: RepoId,
+}
+
+/// This machine's memory of one repository at one address.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     file: Option<PathBuf>,
+    address: Option<AddressMemory>,
+}
+
+/// Where this machine remembers which repository stands at an address.
+#[derive(Clone, Debug)]
+pub struct AddressMemory {
+    /// The file.
+    pub file: PathBuf,
+    /// The address, for messages.
+    pub location: String,
+    /// The repository that stands there now.
+    pub repository: RepoId,
+}
+
+impl AddressMemory {
+    /// The repository that stood there before, if it was another one.
+    fn replaced(&self) -> io::Result<Option<RepoId>> {
+        let known: Option<Known> = read(&self.file)?;
+        Ok(known.map(|known| known.repository).filter(|known| *known != self.repository))
+    }
+
+    fn describe(&self, before: RepoId) -> String {
+        let Self { location, repository, .. } = self;
+        format!("another repository than before stands at {location}: id {repository}, was {before}")
+    }
+
+    /// Remembers the repository that stands there now.
+    fn remember(&self, report: &dyn Report) {
+        if let Err(e) = lock(&self.file).and_then(|_held| write(&self.file, &Known { repository: self.repository })) {
+            warn_not_kept(&self.file, &e, report);
+        }
+    }
 }
 
 impl Seen {
     /// A memory in `file`; without one nothing is remembered.
-    pub fn new(file: Option<PathBuf>) -> Self {
-        Self { file }
+    pub fn new(file: Option<PathBuf>, address: Option<AddressMemory>) -> Self {
+        Self { file, address }
     }
 
     /// The newest generation that was seen; 0 when there was none.
     pub fn generation(&self) -> u64 {
-        self.file.as_deref().map(|file| read(file).generation).filter(|n| *n < GENERATION_MAX).unwrap_or(0)
+        self.state().map(|state| state.generation).filter(|n| *n < GENERATION_MAX).unwrap_or(0)
+    }
+
+    /// The snapshots that are rightly not there, as far as this machine remembers.
+    pub fn forgotten(&self) -> Forgotten {
+        let State { forgotten, accepted, .. } = self.state().unwrap_or_default();
+        Forgotten { ids: forgotten.into_iter().collect(), accepted }
+    }
+
+    fn state(&self) -> Option<State> {
+        read(self.file.as_deref()?).ok().flatten()
+    }
+
+    /// Remembers which repository stands at the address. Warns when that was another one before.
+    pub fn remember_repository(&self, report: &dyn Report) {
+        let Some(address) = &self.address else { return };
+        match read::<Known>(&address.file) {
+            Ok(Some(known)) if known.repository == address.repository => {}
+            Ok(Some(known)) => report.warn(&format!("{}: {ANOTHER}", address.describe(known.repository))),
+            Ok(None) => address.remember(report),
+            Err(e) => {
+                warn_unreadable(&address.file, &e, report);
+                address.remember(report);
+            }
+        }
+    }
+
+    /// That another repository stood at the address before.
+    pub fn other_repository(&self) -> Option<Problem> {
+        let address = self.address.as_ref()?;
+        let before = address.replaced().ok().flatten()?;
+        Some(Problem::new(config::OBJECT_NAME, format!("{}: {ANOTHER}", address.describe(before))))
+    }
+
+    /// Refuses to write to a repository that has taken the place of another one.
+    ///
+    /// # Errors
+    /// `Damaged`.
+    pub fn require_same_repository(&self) -> Result<()> {
+        let Some(address) = &self.address else { return Ok(()) };
+        match address.replaced() {
+            Ok(Some(before)) => Err(Error::new(Kind::Damaged, address.describe(before)).hint(ANOTHER)),
+            // An unreadable memory was reported when the repository was opened.
+            Ok(None) | Err(_) => Ok(()),
+        }
     }
 
     /// Compares what the storage shows with what was seen, and remembers what is newer. Returns what is older than it
@@ -93,7 +213,9 @@ impl Seen {
     /// As [`forget`](Self::forget).
     pub fn note(&self, id: SnapshotId, header: &Header, report: &dyn Report) -> Result<()> {
         self.change(report, |state| {
-            newer(&mut state.heads, hexadecimal(&header.series), Head { time: header.time, id });
+            if let Some(head) = Head::of(id, header) {
+                raise(&mut state.heads, hexadecimal(&header.series), head);
+            }
             Ok(())
         })
     }
@@ -105,6 +227,10 @@ impl Seen {
     pub fn forget(&self, ids: &[SnapshotId], report: &dyn Report) -> Result<()> {
         self.change(report, |state| {
             state.heads.retain(|_, head| !ids.contains(&head.id));
+            state.forgotten.retain(|id| !ids.contains(id));
+            state.forgotten.extend(ids);
+            let over = state.forgotten.len().saturating_sub(FORGOTTEN_MAX);
+            state.forgotten.drain(..over);
             Ok(())
         })
     }
@@ -114,10 +240,22 @@ impl Seen {
     /// # Errors
     /// As [`forget`](Self::forget).
     pub fn accept(&self, report: &dyn Report) -> Result<()> {
+        self.accept_repository(report);
         self.change(report, |state| {
-            *state = State::default();
+            let State { heads, forgotten, mut accepted, .. } = std::mem::take(state);
+            for (series, head) in heads {
+                raise(&mut accepted, series, head);
+            }
+            *state = State { forgotten, accepted, ..State::default() };
             Ok(())
         })
+    }
+
+    /// The repository that stands at the address now is the right one.
+    pub fn accept_repository(&self, report: &dyn Report) {
+        if let Some(address) = &self.address {
+            address.remember(report);
+        }
     }
 
     /// Reads, changes and replaces the memory, alone among this machine's processes.
@@ -126,17 +264,23 @@ impl Seen {
         let held = match lock(file) {
             Ok(held) => held,
             Err(e) => {
-                report.warn(&format!("{}: what was seen of the repository can't be remembered: {e}", file.display()));
+                warn_not_kept(file, &e, report);
                 return Ok(());
             }
         };
-        let mut state = read(file);
-        let before = state.clone();
+        let (before, readable) = match read::<State>(file) {
+            Ok(found) => (found.unwrap_or_default(), true),
+            Err(e) => {
+                warn_unreadable(file, &e, report);
+                (State::default(), false)
+            }
+        };
+        let mut state = before.clone();
         change(&mut state)?;
-        if state != before
+        if (state != before || !readable)
             && let Err(e) = write(file, &state)
         {
-            report.warn(&format!("{}: what was seen of the repository can't be remembered: {e}", file.display()));
+            warn_not_kept(file, &e, report);
         }
         drop(held);
         Ok(())
@@ -178,7 +322,7 @@ impl State {
         for (series, head) in chain.heads {
             // What is missed goes on being missed, whatever is stored on top of the older state.
             if !missed.contains(&series) {
-                newer(&mut self.heads, series, head);
+                raise(&mut self.heads, series, head);
             }
         }
         Ok(problems)
@@ -188,6 +332,9 @@ impl State {
 /// What all these problems mean.
 const OLDER: &str = "the storage shows an older state than before. If it was restored or forgotten elsewhere on purpose, \
                      say `alluvium check --accept-older-state`";
+
+/// What to do about another repository.
+const ANOTHER: &str = "nothing is written to it until `alluvium check --accept-older-state` says that this is right";
 
 /// The listed snapshots of each series, by their predecessors.
 struct Chain<'h> {
@@ -199,24 +346,20 @@ impl<'h> Chain<'h> {
     fn of(headers: &'h [(SnapshotId, Header)]) -> Self {
         let mut heads: BTreeMap<String, Head> = BTreeMap::new();
         for (id, header) in headers {
-            newer(&mut heads, hexadecimal(&header.series), Head { time: header.time, id: *id });
+            if let Some(head) = Head::of(*id, header) {
+                raise(&mut heads, hexadecimal(&header.series), head);
+            }
         }
         Self { by_id: headers.iter().map(|(id, header)| (*id, header)).collect(), heads }
     }
 
-    /// True when nothing that is listed explains why `head` is not: no newer snapshot of its series, or a chain of
-    /// predecessors that passes it by. A chain that is broken, since one in between was forgotten, explains it.
+    /// True when nothing that is listed explains why `head` is not.
     fn lacks(&self, series: &str, head: &Head) -> bool {
-        let Some(newest) = self.heads.get(series).filter(|newest| newest.time > head.time) else { return true };
-        let mut at = newest.id;
-        while let Some(header) = self.by_id.get(&at) {
-            match header.previous {
-                Some(previous) if previous == head.id => return false,
-                Some(previous) if header.time > head.time => at = previous,
-                _ => return true,
-            }
-        }
-        false
+        let link = |id| {
+            let header = self.by_id.get(&id)?;
+            Some(Link { sequence: header.sequence, previous: header.previous })
+        };
+        self.heads.get(series).is_none_or(|newest| !explains_absence(newest.id, link, head.id, head.sequence))
     }
 }
 
@@ -227,20 +370,44 @@ fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
-fn read(file: &Path) -> State {
-    fs::read(file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+/// Reads a memory; `None` when there is none.
+fn read<T: DeserializeOwned>(file: &Path) -> io::Result<Option<T>> {
+    match fs::read(file) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
-fn write(file: &Path, state: &State) -> std::io::Result<()> {
+/// Replaces a memory durably: when this returns, the new content survives a power loss; before, the old one does.
+fn write<T: Serialize>(file: &Path, content: &T) -> io::Result<()> {
     let temporary = file.with_extension("new");
-    fs::write(&temporary, serde_json::to_vec(state)?)?;
-    fs::rename(temporary, file)
+    let mut new = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
+    new.write_all(&serde_json::to_vec(content)?)?;
+    new.sync_all()?;
+    fs::rename(temporary, file)?;
+    match file.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
-fn lock(file: &Path) -> std::io::Result<File> {
+fn lock(file: &Path) -> io::Result<File> {
     let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(file.with_extension("lock"))?;
     lock.lock()?;
     Ok(lock)
+}
+
+fn warn_not_kept(file: &Path, error: &io::Error, report: &dyn Report) {
+    report.warn(&format!("{}: what was seen of the repository can't be remembered: {error}", file.display()));
+}
+
+fn warn_unreadable(file: &Path, error: &io::Error, report: &dyn Report) {
+    report.warn(&format!(
+        "{}: what was seen of the repository can't be read: {error}. An older state than before is not noticed now; \
+         rollback detection starts anew",
+        file.display()
+    ));
 }
 
 #[cfg(test)]
@@ -256,7 +423,8 @@ mod tests {
     /// Snapshot `n` of series `s`, taken at second `n`.
     fn header(n: u8, s: u8, previous: Option<u8>) -> (SnapshotId, Header) {
         let time = Timestamp::from_second(i64::from(n)).expect("a time");
-        (id(n), Header { time, series: [s; 32], bytes: 1, good_bytes: 1, previous: previous.map(id), body: [0; 32] })
+        let (sequence, previous, body) = (u64::from(n), previous.map(id), [0; 32]);
+        (id(n), Header { time, series: [s; 32], sequence, bytes: 1, good_bytes: 1, previous, body })
     }
 
     struct Machine {
@@ -268,7 +436,7 @@ mod tests {
     impl Machine {
         fn new() -> Self {
             let folder = tempfile::tempdir().expect("a folder");
-            let seen = Seen::new(Some(folder.path().join("seen.json")));
+            let seen = Seen::new(Some(folder.path().join("seen.json")), None);
             Self { seen, storage: Memory::new(), _folder: folder }
         }
 
@@ -292,7 +460,10 @@ mod tests {
         // A new snapshot on top of the older state does not hide it.
         let on_top = [header(1, 7, None), header(2, 7, Some(1)), header(9, 7, Some(2))];
         assert_eq!(machine.looks(5, &on_top), [manifest::object_name(id(3)), manifest::object_name(id(4))]);
+        let forgotten = |n: u8, series: u8| machine.seen.forgotten().has(&[series; 32], id(n), u64::from(n));
+        assert!(!forgotten(3, 7));
         machine.seen.accept(&Collect::default()).expect("accept");
+        assert!(forgotten(2, 7) && forgotten(3, 7) && !forgotten(9, 7) && !forgotten(3, 9));
         assert!(machine.looks(4, &on_top).is_empty());
         assert_eq!(machine.looks(4, &on_top[..2]).len(), 1);
     }
@@ -322,9 +493,89 @@ mod tests {
 
     #[test]
     fn a_memory_that_can_not_be_kept_is_a_warning() {
-        let seen = Seen::new(Some(PathBuf::from("/proc/nowhere/seen.json")));
+        let seen = Seen::new(Some(PathBuf::from("/proc/nowhere/seen.json")), None);
         let report = Collect::default();
         assert!(seen.compare(&Memory::new(), 1, &[], &report).expect("goes on").is_empty());
         assert_eq!(report.warnings().len(), 1);
+    }
+
+    /// A snapshot that was taken with a clock that was ahead does not stand for those after it.
+    #[test]
+    fn the_head_is_the_last_of_the_chain_whatever_the_clocks_said() {
+        let machine = Machine::new();
+        let ahead = |(id, header): (SnapshotId, Header)| (id, Header { time: Timestamp::MAX, ..header });
+        let days = [header(1, 7, None), ahead(header(2, 7, Some(1))), header(3, 7, Some(2))];
+        assert!(machine.looks(0, &days).is_empty());
+        assert_eq!(machine.looks(0, &days[..2]), [manifest::object_name(id(3))]);
+    }
+
+    /// Neither does one that nothing can follow.
+    #[test]
+    fn a_snapshot_with_the_highest_sequence_is_no_head() {
+        let machine = Machine::new();
+        let highest = |(id, header): (SnapshotId, Header)| (id, Header { sequence: SEQUENCE_MAX, ..header });
+        let all = [header(1, 7, None), header(2, 7, Some(1)), highest(header(9, 7, Some(2)))];
+        assert!(machine.looks(0, &all).is_empty());
+        assert_eq!(machine.looks(0, &[all[0].clone(), all[2].clone()]), [manifest::object_name(id(2))]);
+    }
+
+    #[test]
+    fn an_unreadable_memory_is_a_warning_and_a_missing_one_is_none() {
+        let machine = Machine::new();
+        assert!(machine.looks(3, &[header(1, 7, None)]).is_empty());
+        let file = machine.seen.file.clone().expect("a file");
+        fs::write(&file, b"{\"generation\":").expect("write");
+        let report = Collect::default();
+        assert!(machine.seen.compare(&machine.storage, 1, &[], &report).expect("compare").is_empty());
+        assert!(report.warnings()[0].contains("starts anew"), "{:?}", report.warnings());
+        // It has begun anew, and is readable.
+        assert!(machine.looks(1, &[]).is_empty());
+        assert_eq!(machine.looks(0, &[]).len(), 1);
+        fs::remove_file(&file).expect("remove");
+        assert!(machine.looks(0, &[]).is_empty());
+    }
+
+    #[test]
+    fn what_this_machine_has_forgotten_is_remembered_up_to_a_limit() {
+        let machine = Machine::new();
+        let numbered = |n: usize| SnapshotId((n as u128).to_be_bytes());
+        let ids: Vec<SnapshotId> = (0..FORGOTTEN_MAX + 2).map(numbered).collect();
+        machine.seen.forget(&ids[..2], &Collect::default()).expect("forget");
+        machine.seen.forget(&ids[1..3], &Collect::default()).expect("forget");
+        assert_eq!(machine.seen.forgotten().ids.len(), 3);
+        machine.seen.forget(&ids[3..], &Collect::default()).expect("forget");
+        let forgotten = machine.seen.forgotten().ids;
+        assert_eq!(forgotten.len(), FORGOTTEN_MAX);
+        assert!(!forgotten.contains(&ids[0]) && forgotten.contains(&ids[FORGOTTEN_MAX + 1]));
+    }
+
+    #[test]
+    fn another_repository_at_an_address_is_refused_until_it_is_accepted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |n: u8| {
+            let file = folder.path().join("address.json");
+            let address = AddressMemory { file, location: "/backup".to_owned(), repository: RepoId([n; 16]) };
+            Seen::new(None, Some(address))
+        };
+        let opened = |n: u8| {
+            let report = Collect::default();
+            at(n).remember_repository(&report);
+            report.warnings()
+        };
+        assert!(opened(1).is_empty() && opened(1).is_empty());
+        at(1).require_same_repository().expect("the same");
+        assert!(opened(2)[0].contains(&format!("id {}, was {}", RepoId([2; 16]), RepoId([1; 16]))));
+        assert_eq!(opened(2).len(), 1, "again");
+        let error = at(2).require_same_repository().expect_err("another one");
+        assert!(error.kind() == Kind::Damaged && error.to_string().contains("/backup"), "{error}");
+        assert!(at(2).other_repository().is_some() && at(1).other_repository().is_none());
+        at(1).require_same_repository().expect("the first one is welcome");
+        at(2).accept(&Collect::default()).expect("accept");
+        at(2).require_same_repository().expect("accepted");
+        assert_eq!(opened(1).len(), 1);
+        // An unreadable memory is reported once, and begins anew.
+        fs::write(folder.path().join("address.json"), b"?").expect("write");
+        assert!(opened(1)[0].contains("can't be read"));
+        assert!(opened(1).is_empty());
     }
 }

@@ -85,6 +85,7 @@ impl<'r> Session<'r> {
     /// # Errors
     /// `Busy` when there must be one writer at a time and there is another; `Storage`, `Damaged`.
     pub fn begin(repo: &'r Repository, who: &Writing, report: &dyn Report) -> Result<Self> {
+        repo.seen.require_same_repository()?;
         let env = repo.env.as_ref();
         let id = SnapshotId::random(env);
         let session = coordination::Session {

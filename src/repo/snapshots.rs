@@ -3,7 +3,10 @@
 //! Manifests never change, so their sealed bytes are kept in the local cache: a listing reads the
 //! storage only for what is new.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
+
+use jiff::Timestamp;
 
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{self, Digest, Header, Manifest, Part, Published, SealedManifest};
@@ -16,6 +19,7 @@ use crate::transform::hash::stream_digest;
 
 use super::Repository;
 use super::parallel::{at_once, each};
+use super::series::{Contradiction, Member, effective_times};
 
 /// A snapshot with its manifest.
 #[derive(Clone, Debug)]
@@ -26,6 +30,41 @@ pub struct Snapshot {
     pub author: SlotId,
     /// What it says.
     pub manifest: Manifest,
+    /// When it was taken, as far as that is believed ([`super::series`]). Of a snapshot that was read without the
+    /// others of its series: what it says.
+    pub effective_time: Timestamp,
+    /// Why the time that it says is not believed.
+    pub time_contradicts: Option<Contradiction>,
+}
+
+impl Snapshot {
+    /// A snapshot whose time is believed.
+    pub fn new(id: SnapshotId, author: SlotId, manifest: Manifest) -> Self {
+        let effective_time = manifest.time;
+        Self { id, author, manifest, effective_time, time_contradicts: None }
+    }
+
+    /// The order of snapshots of any series: by effective time, and within a series by the chain.
+    pub fn order(&self) -> (Timestamp, u64, SnapshotId) {
+        (self.effective_time, self.manifest.sequence, self.id)
+    }
+}
+
+/// Decides which times to believe, and sorts: the newest first.
+pub fn judge_times(snapshots: &mut [Snapshot], now: Timestamp) {
+    let members = snapshots.iter().map(|Snapshot { id, manifest, .. }| Member {
+        id: *id,
+        series: (&manifest.host, &manifest.source),
+        sequence: manifest.sequence,
+        time: manifest.time,
+    });
+    let times = effective_times(members, now);
+    let contradictions: HashMap<_, _> = times.contradictions.iter().map(|c| (c.snapshot, *c)).collect();
+    for snapshot in &mut *snapshots {
+        snapshot.effective_time = times.effective[&snapshot.id];
+        snapshot.time_contradicts = contradictions.get(&snapshot.id).copied();
+    }
+    snapshots.sort_by_key(|snapshot| Reverse(snapshot.order()));
 }
 
 /// What could be read, and the error of each that could not.
@@ -81,7 +120,7 @@ impl Repository {
         self.keys.require_full("reading snapshots")?;
         let (mut snapshots, unreadable) =
             self.published(listed, afresh, |id, sealed| self.open_snapshot(id, sealed))?;
-        snapshots.sort_by_key(|s| (std::cmp::Reverse(s.manifest.time), s.id));
+        judge_times(&mut snapshots, self.env.now());
         Ok((snapshots, unreadable))
     }
 
@@ -125,6 +164,19 @@ impl Repository {
         self.seen.compare(self.storage.as_ref(), generation, &headers, report)
     }
 
+    /// As [`older_among`](Self::older_among), with a listing of the generations. No more requests are made unless
+    /// something seems to be older.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn older_by_listing(&self, listed: &BTreeSet<SnapshotId>, report: &dyn Report) -> Result<Vec<Problem>> {
+        let mut generation = self.listed_generation()?;
+        if generation < self.seen.generation() {
+            (generation, _) = self.probe_generation()?;
+        }
+        self.older_among(listed, generation, report)
+    }
+
     /// One snapshot by its full name.
     ///
     /// # Errors
@@ -159,7 +211,7 @@ impl Repository {
 
     fn open_snapshot(&self, id: SnapshotId, sealed: &SealedManifest<'_>) -> Result<Snapshot> {
         let (claim, manifest) = self.open_manifest(id, sealed)?;
-        Ok(Snapshot { id, author: claim.author, manifest })
+        Ok(Snapshot::new(id, claim.author, manifest))
     }
 
     fn published<T>(

@@ -57,6 +57,7 @@ pub fn init(context: &mut Context<'_>, arguments: &Init) -> Result<Outcome> {
         Some(other) => other.init_like(storage, &passphrase, label, arguments.pack_size, options.kdf)?,
     };
     put_reserve(storage, env)?;
+    context.remember_new(id, storage);
     if context.global.json {
         let single_writer = !storage.exclusive();
         context.document(json!({ "repository": id, "location": storage.location(), "single_writer": single_writer }));

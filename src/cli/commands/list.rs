@@ -10,6 +10,7 @@ use crate::ops::diff::{Change, PartDiff};
 use crate::ops::select;
 use crate::ops::stats::Stats;
 use crate::repo::snapshots::Snapshot;
+use crate::report::Report as _;
 
 use super::super::args;
 use super::super::context::{Context, to_value};
@@ -42,6 +43,9 @@ pub fn snapshots(context: &mut Context<'_>, arguments: args::Filter) -> Result<O
     let outcome = context.older_than_seen(repo.older_than_seen(context.report)?);
     found.retain(|snapshot| filter.admits(snapshot));
     found.reverse();
+    for contradiction in found.iter().filter_map(|snapshot| snapshot.time_contradicts) {
+        context.report.warn(&contradiction.to_string());
+    }
     if context.global.json {
         let list: Vec<Value> = found.iter().map(describe).collect();
         context.document(json!({ "snapshots": list }));
@@ -50,7 +54,9 @@ pub fn snapshots(context: &mut Context<'_>, arguments: args::Filter) -> Result<O
     let mut table = Table::new(&["id", &context.time_head(), "source", "host", ">bytes", ">added", "tags", ""]);
     for snapshot in &found {
         let manifest = &snapshot.manifest;
-        let flag = manifest.shrunk_from.map_or_else(String::new, |before| format!("shrunk from {}", size(before)));
+        let shrunk = manifest.shrunk_from.map(|before| format!("shrunk from {}", size(before)));
+        let clock = snapshot.time_contradicts.map(|_| "clock?".to_owned());
+        let flags: Vec<String> = clock.into_iter().chain(shrunk).collect();
         table.row([
             short(&snapshot.id),
             context.time(manifest.time),
@@ -59,7 +65,7 @@ pub fn snapshots(context: &mut Context<'_>, arguments: args::Filter) -> Result<O
             size(manifest.bytes()),
             size(manifest.stored.stored_bytes),
             tags(snapshot),
-            flag,
+            flags.join(", "),
         ]);
     }
     if !found.is_empty() {
@@ -75,6 +81,9 @@ fn describe(snapshot: &Snapshot) -> Value {
     json!({
         "id": snapshot.id,
         "time": manifest.time,
+        "effective_time": snapshot.effective_time,
+        "time_contradicts": snapshot.time_contradicts,
+        "sequence": manifest.sequence,
         "finished": manifest.finished,
         "zone": manifest.zone,
         "source": manifest.source,

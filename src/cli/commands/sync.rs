@@ -31,6 +31,7 @@ pub fn sync(context: &mut Context<'_>, arguments: Sync) -> Result<Outcome> {
     let (source, dest) = open_both(context, &arguments)?;
     let options = options(context, arguments)?;
     let synced = ops::sync::sync(&source, &dest, &options, context.report, context.cancel)?;
+    let outcome = context.older_than_seen(synced.older_than_seen.clone());
     if context.global.json {
         let mut document = to_value(&synced);
         document["dry_run"] = json!(dry_run);
@@ -39,7 +40,10 @@ pub fn sync(context: &mut Context<'_>, arguments: Sync) -> Result<Outcome> {
     } else {
         show(context, &synced, start);
     }
-    Ok(if synced.failed.is_empty() { Outcome::Done } else { Outcome::Problems })
+    if outcome != Outcome::Done {
+        return Ok(outcome);
+    }
+    Ok(if synced.failed.is_empty() && synced.kept.is_empty() { Outcome::Done } else { Outcome::Problems })
 }
 
 fn options(context: &Context<'_>, arguments: Sync) -> Result<SyncOptions> {
@@ -143,7 +147,7 @@ fn show(context: &mut Context<'_>, synced: &Synced, start: Instant) {
         }
         context.out.table(&table);
     }
-    let Synced { plan, copied, already, waiting, failed, removed, .. } = synced;
+    let Synced { plan, copied, already, waiting, failed, removed, kept, .. } = synced;
     let copies = counted(copied.len() as u64, "snapshot");
     if let Some(plan) = plan {
         context.closing(&format!("would copy {copies} of {}; {already} there already", size(plan.bytes)));
@@ -182,6 +186,10 @@ fn show(context: &mut Context<'_>, synced: &Synced, start: Instant) {
         let would = if plan.is_some() { "would remove" } else { "removed" };
         let copies = counted(removed.len() as u64, "snapshot");
         context.closing(&format!("{would} {copies} whose originals are gone"));
+    }
+    if !kept.is_empty() {
+        let names: Vec<String> = kept.iter().filter_map(|copy| copy.id.as_ref().map(short)).collect();
+        context.closing(&format!("kept, although their originals are gone: {}", names.join(", ")));
     }
     if !failed.is_empty() {
         let names: Vec<String> = failed.iter().map(|f| short(&f.snapshot)).collect();

@@ -1,21 +1,36 @@
-//! Which copies go because their originals are gone; and when that looks like an accident, or like somebody
+//! Which copies go because their originals were forgotten; and when that looks like an accident, or like somebody
 //! who deletes the source: then none does.
+//!
+//! A source that shows an older state than this machine has seen was rolled back, or lost snapshots: nothing goes. A
+//! machine that has not seen the newer state has only the chains of the source to go by: a copy goes when they
+//! explain that its original was forgotten, or when this machine has forgotten it, or a person has accepted it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Kind, Result};
-use crate::format::manifest::{Original, object_name};
+use crate::format::manifest::{Original, SEQUENCE_MAX, object_name};
 use crate::id::SnapshotId;
 use crate::repo::Repository;
+use crate::repo::series::{Link, explains_absence};
 use crate::repo::snapshots::Snapshot;
+use crate::report::{Problem, Report};
 
 use super::{Copied, Mirror, SyncOptions, by_series, copied, original};
 
 /// So few copies may go whatever share they are.
 const FEW: usize = 2;
 
-/// The copies in `dest` of snapshots that `source` had and has no more. Only those that name `source` as their
-/// original's repository: what came from elsewhere is no concern of this mirror.
+/// What becomes of the copies whose originals are gone.
+#[derive(Debug, Default)]
+pub(super) struct Mirrored {
+    /// Their originals were forgotten.
+    pub(super) remove: Vec<Copied>,
+    /// Nothing explains why their originals are gone.
+    pub(super) kept: Vec<Copied>,
+}
+
+/// Finds the copies in `dest` of snapshots that `source` had and has no more. Only those that name `source` as their
+/// original's repository: what came from elsewhere is no concern of this mirror. Those that are kept are reported.
 ///
 /// # Errors
 /// `Failed` when the guard refuses; `Storage`.
@@ -26,9 +41,10 @@ pub(super) fn plan(
     unreadable: &[(SnapshotId, Error)],
     there: &[Snapshot],
     options: &SyncOptions,
-) -> Result<Vec<Copied>> {
+    report: &dyn Report,
+) -> Result<Mirrored> {
     if options.mirror == Mirror::Off {
-        return Ok(Vec::new());
+        return Ok(Mirrored::default());
     }
     let listed = unreadable.iter().map(|(id, _)| Original { repository: source.id, snapshot: *id });
     let originals: HashSet<Original> = here.iter().map(|s| original(source, s)).chain(listed).collect();
@@ -45,7 +61,63 @@ pub(super) fn plan(
     if options.mirror == Mirror::Guarded {
         guard(&copies, &gone, unreadable)?;
     }
-    Ok(gone.iter().map(|s| copied(s, original(dest, s), Some(s.id), 0)).collect())
+    let (chains, forgotten) = (Chains::of(here), source.seen.forgotten());
+    let (remove, kept): (Vec<&Snapshot>, Vec<&Snapshot>) = gone.into_iter().partition(|copy| {
+        let original = original(dest, copy).snapshot;
+        let manifest = &copy.manifest;
+        let series = source.keys.hasher.series(&manifest.host, &manifest.source);
+        forgotten.has(&series, original, manifest.sequence) || chains.explain(copy, original)
+    });
+    for copy in &kept {
+        let original = object_name(original(dest, copy).snapshot);
+        let what = format!(
+            "the copy was kept: its original {original} is gone, and neither the source's newer snapshots nor this \
+             machine explain that it was forgotten. If it was, `forget` the copy by its id"
+        );
+        report.problem(Problem::new(object_name(copy.id), what));
+    }
+    let copied = |copies: Vec<&Snapshot>| -> Vec<Copied> {
+        copies.into_iter().map(|s| copied(s, original(dest, s), Some(s.id), 0)).collect()
+    };
+    Ok(Mirrored { remove: copied(remove), kept: copied(kept) })
+}
+
+/// Says why nothing goes while `repo` shows an older state than this machine has seen.
+pub(super) fn warn_of_older(repo: &Repository, report: &dyn Report) {
+    report.warn(&format!(
+        "the mirror removes nothing, with --mirror-anyway neither: {} shows an older state than this machine has \
+         seen. Look at it first; `alluvium check --accept-older-state` says that it is right",
+        repo.storage.location()
+    ));
+}
+
+/// The listed snapshots of the source as links of their chains.
+struct Chains<'s> {
+    links: HashMap<SnapshotId, Link>,
+    /// By host and source.
+    newest: HashMap<(&'s str, &'s str), (u64, SnapshotId)>,
+}
+
+impl<'s> Chains<'s> {
+    fn of(listed: &'s [Snapshot]) -> Self {
+        let mut chains = Self { links: HashMap::new(), newest: HashMap::new() };
+        // What has the highest sequence is no predecessor, and stands for nothing that came before it.
+        for Snapshot { id, manifest, .. } in listed.iter().filter(|s| s.manifest.sequence < SEQUENCE_MAX) {
+            let here = (manifest.sequence, *id);
+            chains.links.insert(*id, Link { sequence: manifest.sequence, previous: manifest.previous });
+            let newest = chains.newest.entry((&manifest.host, &manifest.source)).or_insert(here);
+            *newest = here.max(*newest);
+        }
+        chains
+    }
+
+    /// True when the chain of the original's series explains why it is not listed.
+    fn explain(&self, copy: &Snapshot, original: SnapshotId) -> bool {
+        let manifest = &copy.manifest;
+        let newest = self.newest.get(&(manifest.host.as_str(), manifest.source.as_str()));
+        let link = |id| self.links.get(&id).copied();
+        newest.is_some_and(|(_, newest)| explains_absence(*newest, link, original, manifest.sequence))
+    }
 }
 
 fn guard(copies: &[&Snapshot], gone: &[&Snapshot], unreadable: &[(SnapshotId, Error)]) -> Result<()> {
