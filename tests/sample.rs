@@ -11,7 +11,7 @@ use std::path::Path;
 
 use alluvium::format::config::{ChunkSizes, Config, Parameters};
 use alluvium::format::coordination::{
-    Beat, Condemned, Distrusted, Generation, Session, beat_name, generation_name, session_name,
+    Beat, Condemned, Distrusted, Generation, RemovedSlot, Session, beat_name, generation_name, session_name,
 };
 use alluvium::format::index::{IndexObject, IndexedPack};
 use alluvium::format::keyslot::{Epoch, Kdf, KeySlot, SecretBytes, SlotKeys, SlotKind};
@@ -21,7 +21,7 @@ use alluvium::format::manifest::{
 use alluvium::format::pack::{BlobEntry, Codec, PackHeader, Trailer, WrappedKey, encode_footer};
 use alluvium::format::recipe::{self, Recipe, RecipeEntry};
 use alluvium::format::{ObjectKind, envelope};
-use alluvium::id::{BlobId, DataKeyId, PackId, RepoId, SnapshotId};
+use alluvium::id::{BlobId, DataKeyId, PackId, RepoId, SlotId, SnapshotId};
 use alluvium::transform::columnar::Columnar;
 use jiff::Timestamp;
 
@@ -143,7 +143,13 @@ pub fn beat() -> Beat {
 pub fn generation() -> Generation {
     let pack = PackId(filled(18));
     let distrusted = Distrusted { pack, blobs: vec![BlobId(filled(1))] };
-    Generation { condemned: vec![Condemned { pack, size: 8192, since: 2 }], distrusted: vec![distrusted] }
+    Generation {
+        condemned: vec![Condemned { pack, size: 8192, since: 2 }],
+        distrusted: vec![distrusted],
+        judged: 2,
+        forgotten: vec![SnapshotId(filled(19))],
+        removed_slots: vec![RemovedSlot { slot: SlotId(filled(20)), time: time() }],
+    }
 }
 
 // ---- The seeds of the fuzz targets ----

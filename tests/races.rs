@@ -1,0 +1,194 @@
+//! What several do at once, and what it leaves: copies stored twice, two forgets, two key changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use alluvium::env::Cancel;
+use alluvium::error::Kind;
+use alluvium::format::index::object_name as index_name;
+use alluvium::format::pack::{BlobEntry, object_name};
+use alluvium::id::{BlobId, PackId};
+use alluvium::ops::prune::prune;
+use alluvium::ops::repair;
+use alluvium::repo::{InitOptions, Repository};
+use alluvium::report::{Collect, Counter, Silent};
+use alluvium::storage::Storage;
+use alluvium::storage::fault::{Call, Effect, Fault, Operation};
+use alluvium::storage::memory::Memory;
+use jiff::SignedDuration;
+
+use crate::support::{
+    CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, prune_options, pruned, restored, take,
+};
+
+// ---- Copies stored twice ----
+
+/// Takes two snapshots of `data` at once: neither session knows of what the other stores.
+fn take_twice(storage: &Memory, world: &Arc<World>, name: &str, data: &[u8]) {
+    let fault = Fault::new(storage.clone());
+    let first = open(fault.clone(), world).expect("open");
+    let second = open(storage.clone(), world).expect("open");
+    let (once, copied) = (std::sync::Once::new(), data.to_vec());
+    let source = format!("{name}-2");
+    let meanwhile = move |call: &Call| {
+        if call.operation == Operation::PutNew && call.name.starts_with("packs/") {
+            once.call_once(|| drop(take(&second, &source, &copied).expect("the second snapshot")));
+        }
+        false
+    };
+    fault.when(meanwhile, Effect::Fail);
+    take(&first, &format!("{name}-1"), data).expect("the first snapshot");
+}
+
+/// Every stored copy: its pack, its offset, its entry.
+fn copies(repo: &Repository) -> Vec<(PackId, u32, BlobEntry)> {
+    repo.index(&Silent).expect("index");
+    let packs = repo.cache.packs().expect("packs");
+    let of = |pack: PackId| {
+        repo.cache.entries(&pack).expect("entries").into_iter().map(move |(offset, entry)| (pack, offset, entry))
+    };
+    let mut copies: Vec<_> = packs.iter().flat_map(|pack| of(pack.id)).collect();
+    copies.sort_by_key(|(pack, offset, _)| (*pack, *offset));
+    copies
+}
+
+/// Those of which another pack has a copy, a few of each pack; every one that is a base or a delta.
+fn duplicated(repo: &Repository) -> Vec<(PackId, u32, BlobEntry)> {
+    let all = copies(repo);
+    let mut packs: BTreeMap<BlobId, BTreeSet<PackId>> = BTreeMap::new();
+    for (pack, _, entry) in &all {
+        packs.entry(entry.id).or_default().insert(*pack);
+    }
+    let bases: BTreeSet<BlobId> = all.iter().filter_map(|(_, _, entry)| Some(entry.base?.id)).collect();
+    let mut plain = 0;
+    let chosen = all.into_iter().filter(|(_, _, entry)| packs[&entry.id].len() > 1).filter(|(_, _, entry)| {
+        plain += 1;
+        entry.base.is_some() || bases.contains(&entry.id) || plain % 41 == 0
+    });
+    chosen.collect()
+}
+
+fn rot(storage: &Memory, (pack, offset, entry): &(PackId, u32, BlobEntry)) {
+    let at = (*offset + entry.stored_len / 2) as usize;
+    storage.tamper(&object_name(*pack), |bytes| bytes[at] ^= 1).expect("tamper");
+}
+
+fn contents(repo: &Repository) -> BTreeMap<String, Vec<u8>> {
+    let (snapshots, _) = repo.snapshots().expect("snapshots");
+    let restored = |s| restored(repo, s).unwrap_or_else(|e| panic!("{}: {e}", s.manifest.source));
+    snapshots.iter().map(|s| (s.manifest.source.clone(), restored(s))).collect()
+}
+
+/// One copy of every duplicated blob rots, then prune: every snapshot still restores. With `unlisted`
+/// the index object of the pack with the other copy is lost, too.
+fn rot_each(storage: &Memory, world: &Arc<World>) {
+    let whole = open(storage.clone(), world).expect("open");
+    let expected = contents(&whole);
+    let (mut cases, mut refused) = (0, 0);
+    for rotten in duplicated(&whole) {
+        for unlisted in [false, true] {
+            let storage = storage.fork();
+            rot(&storage, &rotten);
+            if unlisted && !lose_index_of_others(&storage, world, &rotten) {
+                continue;
+            }
+            let report = Collect::default();
+            let repo = open(storage.clone(), world).expect("open");
+            let context = format!("{rotten:?}, unlisted: {unlisted}");
+            match prune(&repo, &prune_options(), false, &report, &Cancel::new()) {
+                Ok(plan) => assert_eq!(plan.verified_blobs, report.get(Counter::VerifiedBlobs), "{context}"),
+                Err(e) => {
+                    assert!(unlisted && e.kind() == Kind::Damaged, "{context}: {e}");
+                    refused += 1;
+                }
+            }
+            let repo = open(storage, world).expect("open");
+            if unlisted {
+                repair::repair_index(&repo, &Silent, &Cancel::new()).expect("repair");
+                pruned(&repo).unwrap_or_else(|e| panic!("{context}: prune after repair: {e}"));
+            }
+            assert!(contents(&repo) == expected, "{context}");
+            cases += 1;
+        }
+    }
+    assert!(cases > 10 && refused > 0, "{cases} cases, {refused} refused");
+}
+
+/// Deletes the index objects that list no pack but those with another copy of `rotten`; false if there is none.
+fn lose_index_of_others(storage: &Memory, world: &Arc<World>, rotten: &(PackId, u32, BlobEntry)) -> bool {
+    let repo = open(storage.clone(), world).expect("open");
+    let mut lost = false;
+    for id in repo.list_index().expect("index") {
+        let object = repo.read_index_object(id).expect("an index object");
+        let holds = |id| object.packs.iter().any(|p| p.id != rotten.0 && p.entries.iter().any(|e| e.id == id));
+        if holds(rotten.2.id) && object.packs.iter().all(|p| p.id != rotten.0) {
+            storage.delete(&index_name(id)).expect("delete");
+            lost = true;
+        }
+    }
+    lost
+}
+
+#[test]
+fn a_rotten_copy_never_outlives_the_whole_one() {
+    let (storage, world) = (Memory::new(), World::new(201));
+    init(storage.clone(), &world);
+    take_twice(&storage, &world, "shop", &noise(200_000, 1));
+    rot_each(&storage, &world);
+}
+
+/// As [`a_rotten_copy_never_outlives_the_whole_one`], of deltas and their bases.
+#[test]
+fn neither_does_a_rotten_base() {
+    let (storage, world) = (Memory::new(), World::new(202));
+    let sizes = InitOptions { chunk_bytes: 32 << 10, pack_bytes: 64 << 10, kdf: CHEAP };
+    Repository::init(&storage, world.as_ref(), PASSPHRASE, "test", sizes).expect("init");
+    let repo = open(storage.clone(), &world).expect("open");
+    take_twice(&storage, &world, "shop", &dump(8000, 0));
+    world.pass(SignedDuration::from_hours(24));
+    take(&repo, "shop-1", &dump(8000, 1)).expect("take");
+    world.pass(SignedDuration::from_hours(24));
+    take_twice(&storage, &world, "shop", &dump(8000, 2));
+    assert!(copies(&repo).iter().any(|(_, _, entry)| entry.base.is_some()), "no deltas");
+    rot_each(&storage, &world);
+}
+
+/// What has one copy is not read, however much goes.
+#[test]
+fn prune_reads_no_blob_that_has_one_copy() {
+    let (storage, world) = (Memory::new(), World::new(203));
+    let repo = init(storage.clone(), &world);
+    let old = take(&repo, "shop", &noise(200_000, 1)).expect("take").id;
+    world.pass(SignedDuration::from_hours(24));
+    take(&repo, "shop", &noise(200_000, 2)).expect("take");
+    forget_ids(&repo, &[old]).expect("forget");
+    let report = Collect::default();
+    let plan = prune(&repo, &prune_options(), false, &report, &Cancel::new()).expect("prune");
+    assert!(plan.deleted_packs > 0);
+    assert_eq!((plan.verified_blobs, report.get(Counter::VerifiedBlobs)), (0, 0));
+}
+
+/// A copy that can't be read for the moment is not damaged: both stay, and go with the next prune.
+#[test]
+fn both_copies_stay_while_one_cannot_be_read() {
+    let (storage, world) = (Memory::new(), World::new(204));
+    init(storage.clone(), &world);
+    // So small that its recipe stands in the manifest.
+    take_twice(&storage, &world, "shop", &noise(20_000, 1));
+    let packs = || storage.names().into_iter().filter(|name| name.starts_with("packs/")).collect::<BTreeSet<_>>();
+    let before = packs();
+    let fault = Fault::new(storage.clone());
+    let repo = open(fault.clone(), &world).expect("open");
+    repo.index(&Silent).expect("index");
+    let reads_packs = |call: &Call| call.operation == Operation::GetRange && call.name.starts_with("packs/");
+    fault.when(reads_packs, Effect::Fail);
+    let report = Collect::default();
+    let plan = prune(&repo, &prune_options(), false, &report, &Cancel::new()).expect("prune");
+    fault.heal();
+    assert!(plan.unverified_packs > 0 && plan.deleted_packs == 0, "{plan:?}");
+    assert!(!report.problems().is_empty());
+    assert_eq!(packs(), before);
+    let plan = pruned(&open(storage.clone(), &world).expect("open")).expect("prune");
+    assert!(plan.deleted_packs > 0 && plan.verified_blobs > 0, "{plan:?}");
+    assert_eq!(contents(&open(storage, &world).expect("open")).len(), 2);
+}
