@@ -1,24 +1,28 @@
 //! What several do at once, and what it leaves: copies stored twice, two forgets, two key changes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use alluvium::env::Cancel;
-use alluvium::error::Kind;
+use alluvium::error::{Error, Kind, Result};
 use alluvium::format::index::object_name as index_name;
+use alluvium::format::keyslot::SlotKind;
 use alluvium::format::pack::{BlobEntry, object_name};
-use alluvium::id::{BlobId, PackId};
+use alluvium::id::{BlobId, PackId, SlotId, SnapshotId};
+use alluvium::ops::forget::{self, Filter};
 use alluvium::ops::prune::prune;
-use alluvium::ops::repair;
+use alluvium::ops::retention::{Count, Policy};
+use alluvium::ops::{key, repair};
 use alluvium::repo::{InitOptions, Repository};
 use alluvium::report::{Collect, Counter, Silent};
-use alluvium::storage::Storage;
-use alluvium::storage::fault::{Call, Effect, Fault, Operation};
+use alluvium::storage::fault::{Call, Effect, Fault, Operation, at};
 use alluvium::storage::memory::Memory;
+use alluvium::storage::{Listed, Storage};
 use jiff::SignedDuration;
 
 use crate::support::{
-    CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, prune_options, pruned, restored, take,
+    CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, prune_options, pruned, restored, take,
 };
 
 // ---- Copies stored twice ----
@@ -191,4 +195,199 @@ fn both_copies_stay_while_one_cannot_be_read() {
     let plan = pruned(&open(storage.clone(), &world).expect("open")).expect("prune");
     assert!(plan.deleted_packs > 0 && plan.verified_blobs > 0, "{plan:?}");
     assert_eq!(contents(&open(storage, &world).expect("open")).len(), 2);
+}
+
+// ---- Two forgets ----
+
+/// Calls `work` once, just before call number `k` of those that `fault` still sees; true once it was called.
+fn at_call(fault: &Fault<Memory>, k: usize, work: impl FnOnce() + Send + 'static) -> Arc<AtomicBool> {
+    let (first, called) = (fault.operations(), Arc::new(AtomicBool::new(false)));
+    let (work, seen) = (Mutex::new(Some(work)), Arc::clone(&called));
+    let condition = move |call: &Call| {
+        if call.index == first + k
+            && let Some(work) = work.lock().expect("no panic").take()
+        {
+            work();
+            seen.store(true, Ordering::SeqCst);
+        }
+        false
+    };
+    fault.when(condition, Effect::Fail);
+    called
+}
+
+/// What somebody wants to forget.
+#[derive(Clone)]
+enum Wish {
+    KeepLast(u32),
+    Named(SnapshotId),
+}
+
+fn forget_by(repo: &Repository, wish: &Wish) -> Result<forget::Plan> {
+    let plan = || match wish {
+        Wish::KeepLast(n) => {
+            let policy = Policy { keep_last: Some(Count::N(*n)), ..Policy::default() };
+            forget::plan(repo, &Filter::default(), &policy)
+        }
+        Wish::Named(id) => forget::plan_named(repo, &[id.to_string()], false),
+    };
+    forget::carry_out(repo, plan()?, &plan, &Silent, &Cancel::new())
+}
+
+/// Snapshots of one source, one a day, the newest last.
+fn days(storage: &Memory, world: &Arc<World>, n: u64) -> Vec<SnapshotId> {
+    let repo = init(storage.clone(), world);
+    let day = |day| {
+        world.pass(SignedDuration::from_hours(24));
+        take(&repo, "shop", &noise(20_000, day)).expect("take").id
+    };
+    (0..n).map(day).collect()
+}
+
+/// Each of two forgets alone leaves a good snapshot; so do both, wherever one interrupts the other.
+#[test]
+fn two_forgets_leave_a_good_snapshot_of_each_source() {
+    let (storage, world) = (Memory::new(), World::new(205));
+    let ids = days(&storage, &world, 2);
+    let wishes = [Wish::Named(ids[0]), Wish::Named(ids[1]), Wish::KeepLast(1)];
+    let (mut cases, mut both) = (0, 0);
+    for (one, other) in [(0, 1), (1, 0), (2, 1), (1, 2)] {
+        for k in 0.. {
+            let storage = storage.fork();
+            let fault = Fault::new(storage.clone());
+            let repo = open(fault.clone(), &world).expect("open");
+            let (copy, wish) = (open(storage.clone(), &world).expect("open"), wishes[other].clone());
+            let done = Arc::new(AtomicBool::new(false));
+            let inner = Arc::clone(&done);
+            let called = at_call(&fault, k, move || {
+                let ended = forget_by(&copy, &wish);
+                inner.store(ended.is_ok_and(|plan| !plan.remove.is_empty()), Ordering::SeqCst);
+            });
+            let ended = forget_by(&repo, &wishes[one]);
+            let left = contents(&open(storage.clone(), &world).expect("open"));
+            assert!(!left.is_empty(), "forgets {one} and {other} at call {k}");
+            if let Err(e) = &ended {
+                assert_eq!(e.kind(), Kind::Usage, "{e}");
+            }
+            if !called.load(Ordering::SeqCst) {
+                break;
+            }
+            both += u32::from(done.load(Ordering::SeqCst));
+            cases += 1;
+        }
+    }
+    assert!(cases > 40 && both > 10, "{cases} cases, {both} times the other forgot");
+}
+
+/// Whatever was decided before a crash, the next forget does, whatever it is asked for.
+#[test]
+fn the_next_forget_completes_one_that_crashed() {
+    let (storage, world) = (Memory::new(), World::new(206));
+    let ids = days(&storage, &world, 3);
+    let mut decided = 0;
+    for k in 0.. {
+        let storage = storage.fork();
+        let fault = Fault::new(storage.clone());
+        let repo = open(fault.clone(), &world).expect("open");
+        fault.when(at(fault.operations() + k), Effect::DieAfter);
+        let ended = forget_by(&repo, &Wish::KeepLast(1));
+        if !fault.is_off() {
+            ended.expect("without a crash");
+            break;
+        }
+        let repo = open(storage.clone(), &world).expect("open");
+        let (_, state) = repo.newest_generation().expect("generation");
+        let there = repo.list_snapshots().expect("list").len();
+        if !state.forgotten.is_empty() && there > 1 {
+            let plan = forget_by(&repo, &Wish::KeepLast(10)).expect("forget");
+            assert!(plan.remove.is_empty() && !plan.pending.is_empty(), "call {k}: {plan:?}");
+            decided += 1;
+        }
+        let plan = forget_by(&repo, &Wish::KeepLast(1)).expect("forget");
+        assert_eq!(plan.harmed.len(), 0);
+        assert_eq!(repo.list_snapshots().expect("list"), BTreeSet::from([ids[2]]), "call {k}");
+        pruned(&repo).expect("prune");
+        assert!(repo.newest_generation().expect("generation").1.forgotten.is_empty());
+    }
+    assert!(decided > 1, "{decided}");
+}
+
+/// A forget at any moment of a prune takes nothing from it: what the prune has judged stands.
+#[test]
+fn a_forget_does_not_stop_a_prune() {
+    let (storage, world) = (Memory::new(), World::new(207));
+    let ids = days(&storage, &world, 3);
+    forget_by(&open(storage.clone(), &world).expect("open"), &Wish::Named(ids[0])).expect("forget");
+    let (mut cases, mut busy) = (0, 0);
+    for k in 0.. {
+        let storage = storage.fork();
+        let fault = Fault::new(storage.clone());
+        let repo = open(fault.clone(), &world).expect("open");
+        let (copy, wish) = (open(storage.clone(), &world).expect("open"), Wish::Named(ids[1]));
+        let called = at_call(&fault, k, move || drop(forget_by(&copy, &wish).expect("forget")));
+        match pruned(&repo) {
+            Ok(plan) => assert!(plan.deleted_packs > 0, "call {k}: {plan:?}"),
+            Err(e) => {
+                assert_eq!(e.kind(), Kind::Busy, "call {k}: {e}");
+                busy += 1;
+            }
+        }
+        let after = open(storage, &world).expect("open");
+        assert!(contents(&after).len() == 1, "call {k}");
+        if !called.load(Ordering::SeqCst) {
+            break;
+        }
+        pruned(&after).unwrap_or_else(|e| panic!("call {k}: the next prune: {e}"));
+        let (_, state) = after.newest_generation().expect("generation");
+        assert!(state.condemned.iter().all(|c| c.since <= state.judged), "call {k}");
+        cases += 1;
+    }
+    // Only a forget between the prune's publication and its look whether that counts makes it stop.
+    assert!(cases > 20 && busy * 5 < cases, "{busy} of {cases} stopped");
+}
+
+/// Without the right to publish its decision a forget says so, and removes nothing.
+#[test]
+fn a_forget_that_may_not_publish_says_what_it_lacks() {
+    let (storage, world) = (Memory::new(), World::new(208));
+    let ids = days(&storage, &world, 2);
+    let repo = open(Guarded(storage.clone()), &world).expect("open");
+    let error = forget_by(&repo, &Wish::Named(ids[0])).expect_err("denied");
+    assert_eq!(error.kind(), Kind::Denied);
+    assert!(error.to_string().contains("nothing was forgotten"), "{error}");
+    assert!(error.advice().is_some_and(|hint| hint.contains("prune/")));
+    assert_eq!(repo.list_snapshots().expect("list").len(), 2);
+}
+
+/// A store whose credentials may create nothing under `prune/`.
+struct Guarded(Memory);
+
+impl Storage for Guarded {
+    fn put_new(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        if name.starts_with("prune/") {
+            return Err(Error::new(Kind::Denied, format!("{name}: not with these credentials")));
+        }
+        self.0.put_new(name, bytes)
+    }
+    fn put_replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.0.put_replace(name, bytes)
+    }
+    fn get(&self, name: &str) -> Result<Vec<u8>> {
+        self.0.get(name)
+    }
+    fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
+        self.0.get_range(name, offset, len)
+    }
+    fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
+        self.0.list(prefix)
+    }
+    fn stat(&self, name: &str) -> Result<Option<u64>> {
+        self.0.stat(name)
+    }
+    fn delete(&self, name: &str) -> Result<()> {
+        self.0.delete(name)
+    }
+    fn location(&self) -> String {
+        self.0.location()
+    }
 }
