@@ -391,3 +391,112 @@ impl Storage for Guarded {
         self.0.location()
     }
 }
+
+// ---- Two key changes ----
+
+const OTHER: &[u8] = b"the other passphrase";
+const NEW: &[u8] = b"a new passphrase";
+
+/// A repository with two full slots: that of [`PASSPHRASE`] and that of [`OTHER`].
+fn two_slots(seed: u64) -> (Memory, Arc<World>, SlotId, SlotId) {
+    let (storage, world) = (Memory::new(), World::new(seed));
+    let repo = init(storage.clone(), &world);
+    let other = key::add(&repo, SlotKind::Full, "other", OTHER, CHEAP).expect("add");
+    (storage, world, repo.keys.slot(), other)
+}
+
+/// True when the passphrase opens a slot that may write.
+fn may_write(storage: &Memory, world: &Arc<World>, passphrase: &[u8]) -> bool {
+    open_with(storage.clone(), world, passphrase).is_ok_and(|repo| repo.index(&Silent).is_ok())
+}
+
+#[test]
+fn two_who_remove_each_others_slot_leave_one() {
+    let (storage, world, one, other) = two_slots(209);
+    let mut refused = 0;
+    for k in 0.. {
+        let storage = storage.fork();
+        let fault = Fault::new(storage.clone());
+        let repo = open(fault.clone(), &world).expect("open");
+        let copy = open_with(storage.clone(), &world, OTHER).expect("open");
+        let called = at_call(&fault, k, move || drop(key::remove(&copy, &one.to_string())));
+        let removed = key::remove(&repo, &other.to_string());
+        let left = [PASSPHRASE, OTHER].map(|passphrase| may_write(&storage, &world, passphrase));
+        assert_eq!(left.iter().filter(|left| **left).count(), 1, "call {k}: {left:?}, {removed:?}");
+        match removed {
+            Ok(change) => assert_eq!(change.remaining.iter().map(|s| s.id).collect::<Vec<_>>(), [one]),
+            Err(e) => {
+                assert!(matches!(e.kind(), Kind::WrongKey | Kind::NotFound | Kind::Usage), "call {k}: {e}");
+                refused += 1;
+            }
+        }
+        if !called.load(Ordering::SeqCst) {
+            break;
+        }
+    }
+    assert!(refused > 2, "{refused}");
+}
+
+/// Who changes the passphrase of a slot that is removed meanwhile has no slot afterwards; the other has.
+#[test]
+fn a_change_of_a_slot_that_is_removed_meanwhile_leaves_no_other() {
+    let (storage, world, _, other) = two_slots(210);
+    let (mut changed, mut refused) = (0, 0);
+    for k in 0.. {
+        let storage = storage.fork();
+        let fault = Fault::new(storage.clone());
+        let repo = open_with(fault.clone(), &world, OTHER).expect("open");
+        let copy = open(storage.clone(), &world).expect("open");
+        let removal = Arc::new(AtomicBool::new(false));
+        let removes = Arc::clone(&removal);
+        let called = at_call(&fault, k, move || {
+            removes.store(key::remove(&copy, &other.to_string()).is_ok(), Ordering::SeqCst);
+        });
+        let change = key::change(&repo, NEW, CHEAP);
+        assert!(may_write(&storage, &world, PASSPHRASE), "call {k}");
+        assert!(!may_write(&storage, &world, OTHER) || change.is_err(), "call {k}");
+        assert_eq!(may_write(&storage, &world, NEW), change.is_ok(), "call {k}");
+        match change {
+            Ok(change) => {
+                assert!(change.remaining.iter().any(|slot| slot.id == change.id));
+                changed += 1;
+            }
+            Err(e) => {
+                assert!(removal.load(Ordering::SeqCst) && e.kind() == Kind::WrongKey, "call {k}: {e}");
+                refused += 1;
+            }
+        }
+        if !called.load(Ordering::SeqCst) {
+            break;
+        }
+    }
+    assert!(changed > 0 && refused > 2, "{changed} changed, {refused} refused");
+}
+
+/// A slot that can't be read is none, and a slot that was removed writes nothing any more.
+#[test]
+fn damaged_and_removed_slots_do_not_count() {
+    let (storage, world, one, other) = two_slots(211);
+    let (repo, theirs) = (open(storage.clone(), &world).expect("open"), open_with(storage.clone(), &world, OTHER));
+    let name = alluvium::format::keyslot::object_name(one);
+    let whole = storage.get(&name).expect("the slot");
+    storage.tamper(&name, |bytes| bytes[0] ^= 1).expect("tamper");
+    let error = key::remove(&repo, &other.to_string()).expect_err("the last that can be read");
+    assert_eq!(error.kind(), Kind::Usage, "{error}");
+    storage.put_replace(&name, &whole).expect("put");
+    let change = key::remove(&repo, &other.to_string()).expect("remove");
+    assert_eq!((change.id, change.remaining.len()), (other, 1));
+    let theirs = theirs.expect("open");
+    let refused = [
+        take(&theirs, "shop", b"data").map(|_| ()).expect_err("a snapshot"),
+        key::add(&theirs, SlotKind::Full, "", NEW, CHEAP).map(|_| ()).expect_err("key add"),
+        key::remove(&theirs, &one.to_string()).map(|_| ()).expect_err("key remove"),
+        forget_by(&theirs, &Wish::KeepLast(1)).map(|_| ()).expect_err("forget"),
+        pruned(&theirs).map(|_| ()).expect_err("prune"),
+    ];
+    for error in refused {
+        assert_eq!(error.kind(), Kind::WrongKey, "{error}");
+        assert!(error.to_string().contains("was removed"), "{error}");
+    }
+    assert_eq!(key::list(&repo, &Silent).expect("list").len(), 1);
+}
