@@ -397,3 +397,39 @@ fn a_policy_removes_nothing_where_nothing_is_whole() {
     assert_eq!(plan().remove.len(), 2);
     assert!(!plan().remove.contains(&ids[2]));
 }
+
+/// Of two index objects that contradict each other about a pack, `repair index` dropped both lines, and the pack with
+/// them; a second run listed it.
+#[test]
+fn repair_settles_a_contradiction_by_the_packs_trailer() {
+    for lone in [false, true] {
+        let (storage, world) = (Memory::new(), World::new(81));
+        let repo = init(storage.clone(), &world);
+        let data = noise(200_000, 1);
+        take(&repo, "shop", &data).expect("take");
+        let mut lie = IndexObject::default();
+        for id in repo.list_index().expect("index") {
+            let object = repo.read_index_object(id).expect("an index object");
+            lie.keys.extend(object.keys.iter().filter(|key| !lie.keys.contains(key)).cloned().collect::<Vec<_>>());
+            lie.packs.extend(object.packs);
+            if lone {
+                storage.delete(&alluvium::format::index::object_name(id)).expect("delete");
+            }
+        }
+        lie.packs.iter_mut().for_each(|pack| pack.entries.truncate(1));
+        let packs = lie.packs.len() as u64;
+        // It is written; the cache of this machine may refuse it.
+        let _ = open(storage.clone(), &world).expect("open").publish_index(&lie);
+        let repo = open(storage.clone(), &world).expect("open");
+        assert!(!problems(&repo).is_empty(), "lone: {lone}");
+        let repaired = repair::repair_index(&repo, &Silent, &Cancel::new()).expect("repair");
+        assert_eq!((repaired.packs_corrected, repaired.packs_dropped), (packs, 0), "lone: {lone}");
+        assert_eq!(repaired.problems, [], "lone: {lone}");
+        let repo = open(storage, &world).expect("open");
+        assert_eq!(problems(&repo), [], "lone: {lone}");
+        let snapshot = repo.snapshots().expect("snapshots").0.remove(0);
+        assert!(restored(&repo, &snapshot).expect("restore") == data, "lone: {lone}");
+        let again = repair::repair_index(&repo, &Silent, &Cancel::new()).expect("repair");
+        assert_eq!((again.packs_corrected, again.packs_added, again.packs_dropped), (0, 0, 0), "lone: {lone}");
+    }
+}
