@@ -365,7 +365,7 @@ fn circles_of_rightful_copies_count_for_nothing() {
     assert_eq!(chain(&b, 1), None, "there is no whole B");
 
     let condemned = vec![Condemned { pack: PackId([1; 16]), size: 4096, since: 1 }];
-    repo.publish_generation(1, &Generation { condemned, distrusted: Vec::new() }).expect("publish");
+    repo.publish_generation(1, &Generation { condemned, ..Generation::default() }).expect("publish");
     let indexed = repo.index(&Silent).expect("index");
     for id in [a, b] {
         assert_eq!(indexed.usable(&id).expect("the cache"), None, "it ends in a circle without the whole A");

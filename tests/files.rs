@@ -368,6 +368,7 @@ fn publish(repo: &Repository, parts: &[(&str, PartKind)]) {
     let time = repo.env.now();
     let manifest = Manifest {
         time,
+        sequence: 1,
         finished: time,
         zone: "UTC".into(),
         source: "home".into(),
@@ -383,7 +384,8 @@ fn publish(repo: &Repository, parts: &[(&str, PartKind)]) {
         shrunk_from: None,
         original: None,
     };
-    let header = Header { time, series: [0; 32], bytes: 0, good_bytes: 0, previous: None };
+    let header =
+        Header { time, series: [0; 32], sequence: 1, bytes: 0, good_bytes: 0, previous: None, body: [0; 32] };
     session.publish(&header, &manifest).expect("published");
 }
 

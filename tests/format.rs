@@ -12,8 +12,8 @@ use alluvium::format::bytes::Encoder;
 use alluvium::format::certificate::{self, Certificate};
 use alluvium::format::config::{ChunkSizes, Config, Parameters};
 use alluvium::format::coordination::{
-    Beat, Condemned, Distrusted, Generation, Session, beat_name, generation_name, generation_of, session_name,
-    session_of,
+    Beat, Condemned, Distrusted, Generation, RemovedSlot, Session, beat_name, generation_name, generation_of,
+    session_name, session_of,
 };
 use alluvium::format::epoch::{self, Epoch};
 use alluvium::format::index::{IndexObject, IndexedPack};
@@ -268,8 +268,18 @@ fn generation() -> impl Strategy<Value = Generation> {
         any::<([u8; 16], u64, u64)>().prop_map(|(pack, size, since)| Condemned { pack: PackId(pack), size, since });
     let blobs = prop::collection::vec(any::<[u8; 32]>().prop_map(BlobId), 0..3);
     let distrusted = (any::<[u8; 16]>(), blobs).prop_map(|(pack, blobs)| Distrusted { pack: PackId(pack), blobs });
-    (prop::collection::vec(condemned, 0..4), prop::collection::vec(distrusted, 0..4))
-        .prop_map(|(condemned, distrusted)| Generation { condemned, distrusted })
+    let ids = prop::collection::vec(any::<[u8; 16]>(), 0..3);
+    let removed = prop::collection::vec((any::<[u8; 16]>(), time()), 0..3);
+    let others = (any::<u64>(), ids, removed);
+    (prop::collection::vec(condemned, 0..4), prop::collection::vec(distrusted, 0..4), others).prop_map(
+        |(condemned, distrusted, (judged, forgotten, removed))| Generation {
+            condemned,
+            distrusted,
+            judged,
+            forgotten: forgotten.into_iter().map(SnapshotId).collect(),
+            removed_slots: removed.into_iter().map(|(id, time)| RemovedSlot { slot: SlotId(id), time }).collect(),
+        },
+    )
 }
 
 // ---- Round trips ----

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use alluvium::env::Cancel;
 use alluvium::error::Kind;
 use alluvium::format::coordination::generation_name;
+use alluvium::format::index::IndexObject;
 use alluvium::format::keyslot::SlotKind;
 use alluvium::format::manifest::{Part, PartKind, object_name};
 use alluvium::id::SnapshotId;
@@ -113,7 +114,8 @@ fn a_damaged_generation_keeps_nobody_from_a_restore() {
     take(&repo, "shop", &data).expect("take");
     forget_ids(&repo, &[old]).expect("forget");
     pruned(&repo).expect("prune");
-    storage.tamper(&generation_name(1), |bytes| bytes[40] ^= 1).expect("tamper");
+    let (newest, _) = repo.newest_generation().expect("generation");
+    storage.tamper(&generation_name(newest), |bytes| bytes[40] ^= 1).expect("tamper");
     let snapshot = repo.snapshots().expect("snapshots").0.remove(0);
     assert_eq!(restored(&repo, &snapshot).expect("restore"), data);
     assert_eq!(take(&repo, "shop", &data).expect_err("a writer must know it").kind(), Kind::Damaged);
@@ -325,4 +327,109 @@ fn a_policy_counts_on_no_manifest_that_only_the_cache_holds() {
     let policy = Policy { keep_last: Some(Count::N(1)), ..Policy::default() };
     let error = forget::plan(&repo, &Filter::default(), &policy).expect_err("refused");
     assert_eq!(error.kind(), Kind::Damaged, "{error}");
+}
+
+/// What keeps a snapshot from being restored, in each way that needs no check to know it.
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    PackIsGone,
+    /// Found by a check, and by `repair index` taken out of every list.
+    PackIsGoneAndRepaired,
+    PackIsCut,
+    IndexObjectIsGone,
+}
+
+/// `check`, `repair index`, `check` emptied the list that `forget` went by: `keep-last 1` removed the last
+/// whole snapshot and kept the broken one.
+#[test]
+fn what_is_not_there_is_not_the_last_good_snapshot() {
+    for loss in [Loss::PackIsGone, Loss::PackIsGoneAndRepaired, Loss::PackIsCut, Loss::IndexObjectIsGone] {
+        let (storage, world) = (Memory::new(), World::new(79));
+        let (repo, ids) = three_days(&storage, &world);
+        let before: BTreeSet<String> = storage.names().into_iter().collect();
+        world.pass(SignedDuration::from_hours(24));
+        let newest = take(&repo, "shop", &noise(300_000, 9)).expect("take").id;
+        let new = |folder: &str| {
+            let mut names = storage.names().into_iter().filter(|name| !before.contains(name));
+            names.find(|name| name.starts_with(folder)).expect("a new object")
+        };
+        let pack = new("packs/");
+        match loss {
+            Loss::PackIsGone | Loss::PackIsGoneAndRepaired => storage.delete(&pack).expect("delete"),
+            Loss::PackIsCut => storage.tamper(&pack, |bytes| bytes.truncate(bytes.len() - 4096)).expect("cut"),
+            Loss::IndexObjectIsGone => storage.delete(&new("index/")).expect("delete"),
+        }
+        let repo = open(storage.clone(), &world).expect("open");
+        if matches!(loss, Loss::PackIsGoneAndRepaired) {
+            assert!(!problems(&repo).is_empty());
+            repair::repair_index(&repo, &Silent, &Cancel::new()).expect("repair");
+            assert!(!problems(&repo).is_empty());
+        }
+        let policy = Policy { keep_last: Some(Count::N(1)), ..Policy::default() };
+        let planned = forget::plan(&repo, &Filter::default(), &policy).expect("plan");
+        assert_eq!(planned.harmed, BTreeSet::from([newest]), "{loss:?}");
+        assert!(planned.problems.iter().all(|p| p.snapshots == [newest.to_string()]), "{loss:?}");
+        assert!(!planned.problems.is_empty(), "{loss:?}");
+        let removed: BTreeSet<SnapshotId> = planned.remove.iter().copied().collect();
+        assert_eq!(removed, ids[..2].iter().copied().collect(), "{loss:?}");
+        let named = |ids: &[SnapshotId]| {
+            forget::plan_named(&repo, &ids.iter().map(ToString::to_string).collect::<Vec<_>>(), false)
+        };
+        assert_eq!(named(&ids).expect_err("the last good one").kind(), Kind::Usage, "{loss:?}");
+        assert_eq!(named(&[newest]).expect("what is harmed may go").remove, [newest], "{loss:?}");
+    }
+}
+
+/// While no snapshot of a source is known to be whole, a policy removes none: a repair may bring any back.
+#[test]
+fn a_policy_removes_nothing_where_nothing_is_whole() {
+    let (storage, world) = (Memory::new(), World::new(80));
+    let (_, ids) = three_days(&storage, &world);
+    for name in storage.names().into_iter().filter(|name| name.starts_with("index/")) {
+        storage.delete(&name).expect("delete");
+    }
+    let repo = open(storage, &world).expect("open");
+    let policy = Policy { keep_last: Some(Count::N(1)), ..Policy::default() };
+    let plan = || forget::plan(&repo, &Filter::default(), &policy).expect("plan");
+    assert_eq!(plan().remove, []);
+    assert_eq!(plan().harmed.len(), 3);
+    repair::repair_index(&repo, &Silent, &Cancel::new()).expect("repair");
+    assert_eq!(plan().remove.len(), 2);
+    assert!(!plan().remove.contains(&ids[2]));
+}
+
+/// Of two index objects that contradict each other about a pack, `repair index` dropped both lines, and the pack with
+/// them; a second run listed it.
+#[test]
+fn repair_settles_a_contradiction_by_the_packs_trailer() {
+    for lone in [false, true] {
+        let (storage, world) = (Memory::new(), World::new(81));
+        let repo = init(storage.clone(), &world);
+        let data = noise(200_000, 1);
+        take(&repo, "shop", &data).expect("take");
+        let mut lie = IndexObject::default();
+        for id in repo.list_index().expect("index") {
+            let object = repo.read_index_object(id).expect("an index object");
+            lie.keys.extend(object.keys.iter().filter(|key| !lie.keys.contains(key)).cloned().collect::<Vec<_>>());
+            lie.packs.extend(object.packs);
+            if lone {
+                storage.delete(&alluvium::format::index::object_name(id)).expect("delete");
+            }
+        }
+        lie.packs.iter_mut().for_each(|pack| pack.entries.truncate(1));
+        let packs = lie.packs.len() as u64;
+        // It is written; the cache of this machine may refuse it.
+        let _ = open(storage.clone(), &world).expect("open").publish_index(&lie);
+        let repo = open(storage.clone(), &world).expect("open");
+        assert!(!problems(&repo).is_empty(), "lone: {lone}");
+        let repaired = repair::repair_index(&repo, &Silent, &Cancel::new()).expect("repair");
+        assert_eq!((repaired.packs_corrected, repaired.packs_dropped), (packs, 0), "lone: {lone}");
+        assert_eq!(repaired.problems, [], "lone: {lone}");
+        let repo = open(storage, &world).expect("open");
+        assert_eq!(problems(&repo), [], "lone: {lone}");
+        let snapshot = repo.snapshots().expect("snapshots").0.remove(0);
+        assert!(restored(&repo, &snapshot).expect("restore") == data, "lone: {lone}");
+        let again = repair::repair_index(&repo, &Silent, &Cancel::new()).expect("repair");
+        assert_eq!((again.packs_corrected, again.packs_added, again.packs_dropped), (0, 0, 0), "lone: {lone}");
+    }
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 use alluvium::format::certificate::Certificate;
 use alluvium::format::config::{ChunkSizes, Config, Parameters};
 use alluvium::format::coordination::{
-    Beat, Condemned, Distrusted, Generation, Session, beat_name, generation_name, session_name,
+    Beat, Condemned, Distrusted, Generation, RemovedSlot, Session, beat_name, generation_name, session_name,
 };
 use alluvium::format::epoch::{Epoch, Listed, SealedSecrets};
 use alluvium::format::index::{IndexObject, IndexedPack};
@@ -186,7 +186,13 @@ pub fn beat() -> Beat {
 pub fn generation() -> Generation {
     let pack = PackId(filled(18));
     let distrusted = Distrusted { pack, blobs: vec![BlobId(filled(1))] };
-    Generation { condemned: vec![Condemned { pack, size: 8192, since: 2 }], distrusted: vec![distrusted] }
+    Generation {
+        condemned: vec![Condemned { pack, size: 8192, since: 2 }],
+        distrusted: vec![distrusted],
+        judged: 2,
+        forgotten: vec![SnapshotId(filled(19))],
+        removed_slots: vec![RemovedSlot { slot: SlotId(filled(20)), time: time() }],
+    }
 }
 
 // ---- The seeds of the fuzz targets ----

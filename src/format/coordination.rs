@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Malformed, from_json, to_json};
-use crate::id::{BlobId, PackId, SnapshotId};
+use crate::id::{BlobId, PackId, SlotId, SnapshotId};
 
 /// The folder of sessions.
 pub const SESSION_PREFIX: &str = "sessions/";
@@ -77,14 +77,44 @@ pub struct Beat {
     pub generation: u64,
 }
 
-/// The state that prune publishes. Each generation holds the whole state, so only the newest counts.
+/// The state that prune, check, forget and key changes publish. Each generation holds the whole state,
+/// so only the newest counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Generation {
     /// Packs that prune means to delete. Nobody may deduplicate against them.
     pub condemned: Vec<Condemned>,
-    /// What a check found damaged. Nobody may deduplicate against it.
+    /// What a check or a prune found damaged. Nobody may deduplicate against it.
     pub distrusted: Vec<Distrusted>,
+    /// The number of the last generation that a prune, a check or a repair published: those judge
+    /// packs. A generation of a forget or a key change carries it over.
+    #[serde(default)]
+    pub judged: u64,
+    /// Snapshots that a forget decided to remove and that may still be there. For every other forget
+    /// they count as gone; prune marks them as long as they exist.
+    #[serde(default)]
+    pub forgotten: Vec<SnapshotId>,
+    /// Key slots that were removed. They stay here for ever: a slot object that is still there, or
+    /// comes back, counts as removed.
+    #[serde(default)]
+    pub removed_slots: Vec<RemovedSlot>,
+}
+
+impl Generation {
+    /// True when a key change removed `slot`.
+    pub fn has_removed(&self, slot: SlotId) -> bool {
+        self.removed_slots.iter().any(|removed| removed.slot == slot)
+    }
+}
+
+/// A key slot that was removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemovedSlot {
+    /// The slot.
+    pub slot: SlotId,
+    /// When it was removed, by the clock of the machine that did.
+    pub time: Timestamp,
 }
 
 /// A pack that prune means to delete.

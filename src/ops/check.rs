@@ -543,7 +543,7 @@ fn set_aside(
             return Ok(());
         }
         let more = distrusted.len() > before.len();
-        let next = Generation { condemned: state.condemned.clone(), distrusted };
+        let next = Generation { distrusted, judged: number + 1, ..state.clone() };
         attempts -= 1;
         match repo.publish_generation(number + 1, &next) {
             Ok(()) if more => {

@@ -2,6 +2,10 @@
 //!
 //! Slots are immutable objects. `change` writes the new slot before it removes the old one, so that an
 //! interruption leaves two working passphrases, never none.
+//!
+//! A removal is published as a generation before the slot object goes, and only when another full slot
+//! remains that no generation lists as removed. So removals have an order, and of two that would
+//! remove each other's slot the second is refused.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
@@ -9,20 +13,41 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
-use crate::format::keyslot::{self, SlotKind};
+use crate::format::coordination::{Generation, RemovedSlot};
+use crate::format::certificate::Certificate;
+use crate::format::keyslot::{self, KeySlot, SlotKind};
 use crate::id::SlotId;
 use crate::repo::Repository;
 use crate::repo::keys::{KdfCost, NewSlot, SlotInfo, list_slots, new_key_file};
 use crate::report::{Problem, Report};
 
-/// The slots, oldest first. Unreadable ones are told as problems.
+/// How often a removal is tried while others publish generations.
+const ATTEMPTS: u32 = 8;
+
+/// What a change of the slots did.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct SlotChange {
+    /// The slot that was removed, or the one that replaces it.
+    pub id: SlotId,
+    /// The slots that remain, oldest first.
+    pub remaining: Vec<SlotInfo>,
+}
+
+/// The slots, oldest first. Unreadable ones, and removed ones whose objects are still there, are
+/// reported as problems.
 ///
 /// # Errors
 /// `Storage`.
 pub fn list(repo: &Repository, report: &dyn Report) -> Result<Vec<SlotInfo>> {
     let mut slots = Vec::new();
+    // A damaged generation keeps nobody from looking; a removal refuses then.
+    let state = repo.probe_generation()?.1.unwrap_or_default();
     for (id, slot) in list_slots(repo.storage.as_ref())? {
         match slot.and_then(|(slot, bytes)| repo.keys.verify_slot(id, &slot, &bytes)) {
+            Ok(_) if state.has_removed(id) => {
+                let what = format!("was removed, and its object is still there: `alluvium key remove {id}` deletes it");
+                report.problem(Problem::new(keyslot::object_name(id), what));
+            }
             Ok(slot) => slots.push(SlotInfo { id, kind: slot.kind, label: slot.label, created: slot.created }),
             Err(e) => report.problem(Problem::new(keyslot::object_name(id), &e)),
         }
@@ -39,6 +64,10 @@ pub fn add(repo: &Repository, kind: SlotKind, label: &str, passphrase: &[u8], co
         return Err(Error::new(Kind::Usage, "the new passphrase is empty"));
     }
     repo.seen.require_same_repository()?;
+    repo.keys.require_full("making a key slot")?;
+    if let Ok(state) = repo.probe_generation()?.1 {
+        repo.refuse_removed_slot(&state)?;
+    }
     let id = SlotId::random(repo.env.as_ref());
     repo.keys.write_slot(repo.storage.as_ref(), repo.env.as_ref(), id, NewSlot { kind, label, passphrase, cost })?;
     Ok(id)
@@ -47,8 +76,9 @@ pub fn add(repo: &Repository, kind: SlotKind, label: &str, passphrase: &[u8], co
 /// Removes the slot whose id begins with `prefix`. The slot in use, and the last full one, stay.
 ///
 /// # Errors
-/// `NotFound`, `Usage`, `Storage`, `WrongKey` from a write-only slot.
-pub fn remove(repo: &Repository, prefix: &str) -> Result<SlotId> {
+/// `NotFound`, `Usage`, `Storage`; `WrongKey` from a write-only slot, and from one that was removed;
+/// `Busy` when others go on publishing generations.
+pub fn remove(repo: &Repository, prefix: &str) -> Result<SlotChange> {
     repo.keys.require_full("removing a key slot")?;
     repo.seen.require_same_repository()?;
     let slots = list_slots(repo.storage.as_ref())?;
@@ -69,20 +99,90 @@ pub fn remove(repo: &Repository, prefix: &str) -> Result<SlotId> {
         return Err(Error::new(Kind::Usage, "this is the slot of the passphrase in use")
             .hint("use another passphrase to remove it, or `alluvium key change`"));
     }
-    repo.storage.delete(&keyslot::object_name(id))?;
-    Ok(id)
+    Ok(SlotChange { id, remaining: retire(repo, id, None)? })
 }
 
-/// Replaces the slot in use by one for `passphrase`.
+/// Replaces the slot in use by one for `passphrase`: adds a slot, then removes the old one by the rule of
+/// [`remove`]. Afterwards `repo` may write nothing more.
 ///
 /// # Errors
-/// As [`add`].
-pub fn change(repo: &Repository, passphrase: &[u8], cost: KdfCost) -> Result<SlotId> {
+/// As [`add`] and [`remove`]. Both passphrases work then, unless the slot in use was removed.
+pub fn change(repo: &Repository, passphrase: &[u8], cost: KdfCost) -> Result<SlotChange> {
     let old = repo.keys.slot();
     let label = repo.keys.known_slot(old).map_or_else(String::new, |s| s.certificate.label);
-    let new = add(repo, SlotKind::Full, &label, passphrase, cost)?;
-    repo.storage.delete(&keyslot::object_name(old))?;
-    Ok(new)
+    let id = add(repo, SlotKind::Full, &label, passphrase, cost)?;
+    match retire(repo, old, Some(id)) {
+        Ok(remaining) => Ok(SlotChange { id, remaining }),
+        // Whoever removed the slot in use meanwhile did not mean to leave another in its place.
+        Err(e) if e.kind() == Kind::WrongKey => {
+            repo.storage.delete(&keyslot::object_name(id))?;
+            Err(e.during("the passphrase was not changed"))
+        }
+        Err(e) => Err(e.during("the new passphrase works, and so does the old one")),
+    }
+}
+
+/// Publishes that `id` was removed, deletes its object, and those of slots that an interrupted removal
+/// left. Returns the slots that remain; `new` was written just now, and a listing may lack it.
+fn retire(repo: &Repository, id: SlotId, new: Option<SlotId>) -> Result<Vec<SlotInfo>> {
+    for attempt in 1.. {
+        let (number, state) = repo.newest_generation().map_err(|e| match e.kind() {
+            Kind::Damaged => e.during("no key slot was removed").hint("`alluvium repair index` publishes a new one"),
+            _ => e,
+        })?;
+        repo.refuse_removed_slot(&state)?;
+        // Listed after the generation was read: a slot whose removal is older counts no more.
+        let mut remaining = usable_slots(repo, &state, new)?;
+        remaining.retain(|slot| slot.id != id);
+        if !remaining.iter().any(|slot| slot.kind == SlotKind::Full) {
+            return Err(Error::new(Kind::Usage, "no other full key slot would remain; no key slot was removed")
+                .hint("add one first (`alluvium key add`); a slot that can't be read or verified does not count"));
+        }
+        let mut removed: Vec<SlotId> = state.removed_slots.iter().map(|removed| removed.slot).collect();
+        if !state.has_removed(id) {
+            let mut next = state;
+            next.removed_slots.push(RemovedSlot { slot: id, time: repo.env.now() });
+            removed.push(id);
+            match repo.publish_settled(number + 1, &next) {
+                Ok(()) => {}
+                Err(e) if e.kind() == Kind::Busy && attempt < ATTEMPTS => continue,
+                Err(e) if e.kind() == Kind::Denied => {
+                    return Err(e.during("no key slot was removed").hint(
+                        "a removal is published under prune/ before the slot goes: use credentials that may create \
+                         objects there and delete under keys/",
+                    ));
+                }
+                Err(e) => return Err(e.during("no key slot was removed")),
+            }
+        }
+        for slot in removed {
+            let name = keyslot::object_name(slot);
+            if slot == id || repo.storage.stat(&name)?.is_some() {
+                repo.storage.delete(&name)?;
+            }
+        }
+        return Ok(remaining);
+    }
+    Err(Error::new(Kind::Busy, "others go on publishing generations; no key slot was removed"))
+}
+
+/// The slots that can be read, verify, and were not removed, oldest first.
+fn usable_slots(repo: &Repository, state: &Generation, new: Option<SlotId>) -> Result<Vec<SlotInfo>> {
+    let mut slots = list_slots(repo.storage.as_ref())?;
+    if let Some(new) = new.filter(|new| slots.iter().all(|(id, _)| id != new)) {
+        let name = keyslot::object_name(new);
+        let bytes = repo.storage.get(&name)?;
+        let decoded = KeySlot::decode(&bytes).map_err(|e| e.in_object(&name));
+        slots.push((new, decoded.map(|slot| (slot, bytes))));
+    }
+    let usable = slots.into_iter().filter_map(|(id, slot)| {
+        let (slot, bytes) = slot.ok().filter(|_| !state.has_removed(id))?;
+        let Certificate { kind, label, created, .. } = repo.keys.verify_slot(id, &slot, &bytes).ok()?;
+        Some(SlotInfo { id, kind, label, created })
+    });
+    let mut usable: Vec<SlotInfo> = usable.collect();
+    usable.sort_by_key(|slot| (slot.created, slot.id));
+    Ok(usable)
 }
 
 /// Begins a new key epoch: what is stored from now on opens only with the slots there are now. Returns

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! survey   packs, then sessions, then snapshots, then the index: in this order nothing new is taken for garbage
+//! verify   where another copy is to go, the copy that is counted on is read: a bad one is not counted on
 //! condemn  publish generation g+1 with the packs that are to go; from now on nobody relies on them
 //! wait     until every session that began before has ended; a dead one is fenced
 //! re-mark  snapshots published meanwhile may need a condemned pack after all: it stays, and is repacked later
@@ -13,13 +14,13 @@
 //! goes on. First the packs that nobody needs at all go, so that a full disk has room; then partly used packs are
 //! repacked: what is used is stored again in new packs, and the old ones are condemned.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::Serialize;
 
 use crate::env::{Cancel, Env};
 use crate::error::{Error, Kind, Result};
-use crate::format::coordination::{Condemned, Generation, generation_name};
+use crate::format::coordination::{Condemned, Distrusted, Generation, generation_name};
 use crate::format::index::{IndexObject, object_name as index_name};
 use crate::format::pack::{BlobEntry, object_name, with_offsets};
 use crate::id::{BlobId, IndexId, PackId};
@@ -39,6 +40,7 @@ use super::mark::mark;
 use super::reindex::{PACKS_PER_INDEX, delete, replace};
 
 mod survey;
+mod verify;
 
 use survey::{Survey, all_snapshots, missed, readable, refused};
 
@@ -48,6 +50,8 @@ pub const RESERVE: &str = "reserve";
 /// Its size in bytes: generations, index objects and session objects of a middling prune.
 pub const RESERVE_BYTES: usize = 1 << 20;
 
+/// How often a prune tries to publish while others forget snapshots or change keys.
+const CONDEMN_ATTEMPTS: u32 = 8;
 /// More index objects than this are compacted.
 const INDEX_OBJECTS_MAX: usize = 64;
 
@@ -94,6 +98,10 @@ pub struct Plan {
     pub repack_bytes: u64,
     /// Unused bytes that stay, within `--max-unused`.
     pub kept_unused_bytes: u64,
+    /// Copies that were read and verified since another copy of the same blob is to go.
+    pub verified_blobs: u64,
+    /// Packs that stay since the other copy of one of their blobs could not be read.
+    pub unverified_packs: u64,
     /// Packs deleted. 0 in a dry run.
     pub deleted_packs: u64,
     /// Bytes deleted.
@@ -140,8 +148,9 @@ pub fn prune(
         Ok(plan) => put_reserve(repo.storage.as_ref(), repo.env.as_ref()).map(|()| plan),
         // What is not there may be what another prune has taken away, rightly, since this one looked.
         Err(e) if e.kind() == Kind::NotFound => Err(other_at_work(&e)),
-        Err(e) if e.kind() == Kind::Damaged && generation.is_some() => match repo.probe_generation()?.0 {
-            newest if generation == Some(newest) => Err(e),
+        Err(e) if e.kind() == Kind::Damaged && generation.is_some() => match repo.probe_generation()? {
+            (newest, Ok(state)) if judges(generation, newest, &state) => Err(e),
+            (newest, Err(_)) if generation == Some(newest) => Err(e),
             _ => Err(other_at_work(&e)),
         },
         Err(e) => Err(e),
@@ -151,6 +160,27 @@ pub fn prune(
 fn other_at_work(seen: &Error) -> Error {
     Error::new(Kind::Busy, format!("another prune or check is at work; nothing that is needed was deleted ({seen})"))
         .hint("let it finish, then run prune again")
+}
+
+/// True when what was judged by generation `surveyed` holds in the newest one: what came after it, forgets
+/// and key changes published, and those carry over what is condemned and distrusted.
+fn judges(surveyed: Option<u64>, newest: u64, state: &Generation) -> bool {
+    surveyed.is_some_and(|surveyed| newest == surveyed || newest > surveyed && state.judged <= surveyed)
+}
+
+/// `distrusted` with the copies in `flawed`.
+fn distrust(distrusted: Vec<Distrusted>, flawed: &HashSet<(PackId, BlobId)>) -> Vec<Distrusted> {
+    let mut packs: BTreeMap<PackId, BTreeSet<BlobId>> =
+        distrusted.into_iter().map(|d| (d.pack, d.blobs.into_iter().collect())).collect();
+    for (pack, blob) in flawed {
+        match packs.get_mut(pack) {
+            // No blobs stand for all of them.
+            Some(all) if all.is_empty() => {}
+            Some(blobs) => drop(blobs.insert(*blob)),
+            None => drop(packs.insert(*pack, BTreeSet::from([*blob]))),
+        }
+    }
+    packs.into_iter().map(|(pack, blobs)| Distrusted { pack, blobs: blobs.into_iter().collect() }).collect()
 }
 
 /// `generation` is kept at the newest one that this prune knows of.
@@ -174,6 +204,7 @@ fn prune_once(
         plan: &mut plan,
         generation,
         repacked: HashSet::new(),
+        distrusted: HashSet::new(),
         report,
         cancel,
     };
@@ -211,6 +242,8 @@ struct Work<'w, 'r> {
     generation: &'w mut Option<u64>,
     /// Needed packs whose needed blobs this prune has stored again.
     repacked: HashSet<PackId>,
+    /// Flawed copies that a generation of this prune distrusts.
+    distrusted: HashSet<(PackId, BlobId)>,
     report: &'w dyn Report,
     cancel: &'w Cancel,
 }
@@ -219,16 +252,35 @@ impl Work<'_, '_> {
     /// Condemns `packs` and deletes those that no running session may rely on.
     fn condemn_and_delete(&mut self, packs: Vec<PackId>) -> Result<()> {
         self.cancel.check()?;
-        if packs.is_empty() {
+        if packs.is_empty() && self.survey.flawed.is_subset(&self.distrusted) {
             return Ok(());
         }
+        for attempt in 1.. {
+            match self.condemn(&packs) {
+                // A forget or a key change was faster: what this prune has judged stands.
+                Err(e) if e.kind() == Kind::Busy && attempt < CONDEMN_ATTEMPTS && self.still_judges()? => {}
+                condemned => return self.delete_condemned(&condemned?),
+            }
+        }
+        Ok(())
+    }
+
+    /// True as long as nobody else has judged packs since the generation that this prune acts on.
+    fn still_judges(&self) -> Result<bool> {
         let (number, state) = self.repo.probe_generation()?;
-        // What this prune takes for unused it has judged by the generation that it surveyed. Another one's may
-        // have condemned the copies that are counted on here.
-        if *self.generation != Some(number) {
+        Ok(judges(*self.generation, number, &readable(number, state)?))
+    }
+
+    /// Publishes a generation that condemns `packs`, and distrusts the copies that the survey found
+    /// flawed. Returns those of `packs` with the generation that condemned them first.
+    fn condemn(&mut self, packs: &[PackId]) -> Result<Vec<Condemned>> {
+        let (number, state) = self.repo.probe_generation()?;
+        let mut state = readable(number, state)?;
+        // What this prune takes for unused it has judged by the generation that it surveyed. Another prune's or check's
+        // may have condemned or distrusted the copies that are counted on here.
+        if !judges(*self.generation, number, &state) {
             return Err(other_at_work(&Error::new(Kind::Busy, format!("{} is new", generation_name(number)))));
         }
-        let mut state = readable(number, state)?;
         let sizes: HashMap<PackId, u64> = self.survey.packs.iter().map(|p| (p.id, p.size)).collect();
         let is_gone = |pack: PackId| -> Result<bool> { Ok(self.repo.storage.stat(&object_name(pack))?.is_none()) };
         // Another prune may list again what is gone: it must go on being known as condemned.
@@ -249,19 +301,23 @@ impl Work<'_, '_> {
         let new = packs.iter().filter(|pack| !known.contains(pack));
         condemned.extend(new.map(|&pack| Condemned { pack, size: sizes[&pack], since: number + 1 }));
         let mut distrusted = Vec::new();
-        for entry in state.distrusted {
+        for entry in distrust(state.distrusted, &self.survey.flawed) {
             if !is_gone(entry.pack)? {
                 distrusted.push(entry);
             }
         }
+        let forgotten = self.repo.still_there(&state.forgotten)?;
         // Even when all of them are condemned already: of two prunes that judged by one generation, one may delete.
         if self.repo.rules.keep(Rule::CondemnFirst) {
-            self.repo.publish_generation(number + 1, &Generation { condemned: condemned.clone(), distrusted })?;
+            let condemned = condemned.clone();
+            let next = Generation { condemned, distrusted, judged: number + 1, forgotten, ..state };
+            self.repo.publish_generation(number + 1, &next)?;
             *self.generation = Some(number + 1);
+            self.distrusted.clone_from(&self.survey.flawed);
         }
-        let candidates: HashSet<PackId> = packs.into_iter().collect();
+        let candidates: HashSet<PackId> = packs.iter().copied().collect();
         condemned.retain(|c| candidates.contains(&c.pack));
-        self.delete_condemned(&condemned)
+        Ok(condemned)
     }
 
     /// Deletes the condemned packs that every running session knows to be condemned and no snapshot needs.

@@ -1,6 +1,7 @@
 //! `repair index`: makes the index anew where it is damaged or wrong, from what the packs say of themselves.
 //!
-//! Sound index entries stay. Packs that no sound index object lists are read (header and trailer) and listed;
+//! Sound index entries stay. Where an index object contradicts a pack's trailer, the trailer decides.
+//! Packs that no sound index object lists are read (header and trailer) and listed;
 //! entries of packs that are gone or broken are dropped, so that the next snapshot stores their data again.
 //! Nothing is ever removed but index objects, and generations that can't be read; and those only after what
 //! replaces them is durable and proven.
@@ -18,6 +19,7 @@ use crate::format::pack::{WrappedKey, object_name};
 use crate::id::{BlobId, DataKeyId, IndexId, PackId};
 use crate::repo::Repository;
 use crate::repo::index::Location;
+use crate::repo::packs::ReadPack;
 use crate::report::{Counter, Problem, Report, Unit};
 
 use super::mark::{damaged, mark};
@@ -30,6 +32,8 @@ pub struct Repaired {
     pub packs_added: u64,
     /// Packs that were listed and are gone or broken.
     pub packs_dropped: u64,
+    /// Packs of which an index object said other things than their trailers, which are listed now.
+    pub packs_corrected: u64,
     /// Index objects that could not be read and were replaced.
     pub index_objects_replaced: u64,
     /// True when an unreadable generation was replaced.
@@ -62,13 +66,16 @@ pub fn repair_index(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> 
         (_, Err(e)) if e.kind() != Kind::Damaged => return Err(e),
         found => found,
     };
+    if let Ok(state) = &state {
+        repo.refuse_removed_slot(state)?;
+    }
     // What is condemned may go at any time, and rightly be missing.
     let condemned: HashSet<PackId> = state.iter().flat_map(|s| &s.condemned).map(|c| c.pack).collect();
     let listed = repo.list_packs()?;
     let (added, keys) = read_unlisted(repo, &sound, &listed, &mut repaired, report, cancel)?;
     repaired.packs_added = added.len() as u64;
     publish_proven(repo, added, &keys)?;
-    drop_lost(repo, sound, &listed, &condemned, &mut repaired, report)?;
+    settle_lines(repo, sound, &listed, &condemned, &mut repaired, report)?;
     // Everything that a broken index object could have listed and that still exists was just read from the
     // packs themselves. Where a pack could not be read, the broken object would not have helped either.
     for id in broken {
@@ -120,8 +127,17 @@ fn read_unlisted(
     Ok((packs, keys))
 }
 
-/// Drops packs that are gone, or whose trailer no longer agrees, from the sound index objects.
-fn drop_lost(
+/// What becomes of a pack's line in an index object.
+enum Line {
+    Stays,
+    Goes,
+    /// By the trailer, with the wrapped data key of the pack.
+    Replaced(Box<ReadPack>),
+}
+
+/// Compares every line of the sound index objects with the trailer of its pack. Where they disagree the
+/// trailer decides: the line is replaced by what it says. Lines of packs that are gone go.
+fn settle_lines(
     repo: &Repository,
     sound: Vec<(IndexId, IndexObject)>,
     listed: &BTreeMap<PackId, u64>,
@@ -129,32 +145,94 @@ fn drop_lost(
     repaired: &mut Repaired,
     report: &dyn Report,
 ) -> Result<()> {
-    let mut lost: HashSet<PackId> = HashSet::new();
-    for pack in sound.iter().flat_map(|(_, o)| &o.packs).filter(|p| !condemned.contains(&p.id)) {
-        let what = match listed.get(&pack.id) {
-            // A listing may be incomplete; that must not cost an entry.
-            None if repo.storage.stat(&object_name(pack.id))?.is_some() => continue,
-            None => "is missing".to_owned(),
-            Some(&size) => match repo.read_pack(pack.id, size) {
-                Ok(read) if read.indexed == *pack => continue,
-                Ok(_) => "its trailer lists other blobs than the index did".to_owned(),
-                // The index knows what the pack no longer says of itself: its blobs may be whole. A check sets
-                // it aside, so that the next snapshot stores them again.
-                Err(e) if size == pack.size => {
-                    repaired.problems.push(Problem::new(object_name(pack.id), &e));
-                    continue;
-                }
-                Err(e) => e.to_string(),
-            },
-        };
-        if lost.insert(pack.id) {
-            repaired.packs_dropped += 1;
-            let what = format!("{what}; taken out of the index, so that its data is stored again");
-            repaired.problems.push(Problem::new(object_name(pack.id), what));
+    // The objects that list a pack: each trailer is read once.
+    let mut listing: BTreeMap<PackId, Vec<(usize, usize)>> = BTreeMap::new();
+    for (at, (_, object)) in sound.iter().enumerate() {
+        for (line, pack) in object.packs.iter().enumerate() {
+            listing.entry(pack.id).or_default().push((at, line));
         }
     }
-    let harmed: Vec<_> = sound.into_iter().filter(|(_, o)| o.packs.iter().any(|p| lost.contains(&p.id))).collect();
-    if harmed.is_empty() { Ok(()) } else { replace(repo, &harmed, &|pack| !lost.contains(pack), report) }
+    let mut wrong: BTreeMap<usize, HashMap<usize, Line>> = BTreeMap::new();
+    for (id, places) in listing {
+        let lines: Vec<&IndexedPack> = places.iter().map(|(at, line)| &sound[*at].1.packs[*line]).collect();
+        let settled = settle_pack(repo, id, &lines, listed.get(&id).copied(), condemned.contains(&id), repaired)?;
+        if settled.iter().all(|line| matches!(line, Line::Goes)) {
+            repaired.packs_dropped += 1;
+        } else if settled.iter().any(|line| matches!(line, Line::Replaced(_))) {
+            repaired.packs_corrected += 1;
+        }
+        for (((at, line), was), becomes) in places.iter().zip(lines).zip(settled) {
+            if matches!(becomes, Line::Stays) {
+                continue;
+            }
+            let (index, pack) = (index_name(sound[*at].0), object_name(was.id));
+            report.note(&format!("{index}: what it lists of {pack} is wrong, and is replaced"));
+            wrong.entry(*at).or_default().insert(*line, becomes);
+        }
+    }
+    let mut replaced = Vec::new();
+    for (at, (id, object)) in sound.into_iter().enumerate() {
+        let Some(mut lines) = wrong.remove(&at) else { continue };
+        let mut keys = object.keys;
+        let packs = object.packs.into_iter().enumerate().filter_map(|(line, pack)| match lines.remove(&line) {
+            None | Some(Line::Stays) => Some(pack),
+            Some(Line::Goes) => None,
+            Some(Line::Replaced(read)) => {
+                let ReadPack { indexed, key, .. } = *read;
+                keys.retain(|known| known.id != key.id);
+                keys.push(key);
+                Some(indexed)
+            }
+        });
+        let packs = packs.collect();
+        replaced.push((id, IndexObject { keys, packs }));
+    }
+    if replaced.is_empty() { Ok(()) } else { replace(repo, &replaced, &|_| true, report) }
+}
+
+/// What becomes of the lines that list one pack, in their order.
+fn settle_pack(
+    repo: &Repository,
+    id: PackId,
+    lines: &[&IndexedPack],
+    listed: Option<u64>,
+    condemned: bool,
+    repaired: &mut Repaired,
+) -> Result<Vec<Line>> {
+    let all = |line: fn() -> Line| lines.iter().map(|_| line()).collect();
+    let name = object_name(id);
+    let mut out = |what: &str| {
+        let what = format!("{what}; taken out of the index, so that its data is stored again");
+        repaired.problems.push(Problem::new(name.clone(), what));
+    };
+    let Some(size) = listed else {
+        // What is condemned may go at any time. A listing may be incomplete; that must not cost an entry.
+        if condemned || repo.storage.stat(&name)?.is_some() {
+            return Ok(all(|| Line::Stays));
+        }
+        out("is missing");
+        return Ok(all(|| Line::Goes));
+    };
+    match repo.read_pack(id, size) {
+        Ok(read) => {
+            let again = || ReadPack { indexed: read.indexed.clone(), key: read.key.clone(), ..read };
+            let settle = |line: &&IndexedPack| {
+                if read.indexed == **line { Line::Stays } else { Line::Replaced(Box::new(again())) }
+            };
+            Ok(lines.iter().map(settle).collect())
+        }
+        // The index knows what the pack no longer says of itself: its blobs may be whole. A check sets
+        // it aside, so that the next snapshot stores them again.
+        Err(e) if condemned || lines.iter().any(|line| line.size == size) => {
+            repaired.problems.push(Problem::new(name, &e));
+            let right = |line: &&IndexedPack| if condemned || line.size == size { Line::Stays } else { Line::Goes };
+            Ok(lines.iter().map(right).collect())
+        }
+        Err(e) => {
+            out(&Problem::new(name.clone(), &e).what);
+            Ok(all(|| Line::Goes))
+        }
+    }
 }
 
 /// A generation that can't be read may have condemned any pack that nobody needs: so all of those are
@@ -178,10 +256,11 @@ fn replace_generation(
     let going = listed.iter().filter(|(id, _)| before.contains(id) || !marks.holders.contains(id));
     let mut condemned: Vec<_> = going.map(|(&pack, &size)| Condemned { pack, size, since: number }).collect();
     condemned.sort_by_key(|c| c.pack);
-    repo.publish_generation(number, &Generation { condemned, distrusted: state.distrusted })
+    repo.publish_generation(number, &Generation { condemned, judged: number, ..state })
 }
 
-/// The newest generation before `number` that can be read.
+/// The newest generation before `number` that can be read, and every key slot that an older one lists
+/// as removed.
 fn readable_generation(repo: &Repository, number: u64) -> Result<Generation> {
     let mut numbers: Vec<u64> = repo
         .storage
@@ -196,7 +275,14 @@ fn readable_generation(repo: &Repository, number: u64) -> Result<Generation> {
         let (_, plain) = repo.keys.open_order(ObjectKind::Generation, &name, &repo.storage.get(&name).ok()?).ok()?;
         Generation::decode(&plain).ok()
     };
-    Ok(numbers.iter().rev().find_map(read).unwrap_or_default())
+    let mut readable = numbers.iter().rev().filter_map(read);
+    let mut newest = readable.next().unwrap_or_default();
+    for removed in readable.flat_map(|older| older.removed_slots) {
+        if !newest.has_removed(removed.slot) {
+            newest.removed_slots.push(removed);
+        }
+    }
+    Ok(newest)
 }
 
 /// Only the newest generation counts, and it is readable now.

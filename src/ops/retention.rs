@@ -362,6 +362,8 @@ pub enum Reason {
     LastGood,
     /// No rule keeps any snapshot of the group and none is good: the newest one.
     OnlyOneLeft,
+    /// No snapshot of the group can be restored whole by what is there: all of them stay.
+    NoneWhole,
     /// Its time is later than now, so that no rule can be trusted to judge it.
     Future,
 }
@@ -379,6 +381,7 @@ impl fmt::Display for Reason {
             }
             Self::LastGood => f.write_str("last good snapshot"),
             Self::OnlyOneLeft => f.write_str("only snapshot left"),
+            Self::NoneWhole => f.write_str("no snapshot is whole: none goes"),
             Self::Future => f.write_str("in the future: not judged"),
         }
     }

@@ -244,7 +244,10 @@ pub fn sync(
         settled += snapshot.manifest.bytes();
     }
     let remove: Vec<SnapshotId> = plan.mirrored.remove.iter().filter_map(|copy| copy.id).collect();
-    forget::execute(dest, &remove, report, cancel)?;
+    match options.mirror {
+        Mirror::Guarded => forget::execute_guarded(dest, &remove, report, cancel)?,
+        _ => forget::execute(dest, &remove, report, cancel)?,
+    }
     synced.removed = plan.mirrored.remove;
     synced.packs_copied = tally.packs.load(Ordering::Relaxed);
     synced.chunks_resealed = tally.resealed.load(Ordering::Relaxed);

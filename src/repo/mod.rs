@@ -41,9 +41,10 @@ use crate::format::config::{self, ChunkSizes, Parameters};
 use crate::format::coordination::{GENERATION_PREFIX, Generation, generation_name, generation_of};
 use crate::format::index::IndexObject;
 use crate::format::keyslot::SlotKind;
+use crate::format::keyslot::object_name as slot_name;
 use crate::format::signed::Claim;
-use crate::format::{FORMAT_VERSION, ObjectKind, envelope};
-use crate::id::{BlobId, IndexId, PackId, RepoId};
+use crate::format::{FORMAT_VERSION, ObjectKind, envelope, manifest};
+use crate::id::{BlobId, IndexId, PackId, RepoId, SnapshotId};
 use crate::report::{Problem, Report, Unit};
 use crate::storage::{Listed, Storage};
 use crate::transform::chunk::Chunker;
@@ -354,7 +355,37 @@ impl Repository {
         Ok(self.storage.list(GENERATION_PREFIX)?.iter().filter_map(|o| generation_of(&o.name)).max().unwrap_or(0))
     }
 
-    /// Publishes generation `number`, exclusively: of two prunes, one succeeds.
+    /// Refuses to write with a key slot that `state` lists as removed: whoever still holds its
+    /// passphrase may read what the storage shows, and changes nothing.
+    ///
+    /// # Errors
+    /// `WrongKey`.
+    pub fn refuse_removed_slot(&self, state: &Generation) -> Result<()> {
+        if !state.has_removed(self.keys.slot()) {
+            return Ok(());
+        }
+        let name = slot_name(self.keys.slot());
+        Err(Error::new(Kind::WrongKey, format!("the slot of this passphrase was removed ({name})"))
+            .hint("use the passphrase of another slot (`alluvium key list`)"))
+    }
+
+    /// Those of `snapshots` whose manifests exist. Each is looked up by name; a fence is no manifest.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn still_there(&self, snapshots: &[SnapshotId]) -> Result<Vec<SnapshotId>> {
+        let storage = self.storage.as_ref();
+        let sizes = each(at_once(storage), snapshots, |id| storage.stat(&manifest::object_name(*id)));
+        let mut there = Vec::new();
+        for (id, size) in snapshots.iter().zip(sizes) {
+            if size?.is_some_and(|size| size != manifest::FENCE_LEN) {
+                there.push(*id);
+            }
+        }
+        Ok(there)
+    }
+
+    /// Publishes generation `number`, exclusively: of two, one succeeds.
     ///
     /// # Errors
     /// `Busy` when somebody else published it first; `Storage`.
@@ -362,7 +393,8 @@ impl Repository {
         let name = generation_name(number);
         let object = self.keys.seal_order(self.env.as_ref(), ObjectKind::Generation, &name, &state.encode())?;
         let late = || {
-            Error::new(Kind::Busy, format!("another prune or check published {name} first; nothing was deleted"))
+            let what = "another prune, check, forget or key change published";
+            Error::new(Kind::Busy, format!("{what} {name} first; nothing was deleted"))
                 .hint("let it finish, then try again")
         };
         self.storage.put_new(&name, &object).map_err(|error| match error.kind() {
@@ -376,6 +408,21 @@ impl Repository {
         }
         self.forget_generations(number);
         Ok(())
+    }
+
+    /// As [`publish_generation`](Self::publish_generation). When the answer gets lost, the storage is
+    /// asked what stands there: the same state is success, whoever published it.
+    ///
+    /// # Errors
+    /// As [`publish_generation`](Self::publish_generation).
+    pub fn publish_settled(&self, number: u64, state: &Generation) -> Result<()> {
+        match self.publish_generation(number, state) {
+            Err(e) if e.kind() == Kind::Storage => match self.newest_generation() {
+                Ok((newest, found)) if newest == number && found == *state => Ok(()),
+                _ => Err(e),
+            },
+            published => published,
+        }
     }
 
     /// Only the newest counts. The others stay as a path to it: whoever knows any of them, or none, finds the newest by
@@ -400,12 +447,13 @@ impl Repository {
     /// generation. Index objects that can't be read are told as problems; what only they list is unknown.
     ///
     /// # Errors
-    /// `Damaged` for an unreadable generation; `Storage`.
+    /// `Damaged` for an unreadable generation; `WrongKey` when the slot in use was removed; `Storage`.
     pub fn index(&self, report: &dyn Report) -> Result<Indexed<'_>> {
         let (number, state) = self.newest_generation().map_err(|e| match e.kind() {
             Kind::Damaged => e.hint("`alluvium repair index` publishes a new one"),
             _ => e,
         })?;
+        self.refuse_removed_slot(&state)?;
         self.index_at(number, state, report)
     }
 

@@ -167,6 +167,18 @@ impl<'r> Reader<'r> {
         Ok((raw, encoded))
     }
 
+    /// The blob at exactly this place, a delta decoded with `base`: nothing else is read.
+    ///
+    /// # Errors
+    /// As [`copy`](Self::copy).
+    pub fn copy_with(&self, id: &BlobId, location: &Location, base: Option<&[u8]>) -> Result<Vec<u8>> {
+        let (name, len) = (pack::object_name(location.pack), location.stored_len as usize);
+        let mut sealed = self.indexed.repo.storage.get_range(&name, u64::from(location.offset), len)?;
+        let mut raw = vec![0; location.raw_len as usize];
+        self.decode(&mut BlobDecoder::default(), id, location, &mut sealed, base, &mut raw, true)?;
+        Ok(raw)
+    }
+
     /// Decodes a blob, and what it is a difference to, unless that is at hand.
     fn decode_alone<'s>(
         &self,

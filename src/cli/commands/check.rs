@@ -140,6 +140,10 @@ pub fn repair_index(context: &mut Context<'_>) -> Result<Outcome> {
             counted(packs_added, "pack"),
             counted(index_objects_replaced, "unreadable index object")
         ));
+        if repaired.packs_corrected > 0 {
+            let packs = counted(repaired.packs_corrected, "pack");
+            context.closing(&format!("{packs} listed by their own trailers, which an index object contradicted"));
+        }
         if generation_replaced {
             context.closing("the unreadable generation was replaced");
         }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Kind, Result};
 use crate::id::SnapshotId;
-use crate::ops::forget::{Plan, execute, plan, plan_named};
+use crate::ops::forget::{Plan, carry_out, plan, plan_named};
 use crate::ops::retention::{Group, GroupKey, Policy};
 use crate::repo::Repository;
 use crate::repo::snapshots::Snapshot;
@@ -31,22 +31,23 @@ pub fn forget(context: &mut Context<'_>, arguments: Forget) -> Result<Outcome> {
         policy.check()?;
     }
     let repo = context.open()?;
-    let planned = if ids.is_empty() {
-        plan(&repo, &list::filter(filter), &policy)?
-    } else {
-        plan_named(&repo, &ids, allow_empty)?
-    };
-    for id in planned.harmed.iter().filter(|id| !planned.remove.contains(id)) {
-        context.report.warn(&format!(
-            "snapshot {} needs data that a check found damaged: it does not count as a good one",
-            short(id)
-        ));
-    }
+    let filter = list::filter(filter);
+    let make_plan =
+        || if ids.is_empty() { plan(&repo, &filter, &policy) } else { plan_named(&repo, &ids, allow_empty) };
+    let mut planned = make_plan()?;
+    warn_of_harmed(context, &planned);
     if !context.global.json {
         show(context, &repo, &planned, dry_run)?;
     }
     if !dry_run {
-        execute(&repo, &planned.remove, context.report, context.cancel)?;
+        let shown = planned.remove.clone();
+        planned = carry_out(&repo, planned, &make_plan, context.report, context.cancel)?;
+        if planned.remove != shown {
+            context.report.warn("another forget or prune was at work meanwhile: the snapshots were judged again");
+            if !context.global.json {
+                show(context, &repo, &planned, dry_run)?;
+            }
+        }
     }
     // The prune of a dry run would not know what the forget has not done.
     let pruned = if prune_after && !dry_run {
@@ -62,9 +63,21 @@ pub fn forget(context: &mut Context<'_>, arguments: Forget) -> Result<Outcome> {
     } else if let Some(pruned) = &pruned {
         prune::show(context, pruned, false);
     } else {
-        context.closing(&next(planned.remove.len(), dry_run, prune_after));
+        context.closing(&next(planned.remove.len() + planned.pending.len(), dry_run, prune_after));
     }
     Ok(Outcome::Done)
+}
+
+/// Says which snapshots that stay do not count as good ones, and why.
+fn warn_of_harmed(context: &Context<'_>, planned: &Plan) {
+    for id in planned.harmed.iter().filter(|id| !planned.remove.contains(id)) {
+        let name = id.to_string();
+        let why = planned.problems.iter().find(|problem| problem.snapshots.contains(&name));
+        let why = why.map_or_else(String::new, |problem| format!(" ({}: {})", problem.object, problem.what));
+        context
+            .report
+            .warn(&format!("snapshot {} can't be restored whole{why}: it does not count as a good one", short(id)));
+    }
 }
 
 /// The policy of the rules given; of none, one that keeps nothing.
@@ -123,6 +136,10 @@ fn show(context: &mut Context<'_>, repo: &Repository, planned: &Plan, dry_run: b
     let keep =
         if planned.groups.is_empty() { String::new() } else { format!("{would}keep {}, ", counted(kept, "snapshot")) };
     context.closing(&format!("{keep}{would}remove {}", counted(removed, "snapshot")));
+    if !planned.pending.is_empty() {
+        let pending = counted(planned.pending.len() as u64, "snapshot");
+        context.closing(&format!("{would}remove {pending} that an earlier forget decided on"));
+    }
     // Seen before it is done.
     let _ = std::io::Write::flush(context.out);
     Ok(())

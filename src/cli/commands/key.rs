@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::format::keyslot::SlotKind;
 use crate::id::SlotId;
 use crate::ops;
+use crate::ops::key::SlotChange;
 use crate::repo::keys::KdfCost;
 
 use super::super::args::{Key, NewPassword};
@@ -42,13 +43,13 @@ pub fn key(context: &mut Context<'_>, command: Key) -> Result<Outcome> {
             done(context, id, "added the passphrase");
         }
         Key::Remove { id } => {
-            let id = ops::key::remove(&repo, &id)?;
-            done(context, id, "removed the passphrase");
+            let change = ops::key::remove(&repo, &id)?;
+            changed(context, &change, "removed the passphrase");
         }
         Key::Change { new } => {
             repo.keys.require_full("changing the passphrase")?;
-            let id = ops::key::change(&repo, &new_passphrase(&new)?, KdfCost::default())?;
-            done(context, id, "changed the passphrase; it is now");
+            let change = ops::key::change(&repo, &new_passphrase(&new)?, KdfCost::default())?;
+            changed(context, &change, "changed the passphrase; it is now");
         }
     }
     Ok(Outcome::Done)
@@ -74,6 +75,26 @@ fn done(context: &mut Context<'_>, id: SlotId, what: &str) {
     }
 }
 
+/// What was done, and the slots that remain.
+fn changed(context: &mut Context<'_>, change: &SlotChange, what: &str) {
+    if context.global.json {
+        context.document(to_value(change));
+        return;
+    }
+    context.closing(&format!("{what} {}", short(&change.id)));
+    for slot in &change.remaining {
+        let label = if slot.label.is_empty() { String::new() } else { format!(" ({})", slot.label) };
+        context.closing(&format!("  remains: {} {}{label}", short(&slot.id), kind_name(slot.kind)));
+    }
+}
+
+fn kind_name(kind: SlotKind) -> &'static str {
+    match kind {
+        SlotKind::Full => "full",
+        SlotKind::WriteOnly => "write-only",
+    }
+}
+
 fn list(context: &mut Context<'_>, repo: &crate::repo::Repository) -> Result<()> {
     let slots = ops::key::list(repo, context.report)?;
     let in_use = repo.keys.slot();
@@ -90,10 +111,7 @@ fn list(context: &mut Context<'_>, repo: &crate::repo::Repository) -> Result<()>
     let mut table = Table::new(&["", "id", "kind", "label", &context.time_head(), "age"]);
     for slot in slots {
         let mark = if slot.id == in_use { "*" } else { "" };
-        let kind = match slot.kind {
-            SlotKind::Full => "full",
-            SlotKind::WriteOnly => "write-only",
-        };
+        let kind = kind_name(slot.kind);
         let (created, age) = (context.time(slot.created), age(slot.created, context.env.now()));
         table.row([mark.to_owned(), short(&slot.id), kind.to_owned(), slot.label, created, age]);
     }

@@ -76,6 +76,14 @@ pub fn show(context: &mut Context<'_>, plan: &Plan, dry_run: bool) {
     if kept_unused_bytes > 0 {
         context.closing(&format!("{} of unused data may stay (--max-unused)", size(kept_unused_bytes)));
     }
+    if plan.verified_blobs > 0 {
+        let copies = if plan.verified_blobs == 1 { "copy" } else { "copies" };
+        context.closing(&format!("verified {} {copies} that stay in place of others", plan.verified_blobs));
+    }
+    if plan.unverified_packs > 0 {
+        let packs = counted(plan.unverified_packs, "pack");
+        context.closing(&format!("{packs} that stay: the other copy of what they hold could not be read"));
+    }
     if plan.deleted_packs > 0 {
         context.closing(&format!("deleted {}", packs_of(plan.deleted_packs, plan.deleted_bytes)));
     }

@@ -17,6 +17,7 @@ use crate::repo::{Indexed, Repository};
 use crate::report::{Problem, Report};
 
 use super::super::mark::{Marks, damaged, mark};
+use super::verify::{Duplicates, Round, Verifier};
 use super::{MaxUnused, Plan, PruneOptions};
 
 /// Packs below this share of the pack size are small.
@@ -34,6 +35,10 @@ pub(super) struct Survey<'r> {
     /// Packs that are gone and that an index object still lists: two prunes rewrote the index at once, or one was
     /// interrupted. That no snapshot needs them the marks say.
     pub(super) ghosts: BTreeSet<PackId>,
+    /// Copies that were counted on and do not hold their blob, as the verification found.
+    pub(super) flawed: HashSet<(PackId, BlobId)>,
+    /// Copies that were verified since another copy is to go.
+    verified: u64,
 }
 
 pub(super) struct Surveyed {
@@ -48,6 +53,16 @@ pub(super) struct Surveyed {
     blob_bytes: u64,
     used_bytes: u64,
     condemned: bool,
+    /// It holds a copy of a blob whose counted copy could not be verified: neither copy goes.
+    stays: bool,
+}
+
+/// A pack that no index object lists: who wrote it, and its blobs where its trailer can be read.
+struct Unlisted {
+    session: SnapshotId,
+    blobs: Vec<BlobId>,
+    /// The storage did not give the trailer, for now.
+    unread: bool,
 }
 
 impl<'r> Survey<'r> {
@@ -96,57 +111,54 @@ impl<'r> Survey<'r> {
                 asked.borrow_mut().entry(pack).or_insert_with(|| ask(pack)).clone()
             }
         };
-        let flaw = |id: &BlobId, l: &Location| match missing(l.pack) {
-            Some(what) => Some(what),
-            None => indexed.is_distrusted(id, l.pack).then(|| damaged(id)),
-        };
-        let marks = mark(&indexed, &snapshots, &flaw, report, cancel)?;
-        if let Some(missing) = marks.missing.first() {
-            return Err(missed(repo, missing)?);
-        }
-        let mut packs = Vec::new();
-        for (&id, &size) in &listed {
-            let (session, entries) = match known.get(&id) {
-                Some(session) => (*session, repo.cache.entries(&id)?),
-                None => match repo.read_pack_header(id) {
-                    Ok((_, header)) => (header.session, Vec::new()),
-                    Err(e) if e.kind() == Kind::NotFound => continue,
-                    Err(e) => return Err(refused(&object_name(id), &e.to_string())),
-                },
+        let unlisted = read_unlisted(repo, listed.iter().filter(|(id, _)| !known.contains_key(id)), report)?;
+        let is_at_work = |session: &SnapshotId| live.contains(session) || Some(*session) == own;
+        let mut flawed: HashSet<(PackId, BlobId)> = HashSet::new();
+        let verifier = Verifier::new(&indexed, report, cancel)?;
+        // Each round counts on copies that the rounds before did not find flawed.
+        let (marks, packs) = loop {
+            let flaw = |id: &BlobId, l: &Location| match missing(l.pack) {
+                Some(what) => Some(what),
+                None => (indexed.is_distrusted(id, l.pack) || flawed.contains(&(l.pack, *id))).then(|| damaged(id)),
             };
-            if live.contains(&session) || Some(session) == own {
+            let marks = mark(&indexed, &snapshots, &flaw, report, cancel)?;
+            if let Some(missing) = marks.missing.first() {
+                return Err(missed(repo, missing)?);
+            }
+            let mut packs = surveyed(&indexed, &marks, &listed, &known, &unlisted, &is_at_work)?;
+            let going = going(&indexed, &packs, &flawed, options);
+            let duplicates = duplicates(&marks, &going, &known, &unlisted, repo)?;
+            let Round { flawed: found, unread } = verifier.round(&marks, &duplicates)?;
+            if !found.is_subset(&flawed) {
+                flawed.extend(found);
                 continue;
             }
-            let used = marks.used.get(&id);
-            let needed: Vec<_> = entries.iter().filter(|(at, _)| used.is_some_and(|u| u.contains(at))).collect();
-            if needed.len() != used.map_or(0, HashSet::len) {
-                return Err(Error::new(Kind::Busy, "the local cache was emptied meanwhile; nothing was deleted")
-                    .hint("let the other check or repair finish, then run prune again"));
+            for pack in packs.iter_mut().filter(|pack| going.contains(&pack.id)) {
+                let blobs = blobs_of(pack.id, &known, &unlisted, repo)?;
+                pack.stays =
+                    unlisted.get(&pack.id).is_some_and(|u| u.unread) || blobs.iter().any(|(_, id)| unread.contains(id));
             }
-            packs.push(Surveyed {
-                id,
-                size,
-                session,
-                needed: used.is_some(),
-                blob_bytes: entries.iter().map(|(_, e)| u64::from(e.stored_len)).sum(),
-                used_bytes: needed.iter().map(|(_, e)| u64::from(e.stored_len)).sum(),
-                condemned: indexed.is_condemned(id),
-            });
-        }
+            break (marks, packs);
+        };
+        let verified = verifier.verified();
+        drop(verifier);
         // A snapshot that wrote a pack which nobody seems to need was forgotten, or is hidden.
         let writers = packs.iter().filter(|p| !p.needed).map(|p| p.session);
         refuse_hidden(repo, writers, &ids)?;
-        Ok(Self { indexed, snapshots: ids, marks, packs, ghosts })
+        Ok(Self { indexed, snapshots: ids, marks, packs, ghosts, flawed, verified })
     }
 
     /// What to do: the plan in figures, the packs to delete, the packs to repack.
     pub(super) fn plan(&self, options: &PruneOptions) -> (Plan, Vec<PackId>, Vec<PackId>) {
-        let mut plan = Plan { packs: self.packs.len() as u64, ..Plan::default() };
+        let mut plan = Plan { packs: self.packs.len() as u64, verified_blobs: self.verified, ..Plan::default() };
         let (mut unused, mut partly) = (Vec::new(), Vec::new());
         for pack in &self.packs {
             plan.bytes += pack.size;
             plan.used_bytes += pack.used_bytes;
-            if pack.needed {
+            plan.unverified_packs += u64::from(pack.stays);
+            if pack.stays {
+                plan.kept_unused_bytes += pack.blob_bytes - pack.used_bytes;
+            } else if pack.needed {
                 partly.push(pack);
             } else {
                 plan.unused_packs += 1;
@@ -154,48 +166,183 @@ impl<'r> Survey<'r> {
                 unused.push(pack.id);
             }
         }
-        let repack = self.choose_repack(&mut partly, plan.used_bytes, options.max_unused);
-        plan.kept_unused_bytes =
-            partly.iter().filter(|p| !repack.contains(&p.id)).map(|p| p.blob_bytes - p.used_bytes).sum();
+        let repack = choose_repack(&self.indexed, &self.flawed, &mut partly, plan.used_bytes, options.max_unused);
+        let kept = partly.iter().filter(|p| !repack.contains(&p.id));
+        plan.kept_unused_bytes += kept.map(|p| p.blob_bytes - p.used_bytes).sum::<u64>();
         plan.repack_packs = repack.len() as u64;
         plan.repack_bytes = partly.iter().filter(|p| repack.contains(&p.id)).map(|p| p.size).sum();
         (plan, unused, repack.into_iter().collect())
     }
+}
 
-    /// The wasteful first, until what is left is within bounds; and small packs, once there are many.
-    fn choose_repack(&self, partly: &mut [&Surveyed], used_bytes: u64, max_unused: MaxUnused) -> BTreeSet<PackId> {
-        let allowed = match max_unused {
-            MaxUnused::Percent(percent) => (used_bytes as f64 * percent / 100.0) as u64,
-            MaxUnused::Bytes(bytes) => bytes,
-            MaxUnused::Unlimited => u64::MAX,
+/// The error when another process emptied the local cache: what it no longer says was not judged.
+pub(super) fn cache_emptied() -> Error {
+    Error::new(Kind::Busy, "the local cache was emptied meanwhile; nothing was deleted")
+        .hint("let the other check or repair finish, then run prune again")
+}
+
+/// Reads headers and trailers of packs that no index object lists. A trailer that is damaged lists
+/// nothing that anybody could find again.
+fn read_unlisted<'p>(
+    repo: &Repository,
+    packs: impl Iterator<Item = (&'p PackId, &'p u64)>,
+    report: &dyn Report,
+) -> Result<HashMap<PackId, Unlisted>> {
+    let mut unlisted = HashMap::new();
+    for (&id, &size) in packs {
+        let session = match repo.read_pack_header(id) {
+            Ok((_, header)) => header.session,
+            Err(e) if e.kind() == Kind::NotFound => continue,
+            Err(e) => return Err(refused(&object_name(id), &e.to_string())),
         };
-        let waste = |p: &Surveyed| p.blob_bytes - p.used_bytes;
-        // By share of waste, without floating point: a/b > c/d.
-        partly.sort_by(|a, b| {
-            (u128::from(waste(b)) * u128::from(a.size))
-                .cmp(&(u128::from(waste(a)) * u128::from(b.size)))
-                .then(a.id.cmp(&b.id))
-        });
-        let mut left: u64 = partly.iter().map(|p| waste(p)).sum();
-        let mut repack = BTreeSet::new();
-        for pack in partly.iter() {
-            if left <= allowed {
-                break;
+        let mut pack = Unlisted { session, blobs: Vec::new(), unread: false };
+        match repo.read_pack(id, size) {
+            Ok(read) => pack.blobs.extend(read.indexed.entries.iter().map(|e| e.id)),
+            Err(e) if e.kind() == Kind::NotFound => continue,
+            Err(e) if e.kind() == Kind::Damaged => {}
+            Err(e) if matches!(e.kind(), Kind::Storage | Kind::Denied) => {
+                pack.unread = true;
+                let what = format!("its trailer could not be read ({e}): the pack stays for now");
+                report.problem(Problem::new(object_name(id), what));
             }
-            left -= waste(pack);
-            repack.insert(pack.id);
+            Err(e) => return Err(e),
         }
-        let small: Vec<_> =
-            partly.iter().filter(|p| p.size < self.indexed.repo.parameters.pack_bytes / SMALL_SHARE).collect();
-        if max_unused != MaxUnused::Unlimited && small.len() >= SMALL_PACKS_MAX {
-            repack.extend(small.iter().map(|p| p.id));
-        }
-        // A pack that was condemned and is needed again is not worth special care: it is copied like the others.
-        // So is the rest of a pack of which a check has set something aside.
-        let set_aside: HashSet<PackId> = self.indexed.state.distrusted.iter().map(|d| d.pack).collect();
-        repack.extend(partly.iter().filter(|p| p.condemned || set_aside.contains(&p.id)).map(|p| p.id));
-        repack
+        unlisted.insert(id, pack);
     }
+    Ok(unlisted)
+}
+
+/// Every listed pack whose session is not at work, by what `marks` need of it.
+fn surveyed(
+    indexed: &Indexed<'_>,
+    marks: &Marks,
+    listed: &BTreeMap<PackId, u64>,
+    known: &HashMap<PackId, KnownPack>,
+    unlisted: &HashMap<PackId, Unlisted>,
+    is_at_work: &dyn Fn(&SnapshotId) -> bool,
+) -> Result<Vec<Surveyed>> {
+    let mut packs = Vec::new();
+    for (&id, &size) in listed {
+        let session = match (known.get(&id), unlisted.get(&id)) {
+            (Some(known), _) => known.session,
+            (None, Some(unlisted)) => unlisted.session,
+            (None, None) => continue,
+        };
+        if is_at_work(&session) {
+            continue;
+        }
+        let entries = if known.contains_key(&id) { indexed.repo.cache.entries(&id)? } else { Vec::new() };
+        let used = marks.used.get(&id);
+        let needed: Vec<_> = entries.iter().filter(|(at, _)| used.is_some_and(|u| u.contains(at))).collect();
+        let blobs = known.get(&id).map_or(0, |known| known.blobs);
+        if needed.len() != used.map_or(0, HashSet::len) || entries.len() as u64 != blobs {
+            return Err(cache_emptied());
+        }
+        packs.push(Surveyed {
+            id,
+            size,
+            session,
+            needed: used.is_some(),
+            blob_bytes: entries.iter().map(|(_, e)| u64::from(e.stored_len)).sum(),
+            used_bytes: needed.iter().map(|(_, e)| u64::from(e.stored_len)).sum(),
+            condemned: indexed.is_condemned(id),
+            stays: false,
+        });
+    }
+    Ok(packs)
+}
+
+/// The packs that go if every counted copy is whole: the unused ones, and those to repack.
+fn going(
+    indexed: &Indexed<'_>,
+    packs: &[Surveyed],
+    flawed: &HashSet<(PackId, BlobId)>,
+    options: &PruneOptions,
+) -> BTreeSet<PackId> {
+    let (mut partly, unused): (Vec<&Surveyed>, Vec<&Surveyed>) = packs.iter().partition(|pack| pack.needed);
+    let used_bytes = packs.iter().map(|pack| pack.used_bytes).sum();
+    let mut going = choose_repack(indexed, flawed, &mut partly, used_bytes, options.max_unused);
+    going.extend(unused.iter().map(|pack| pack.id));
+    going
+}
+
+/// The blobs of a pack with their offsets; of one that no index object lists, all at 0.
+fn blobs_of(
+    pack: PackId,
+    known: &HashMap<PackId, KnownPack>,
+    unlisted: &HashMap<PackId, Unlisted>,
+    repo: &Repository,
+) -> Result<Vec<(u32, BlobId)>> {
+    let Some(known) = known.get(&pack) else {
+        let blobs = unlisted.get(&pack).map_or(&[][..], |pack| &pack.blobs);
+        return Ok(blobs.iter().map(|id| (0, *id)).collect());
+    };
+    let entries = repo.cache.entries(&pack)?;
+    if entries.len() as u64 != known.blobs {
+        return Err(cache_emptied());
+    }
+    Ok(entries.into_iter().map(|(offset, entry)| (offset, entry.id)).collect())
+}
+
+/// The blobs of which a pack of `going` holds a copy that is not counted on.
+fn duplicates(
+    marks: &Marks,
+    going: &BTreeSet<PackId>,
+    known: &HashMap<PackId, KnownPack>,
+    unlisted: &HashMap<PackId, Unlisted>,
+    repo: &Repository,
+) -> Result<Duplicates> {
+    let mut duplicates = Duplicates::default();
+    for pack in going {
+        let used = marks.used.get(pack);
+        for (offset, id) in blobs_of(*pack, known, unlisted, repo)? {
+            if !used.is_some_and(|used| used.contains(&offset)) {
+                duplicates.add(&id);
+            }
+        }
+    }
+    Ok(duplicates)
+}
+
+/// The wasteful first, until what is left is within bounds; and small packs, once there are many.
+fn choose_repack(
+    indexed: &Indexed<'_>,
+    flawed: &HashSet<(PackId, BlobId)>,
+    partly: &mut [&Surveyed],
+    used_bytes: u64,
+    max_unused: MaxUnused,
+) -> BTreeSet<PackId> {
+    let allowed = match max_unused {
+        MaxUnused::Percent(percent) => (used_bytes as f64 * percent / 100.0) as u64,
+        MaxUnused::Bytes(bytes) => bytes,
+        MaxUnused::Unlimited => u64::MAX,
+    };
+    let waste = |p: &Surveyed| p.blob_bytes - p.used_bytes;
+    // By share of waste, without floating point: a/b > c/d.
+    partly.sort_by(|a, b| {
+        (u128::from(waste(b)) * u128::from(a.size))
+            .cmp(&(u128::from(waste(a)) * u128::from(b.size)))
+            .then(a.id.cmp(&b.id))
+    });
+    let mut left: u64 = partly.iter().map(|p| waste(p)).sum();
+    let mut repack = BTreeSet::new();
+    for pack in partly.iter() {
+        if left <= allowed {
+            break;
+        }
+        left -= waste(pack);
+        repack.insert(pack.id);
+    }
+    let small: Vec<_> = partly.iter().filter(|p| p.size < indexed.repo.parameters.pack_bytes / SMALL_SHARE).collect();
+    if max_unused != MaxUnused::Unlimited && small.len() >= SMALL_PACKS_MAX {
+        repack.extend(small.iter().map(|p| p.id));
+    }
+    // A pack that was condemned and is needed again is not worth special care: it is copied like the others.
+    // So is the rest of a pack of which a check has set something aside.
+    let distrusted = indexed.state.distrusted.iter().map(|d| d.pack);
+    let set_aside: HashSet<PackId> = distrusted.chain(flawed.iter().map(|(pack, _)| *pack)).collect();
+    repack.extend(partly.iter().filter(|p| p.condemned || set_aside.contains(&p.id)).map(|p| p.id));
+    repack
 }
 
 /// The generation, or a refusal: without it, a copy that another prune is about to delete might be counted on.
@@ -265,14 +412,14 @@ fn refuse_hidden(
     Ok(())
 }
 
-/// The indexed packs with their sessions, and those that are gone; or a refusal when the storage hides one or one has
+/// The indexed packs, and those that are gone; or a refusal when the storage hides one or one has
 /// another size.
 fn known_packs(
     indexed: &Indexed<'_>,
     packs: Vec<KnownPack>,
     listed: &BTreeMap<PackId, u64>,
     listed_now: &BTreeMap<PackId, u64>,
-) -> Result<(HashMap<PackId, SnapshotId>, BTreeSet<PackId>)> {
+) -> Result<(HashMap<PackId, KnownPack>, BTreeSet<PackId>)> {
     let (mut known, mut ghosts) = (HashMap::new(), BTreeSet::new());
     for pack in packs {
         match listed.get(&pack.id) {
@@ -295,7 +442,7 @@ fn known_packs(
                 }
             }
         }
-        known.insert(pack.id, pack.session);
+        known.insert(pack.id, pack);
     }
     Ok((known, ghosts))
 }
