@@ -30,3 +30,13 @@ pub const KDF_MEMORY_KIB_MAX: u32 = 4 << 20;
 pub const KDF_PASSES_MAX: u32 = 64;
 /// Most Argon2 lanes that a key slot may ask for.
 pub const KDF_LANES_MAX: u32 = 64;
+/// Most parts of a snapshot.
+pub const PARTS_MAX: u64 = 1 << 24;
+/// Longest record of a part in bytes, its line feed included.
+pub const PART_RECORD_BYTES_MAX: usize = 64 << 10;
+/// Most parts that stand in a manifest; a longer list is stored as chunks.
+pub const PARTS_INLINE_MAX: usize = 16;
+/// Most bytes of the records of parts that stand in a manifest.
+pub const PARTS_INLINE_BYTES_MAX: usize = 16 << 10;
+/// Longest record of a table in a catalog in bytes, its line feed included.
+pub const CATALOG_RECORD_BYTES_MAX: usize = 1 << 20;

@@ -6,6 +6,7 @@
 //! allocates nothing that a hostile length asks for ([`limits`]).
 
 pub mod bytes;
+pub mod catalog;
 pub mod config;
 pub mod coordination;
 pub mod envelope;
@@ -14,6 +15,7 @@ pub mod keyslot;
 pub mod limits;
 pub mod manifest;
 pub mod pack;
+pub mod part;
 pub mod recipe;
 
 use crate::error::{Error, Kind};

@@ -21,7 +21,6 @@ use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{
     Beat, Distrusted, GENERATION_PREFIX, Generation, SESSION_PREFIX, Session, generation_of, is_beat, session_of,
 };
-use crate::format::manifest::Manifest;
 use crate::format::pack::{object_name, with_offsets};
 use crate::format::{ObjectKind, config, keyslot, manifest};
 use crate::id::{BlobId, IndexId, PackId, RepoId, SnapshotId};
@@ -31,7 +30,6 @@ use crate::repo::index::{KnownPack, Location};
 use crate::repo::keys::list_slots;
 use crate::repo::packs::ReadPack;
 use crate::repo::reader::Reader;
-use crate::repo::snapshots::digest_of_stream;
 use crate::repo::{Indexed, Repository};
 use crate::report::{Counter, Problem, Report, Unit};
 use crate::storage::probe::PROBE_SUFFIX;
@@ -156,13 +154,6 @@ pub fn check_with(repo: &Repository, options: CheckOptions, report: &dyn Report,
     let unread = indexed.problems.iter().filter(|p| !found.problems.iter().any(|told| told.object == p.object));
     found.problems.extend(unread.cloned().collect::<Vec<_>>());
     found.snapshots = (snapshots.len() + unreadable.len()) as u64;
-    for snapshot in &snapshots {
-        let Manifest { whole, parts, .. } = &snapshot.manifest;
-        if whole.is_some_and(|whole| whole != digest_of_stream(parts)) {
-            let what = "its digest is not that of its parts: only single parts of it can be restored";
-            found.problems.push(Problem::new(manifest::object_name(snapshot.id), what).harming([snapshot.id]));
-        }
-    }
     for (id, error) in unreadable {
         found.problems.push(Problem::new(manifest::object_name(id), &error).harming([id]));
     }
@@ -190,7 +181,8 @@ pub fn check_with(repo: &Repository, options: CheckOptions, report: &dyn Report,
         let well = data.whole.contains(&location.pack) || indexed.is_distrusted_whole(location.pack);
         (indexed.is_distrusted(id, location.pack) && !well).then(|| damaged(id))
     };
-    let Marks { missing, .. } = mark(&indexed, &snapshots, &flaw, report, cancel)?;
+    let Marks { missing, contradictory, .. } = mark(&indexed, &snapshots, &flaw, report, cancel)?;
+    found.problems.extend(contradictory);
     for (pack, blobs) in &data.blobs {
         for blob in blobs {
             let (object, what) = (object_name(*pack), damaged(blob));
