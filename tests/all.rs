@@ -13,6 +13,7 @@ mod golden;
 mod histories;
 mod index;
 mod layers;
+mod lists;
 mod long_rows;
 mod model;
 mod postgres;

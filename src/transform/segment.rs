@@ -23,7 +23,7 @@ pub mod units;
 pub const LOOKAHEAD: usize = 64 << 10;
 
 /// Most segments of a stream; what follows is the last one.
-const SEGMENTS_MAX: usize = 4096;
+const SEGMENTS_MAX: usize = 1 << 15;
 
 /// The name of what follows the last of them.
 pub const THE_REST: &str = "the rest";

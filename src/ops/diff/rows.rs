@@ -20,8 +20,8 @@ use crate::repo::reader::Reader;
 use crate::transform::segment::rows::{Form, Rows, Take, last_line};
 use crate::transform::segment::sql::Dialect;
 
-/// Most chunks of a table whose rows are compared: 36 bytes of memory each, 4 TiB of a table.
-const CHUNKS_MAX: usize = 1 << 24;
+/// Most chunks of a table whose rows are compared: 36 bytes of memory each, 1 TiB of a table.
+const CHUNKS_MAX: usize = 1 << 22;
 
 /// How many rows differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
