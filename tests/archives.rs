@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use alluvium::env::Cancel;
-use alluvium::format::manifest::PartKind;
+use alluvium::format::manifest::{PartKind, PartName};
 use alluvium::ops::restore::{Target, restore};
 use alluvium::ops::select::Narrow;
 use alluvium::ops::snapshot::{Source, snapshot};
@@ -185,7 +185,7 @@ fn members_of_many_gigabytes_are_passed_over() {
         (pax, size),
     ] {
         let mut segmenter = Segmenter::recognise(&begin).expect("an archive");
-        assert_eq!(segmenter.first().0.as_deref(), Some("huge"));
+        assert_eq!(segmenter.first().0, Some(PartName::of("huge")));
         let mut begun = Vec::new();
         assert_eq!(segmenter.scan(&begin, false, &mut begun), begin.len());
         let zeros = vec![0; 1 << 20];
@@ -194,7 +194,7 @@ fn members_of_many_gigabytes_are_passed_over() {
         }
         assert!(begun.is_empty());
         segmenter.scan(&member("next", b'0', noise(70_000, 1)), true, &mut begun);
-        assert_eq!((begun[0].at, begun[0].name.as_str()), (0, "next"));
+        assert_eq!((begun[0].at, &begun[0].name.object[..]), (0, "next"));
     }
 }
 
@@ -521,7 +521,7 @@ fn chunks_of_members_that_are_data_files_hold_whole_pages() {
         let mut segmenter = Segmenter::recognise(&begin).expect("an archive");
         let mut begun = Vec::new();
         segmenter.scan(&begin, true, &mut begun);
-        assert_eq!((begun[0].name.as_str(), begun[0].grain), ("base/5/1259", Grain::Any));
+        assert_eq!((&begun[0].name.object[..], begun[0].grain), ("base/5/1259", Grain::Any));
     }
     assert_eq!(
         Segmenter::recognise_pages(&data).expect("a data file").first_grain(),

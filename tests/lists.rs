@@ -142,8 +142,8 @@ fn a_list_that_is_not_what_the_manifest_says_is_damage() {
         restored(&repo, &altered).map(drop)
     };
     altered(&|_| {}).expect("restore");
-    for alter in [
-        &(|list: &mut PartList| list.count += 1) as &dyn Fn(&mut PartList),
+    let alterations: [&dyn Fn(&mut PartList); 5] = [
+        &|list| list.count += 1,
         &|list| list.count -= 1,
         &|list| list.bytes += 1,
         &|list| list.blake3[0] ^= 1,
@@ -151,7 +151,8 @@ fn a_list_that_is_not_what_the_manifest_says_is_damage() {
             let Listing::Recipe(recipe) = &mut list.list else { panic!("a long list") };
             recipe.chunks.swap(0, 1);
         },
-    ] {
+    ];
+    for alter in alterations {
         assert_eq!(altered(alter).expect_err("another list").kind(), Kind::Damaged);
     }
 }
