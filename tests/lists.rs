@@ -16,6 +16,7 @@ use alluvium::format::recipe::{Recipe, RecipeEntry};
 use alluvium::id::{BlobId, PackId, SnapshotId};
 use alluvium::ops::check::{Subset, check};
 use alluvium::ops::diff::{self, diff};
+use alluvium::ops::mark::mark;
 use alluvium::ops::snapshot::{SnapshotOptions, Source, snapshot};
 use alluvium::ops::stats;
 use alluvium::ops::sync::{SyncOptions, Way, sync};
@@ -23,11 +24,11 @@ use alluvium::ops::{key, select};
 use alluvium::repo::Repository;
 use alluvium::repo::reader::Reader;
 use alluvium::repo::session::{Session, Writing};
-use alluvium::repo::snapshots::inline_list;
+use alluvium::repo::snapshots::{Snapshot, inline_list};
 use alluvium::repo::writer::{WriteOptions, write};
 use alluvium::report::{Collect, Counter, Silent};
 use alluvium::storage::Storage;
-use alluvium::storage::fault::Fault;
+use alluvium::storage::fault::{Fault, Operation};
 use alluvium::storage::memory::Memory;
 use jiff::SignedDuration;
 
@@ -76,6 +77,16 @@ fn an_unchanged_list_of_20_000_tables_costs_some_kilobytes_and_no_listing_reads_
     assert!(snapshots.iter().all(|s| s.manifest.parts.count == 20_001 && s.manifest.bytes() == s.manifest.parts.bytes));
     let read: Vec<_> = fault.calls()[calls..].iter().filter(|call| call.name.starts_with("packs/")).cloned().collect();
     assert!(read.is_empty(), "{read:?}");
+
+    // A walk of two snapshots with one list reads no more than a walk of one.
+    let reads = |snapshots: &[Snapshot]| {
+        let indexed = indexed(&fresh);
+        let calls = fault.operations();
+        mark(&indexed, snapshots, &|_, _| None, &Silent, &Cancel::new()).expect("mark");
+        fault.calls()[calls..].iter().filter(|call| call.operation == Operation::GetRange).count()
+    };
+    let (one, both) = (reads(&snapshots[2..]), reads(&snapshots[1..]));
+    assert!(one > 100 && one == both, "{one} and {both}");
 
     let newest = &snapshots[0];
     assert!(restored(&fresh, newest).expect("restore") == changed);

@@ -61,15 +61,6 @@ impl<'r> Reader<'r> {
         let found = Digest { bytes, blake3: *hasher.finalize().as_bytes() };
         if found == catalog.digest && tables.len() as u64 == catalog.tables { Ok(Some(tables)) } else { Err(wrong()) }
     }
-
-    /// The parts in a chunk of a list.
-    ///
-    /// # Errors
-    /// `Damaged`; `Storage`.
-    pub fn list_chunk(&self, id: &BlobId) -> Result<Vec<Part>> {
-        let bytes = self.blob(id).map_err(|e| e.during("reading the list of parts"))?;
-        decode_list(id, &bytes)
-    }
 }
 
 /// The parts in the plain bytes of a chunk of a list.
