@@ -129,6 +129,7 @@ fn take(repo: &Repository, input: File, report: &Collect) {
         tags: BTreeSet::new(),
         write: WriteOptions::default(),
         allow_shrink: false,
+        evidence: None,
     };
     let source = Source::Stream { input: Box::new(input), bytes: None };
     snapshot(repo, source, &options, report, &Cancel::new()).expect("snapshot");

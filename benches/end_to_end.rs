@@ -77,6 +77,7 @@ fn take(repo: &Repository, input: Box<dyn Read + Send + '_>, report: &dyn alluvi
         tags: BTreeSet::new(),
         write: WriteOptions::default(),
         allow_shrink: false,
+        evidence: None,
     };
     snapshot(repo, Source::Stream { input, bytes: None }, &options, report, &Cancel::new()).expect("snapshot");
 }

@@ -98,6 +98,7 @@ fn fill(repo: &Repository, folder: Option<&Path>) {
             tags: BTreeSet::new(),
             write: WriteOptions::default(),
             allow_shrink: true,
+            evidence: None,
         };
         snapshot(repo, Source::Stream { input, bytes: None }, &options, &Silent, &Cancel::new()).expect("snapshot");
     };

@@ -15,6 +15,7 @@ mod histories;
 mod index;
 mod keys;
 mod layers;
+mod lists;
 mod long_rows;
 mod model;
 mod postgres;

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use alluvium::env::Cancel;
 use alluvium::error::Kind;
 use alluvium::format::keyslot::SlotKind;
-use alluvium::format::manifest::{Digest, Header, Manifest, Part, PartKind, SourceKind, Stored};
+use alluvium::format::manifest::{
+    Digest, Header, Manifest, Part, PartKind, PartName, Shape, ShapeKind, SourceKind, Stored,
+};
 use alluvium::format::recipe::Recipe;
 use alluvium::ops::check::{Subset, check};
 use alluvium::ops::restore::{Target, restore};
@@ -16,6 +18,7 @@ use alluvium::ops::select::Wanted;
 use alluvium::ops::snapshot::{Source, snapshot};
 use alluvium::ops::{diff, key, select, stats};
 use alluvium::repo::session::{Session, Writing};
+use alluvium::repo::snapshots::inline_list;
 use alluvium::repo::{InitOptions, Repository};
 use alluvium::report::{Collect, Counter, Silent};
 use alluvium::storage::Storage;
@@ -25,8 +28,8 @@ use jiff::SignedDuration;
 use proptest::prelude::*;
 
 use crate::support::{
-    CHEAP, PASSPHRASE, World, dump, forget_ids, indexed, init, noise, open, open_with, options, pruned, restored, take,
-    take_with,
+    CHEAP, PASSPHRASE, World, dump, forget_ids, indexed, init, noise, open, open_with, options, parts_of, pruned,
+    restored, take, take_with, wanted,
 };
 
 fn ids(repo: &Repository) -> Vec<alluvium::id::SnapshotId> {
@@ -108,7 +111,7 @@ proptest! {
             // The same bytes under a name without a past: cut by scanning alone.
             world.pass(SignedDuration::from_hours(1));
             let scanned = take(&repo, &format!("fresh {}", taken.len()), &data).expect("take").id;
-            let recipe = |id| repo.snapshot(id).expect("snapshot").manifest.parts[0].recipe.clone();
+            let recipe = |id| parts_of(&repo, &repo.snapshot(id).expect("snapshot")).remove(0).recipe;
             prop_assert_eq!(recipe(id), recipe(scanned));
             taken.push((id, data.clone()));
         }
@@ -190,7 +193,8 @@ fn a_recipe_of_several_levels_comes_back() {
     let data = noise(12_000_000, 5);
     take(&repo, "deep", &data).expect("take");
     let found = repo.snapshots().expect("snapshots").0.remove(0);
-    assert!(found.manifest.parts[0].recipe.depth >= 2, "{}", found.manifest.parts[0].recipe.depth);
+    let depth = parts_of(&repo, &found)[0].recipe.depth;
+    assert!(depth >= 2, "{depth}");
     assert_eq!(restored(&repo, &found).expect("restore"), data);
 }
 
@@ -476,14 +480,14 @@ fn hostile_part_names_stay_inside_the_target() {
     let digest = Digest { bytes: 0, blake3: *blake3::hash(b"").as_bytes() };
     let now = jiff::Timestamp::from_second(1_790_000_000).expect("a time");
     let file = |name: &str| Part {
-        name: name.to_owned(),
+        name: PartName::of(name),
         kind: PartKind::File { mode: 0o644, modified: now, changed: false },
         digest,
         recipe: Recipe::default(),
         stored_bytes: None,
     };
     let link = Part {
-        name: "link".into(),
+        name: PartName::of("link"),
         kind: PartKind::Link { target: "/tmp".into() },
         digest,
         recipe: Recipe::default(),
@@ -505,7 +509,10 @@ fn hostile_part_names_stay_inside_the_target() {
         generation: 0,
         tool: "test".into(),
         whole: None,
-        parts,
+        shape: Shape { is: ShapeKind::Files, dialect: None },
+        parts: inline_list(parts),
+        engine: None,
+        catalog: None,
         stored: Stored::default(),
         shrunk_from: None,
         original: None,
@@ -570,7 +577,8 @@ fn files_and_folders_come_back_as_they_were() {
         &Cancel::new(),
     )
     .expect("restore");
-    let name = found.manifest.parts.iter().find(|p| p.name.ends_with("a.csv")).expect("a.csv").name.clone();
+    let name = parts_of(&repo, &found).into_iter().map(|part| part.name.object).find(|name| name.ends_with("a.csv"));
+    let name = name.expect("a.csv");
     let restored_file = back.join(&name);
     assert_eq!(std::fs::read(&restored_file).expect("read"), dump(3000, 1));
     assert_eq!(restored_file.metadata().expect("metadata").permissions().mode() & 0o777, 0o640);
@@ -578,9 +586,7 @@ fn files_and_folders_come_back_as_they_were() {
     assert!(root.join("empty").is_dir() && root.join("nothing").metadata().expect("metadata").len() == 0);
     assert_eq!(std::fs::read_link(root.join("latest")).expect("link"), std::path::Path::new("a.csv"));
     // One part by itself, and never over an existing file unasked.
-    let (_, part) =
-        select::snapshot_and_part(std::slice::from_ref(&found), &format!("exports:{name}"), &jiff::tz::TimeZone::UTC)
-            .expect("part");
+    let (_, part) = wanted(&repo, std::slice::from_ref(&found), &format!("exports:{name}")).expect("part");
     let file = folder.path().join("one.csv");
     let once = |overwrite| {
         restore(
@@ -636,10 +642,10 @@ fn snapshots_are_called_by_id_name_time_and_part() {
     assert_eq!(name(&format!("shop@{}", snapshots[3].manifest.time)).expect("time"), snapshots[3].id);
     assert_eq!(name("shop@2001-01-01").expect_err("before all").kind(), Kind::NotFound);
     assert_eq!(name("nothing").expect_err("unknown").kind(), Kind::NotFound);
-    let (found, part) =
-        select::snapshot_and_part(&snapshots, &format!("shop@{}:shop", snapshots[3].manifest.time), &utc)
-            .expect("part");
-    assert_eq!((found.id, part), (snapshots[3].id, Wanted::Part(&snapshots[3].manifest.parts[0])));
+    let text = format!("shop@{}:shop", snapshots[3].manifest.time);
+    let (found, part) = wanted(&repo, &snapshots, &text).expect("part");
+    let expected = Wanted::Part(parts_of(&repo, &snapshots[3]).remove(0));
+    assert_eq!((found.id, part), (snapshots[3].id, expected));
 }
 
 #[test]

@@ -12,14 +12,16 @@ use std::sync::Mutex;
 
 use alluvium::env::Cancel;
 use alluvium::error::Error;
-use alluvium::format::manifest::{Digest, Header, Manifest, Part, PartKind, SourceKind, Stored};
+use alluvium::format::manifest::{
+    Digest, Header, Manifest, Part, PartKind, PartName, Shape, ShapeKind, SourceKind, Stored,
+};
 use alluvium::format::recipe::Recipe;
 use alluvium::ops::restore::{Restored, Target, restore};
 use alluvium::ops::select::Wanted;
 use alluvium::ops::snapshot::{Source, Taken, snapshot};
 use alluvium::repo::Repository;
 use alluvium::repo::session::{Session, Writing};
-use alluvium::repo::snapshots::Snapshot;
+use alluvium::repo::snapshots::{Snapshot, inline_list};
 use alluvium::report::{Collect, Counter, Problem, Report, Silent, Unit};
 use alluvium::source::files::{Found, FoundKind, Opener, walk};
 use alluvium::storage::local::Local;
@@ -27,7 +29,7 @@ use alluvium::storage::memory::Memory;
 use rustix::fs::{CWD, Mode, OFlags};
 use tempfile::TempDir;
 
-use crate::support::{PASSPHRASE, World, indexed, init, options};
+use crate::support::{PASSPHRASE, World, indexed, init, options, parts_of};
 
 /// When an [`Intruder`] acts.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -257,7 +259,7 @@ fn a_file_that_changes_while_it_is_read_is_stored_and_flagged() {
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert!(problems[0].object.ends_with("home/log") && problems[0].what.contains("changed while it was read"));
     let snapshot = newest(&repo);
-    let flags: Vec<bool> = snapshot.manifest.parts.iter().map(|part| part.kind.has_changed()).collect();
+    let flags: Vec<bool> = parts_of(&repo, &snapshot).iter().map(|part| part.kind.has_changed()).collect();
     assert_eq!(flags, [false, true]);
 
     let heard = Collect::default();
@@ -359,7 +361,7 @@ fn publish(repo: &Repository, parts: &[(&str, PartKind)]) {
     let session = Session::begin(repo, &writing, &Silent).expect("a session");
     let digest = Digest { bytes: 0, blake3: *blake3::hash(b"").as_bytes() };
     let part = |(name, kind): &(&str, PartKind)| Part {
-        name: (*name).to_owned(),
+        name: PartName::of(*name),
         kind: kind.clone(),
         digest,
         recipe: Recipe::default(),
@@ -379,7 +381,10 @@ fn publish(repo: &Repository, parts: &[(&str, PartKind)]) {
         generation: 0,
         tool: "test".into(),
         whole: None,
-        parts: parts.iter().map(part).collect(),
+        shape: Shape { is: ShapeKind::Files, dialect: None },
+        parts: inline_list(parts.iter().map(part).collect()),
+        engine: None,
+        catalog: None,
         stored: Stored::default(),
         shrunk_from: None,
         original: None,

@@ -9,6 +9,7 @@ use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 use alluvium::format::bytes::Encoder;
+use alluvium::format::catalog::{CatalogTable, Column, Consistency, decode_tables};
 use alluvium::format::certificate::{self, Certificate};
 use alluvium::format::config::{ChunkSizes, Config, Parameters};
 use alluvium::format::coordination::{
@@ -19,12 +20,14 @@ use alluvium::format::epoch::{self, Epoch};
 use alluvium::format::index::{IndexObject, IndexedPack};
 use alluvium::format::keyslot::{EpochSecrets, Kdf, KeySlot, SecretBytes, SlotKeys};
 use alluvium::format::manifest::{
-    Digest, Header, Manifest, Original, Part, PartKind, Published, SealedManifest, SourceKind, Stored, encode_fence,
+    Catalog, Dialect, Digest, Engine, Header, Listing, Manifest, Original, Part, PartKind, PartList, PartName,
+    Published, SealedManifest, Shape, ShapeKind, SourceKind, Stored, encode_fence,
 };
 use alluvium::format::pack::{
     Base, BlobEntry, Codec, PackHeader, Trailer, WrappedKey, blobs_end, decode_footer, encode_footer, padme,
     with_offsets,
 };
+use alluvium::format::part::decode_parts;
 use alluvium::format::recipe::{Recipe, RecipeEntry};
 use alluvium::format::signed::{CLAIM_LEN, Claim, ORDER_LEN, Order};
 use alluvium::format::{
@@ -32,6 +35,7 @@ use alluvium::format::{
     recipe,
 };
 use alluvium::id::{BlobId, DataKeyId, IndexId, PackId, RepoId, SlotId, SnapshotId};
+use alluvium::repo::snapshots::inline_list;
 use alluvium::storage::check_name;
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -205,14 +209,72 @@ fn part_kind() -> impl Strategy<Value = PartKind> {
     ]
 }
 
+fn name() -> impl Strategy<Value = PartName> {
+    let front = || prop::option::of(text());
+    (front(), front(), text(), 1..4u32).prop_map(|(database, schema, object, piece)| PartName {
+        database,
+        schema,
+        object,
+        piece,
+    })
+}
+
+fn recipe() -> impl Strategy<Value = Recipe> {
+    (0..=8u8, prop::collection::vec(recipe_entry(), 0..4)).prop_map(|(depth, chunks)| Recipe { depth, chunks })
+}
+
+fn list() -> impl Strategy<Value = PartList> {
+    prop_oneof![
+        prop::collection::vec(part(), 0..4).prop_map(inline_list),
+        (0..1u64 << 24, any::<u64>(), any::<[u8; 32]>(), recipe()).prop_map(|(count, bytes, blake3, recipe)| {
+            PartList { count, bytes, blake3, list: Listing::Recipe(recipe) }
+        }),
+    ]
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    let is = prop::sample::select(vec![
+        ShapeKind::Stream,
+        ShapeKind::Dump,
+        ShapeKind::Archive,
+        ShapeKind::Files,
+        ShapeKind::Pages,
+    ]);
+    let dialect = prop::sample::select(vec![
+        Dialect::Postgres,
+        Dialect::Mysql,
+        Dialect::Sqlite,
+        Dialect::Mongodb,
+        Dialect::Tar,
+        Dialect::Lines,
+    ]);
+    (is, prop::option::of(dialect)).prop_map(|(is, dialect)| Shape { is, dialect })
+}
+
+fn engine() -> impl Strategy<Value = Engine> {
+    let field = || prop::option::of(text());
+    let consistency = (text(), field(), field(), field()).prop_map(|(kind, lsn, gtid, last)| Consistency {
+        kind,
+        lsn,
+        gtid,
+        last,
+        ..Consistency::default()
+    });
+    (field(), field(), prop::option::of(consistency), prop::collection::vec(text(), 0..3)).prop_map(
+        |(engine, tls, consistency, extensions)| Engine { engine, tls, consistency, extensions, ..Engine::default() },
+    )
+}
+
+fn catalog() -> impl Strategy<Value = Catalog> {
+    (digest(), recipe(), 0..1u64 << 24).prop_map(|(digest, recipe, tables)| Catalog { digest, recipe, tables })
+}
+
 fn digest() -> impl Strategy<Value = Digest> {
     (0..1u64 << 60, any::<[u8; 32]>()).prop_map(|(bytes, blake3)| Digest { bytes, blake3 })
 }
 
 fn part() -> impl Strategy<Value = Part> {
-    let recipe =
-        (0..=8u8, prop::collection::vec(recipe_entry(), 0..4)).prop_map(|(depth, chunks)| Recipe { depth, chunks });
-    (text(), part_kind(), digest(), recipe).prop_map(|(name, kind, digest, recipe)| Part {
+    (name(), part_kind(), digest(), recipe()).prop_map(|(name, kind, digest, recipe)| Part {
         name,
         kind,
         digest,
@@ -235,8 +297,9 @@ fn manifest_body() -> impl Strategy<Value = Manifest> {
     });
     let times = (time(), time(), prop::option::of(any::<[u8; 16]>().prop_map(SnapshotId)), any::<u64>());
     let names = (text(), text(), source, text(), text(), prop::collection::btree_set(text(), 0..3));
-    let data = (prop::option::of(digest()), prop::collection::vec(part(), 0..4), stored, any::<Option<u64>>());
-    (times, names, data).prop_map(|(times, names, data)| {
+    let data = (prop::option::of(digest()), list(), stored, any::<Option<u64>>());
+    let more = (shape(), prop::option::of(engine()), prop::option::of(catalog()));
+    (times, names, data, more).prop_map(|(times, names, data, (shape, engine, catalog))| {
         let (time, finished, previous, generation) = times;
         let (zone, name, kind, host, tool, tags) = names;
         let (whole, parts, stored, shrunk_from) = data;
@@ -254,7 +317,10 @@ fn manifest_body() -> impl Strategy<Value = Manifest> {
             generation,
             tool,
             whole,
+            shape,
             parts,
+            engine,
+            catalog,
             stored,
             shrunk_from,
             original: shrunk_from
@@ -451,7 +517,27 @@ proptest! {
     #[test]
     fn manifests(body in manifest_body(), flips in flips()) {
         json(&body, Manifest::encode, Manifest::decode, &flips)?;
-        prop_assert_eq!(body.bytes(), body.parts.iter().map(|part| part.digest.bytes).sum::<u64>());
+        if let Some(parts) = body.parts.inline() {
+            prop_assert_eq!(body.bytes(), parts.iter().map(|part| part.digest.bytes).sum::<u64>());
+        }
+    }
+
+    #[test]
+    fn records_of_parts(parts in prop::collection::vec(part(), 1..5), cut in any::<prop::sample::Index>()) {
+        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.encode().expect("short")).collect();
+        prop_assert_eq!(decode_parts(&bytes).expect("decodes"), parts);
+        let cut = cut.index(bytes.len());
+        if cut == 0 || bytes[cut - 1] != b'\n' {
+            prop_assert!(decode_parts(&bytes[..cut]).is_err());
+        }
+    }
+
+    #[test]
+    fn records_of_tables(name in name(), rows in any::<u64>(), columns in prop::collection::vec((text(), text()), 0..4)) {
+        let columns = columns.into_iter().map(|(name, data_type)| Column { name, data_type }).collect();
+        let table = CatalogTable { name, rows, bytes: rows / 2, columns, digest: [7; 32] };
+        let record = table.encode().expect("short");
+        prop_assert_eq!(decode_tables(&[&record[..], &record].concat()).expect("decodes"), vec![table.clone(), table]);
     }
 
     #[test]
@@ -541,6 +627,8 @@ fn lengths_and_limits_are_those_of_the_specification() {
     assert_eq!((limits::INDEX_PACKS_MAX, limits::INDEX_KEYS_MAX), (65_536, 65_536));
     assert_eq!((limits::INDEX_BYTES_MAX, limits::JSON_BYTES_MAX), (268_435_456, 268_435_456));
     assert_eq!((limits::RECIPE_INLINE_MAX, limits::RECIPE_DEPTH_MAX, limits::NAME_BYTES_MAX), (64, 8, 4096));
+    assert_eq!((limits::PARTS_MAX, limits::PARTS_INLINE_MAX, limits::PARTS_INLINE_BYTES_MAX), (16_777_216, 16, 16_384));
+    assert_eq!((limits::PART_RECORD_BYTES_MAX, limits::CATALOG_RECORD_BYTES_MAX), (65_536, 1_048_576));
     assert_eq!((limits::KDF_MEMORY_KIB_MAX, limits::KDF_PASSES_MAX, limits::KDF_LANES_MAX), (4_194_304, 64, 64));
 }
 
@@ -707,12 +795,33 @@ fn what_does_not_fit_together_is_refused() {
     assert!(Recipe { depth: 9, chunks: Vec::new() }.check().is_err());
     assert!(Recipe { depth: 0, chunks: vec![RecipeEntry { id: BlobId([0; 32]), len: 1 }; 65] }.check().is_err());
 
-    let mut huge = sample::manifest_of_files();
-    huge.parts.iter_mut().for_each(|part| part.digest.bytes = u64::MAX);
-    says(Manifest::decode(&huge.encode()), &["2^64"]);
-    let mut long = sample::manifest_of_files();
-    long.parts[0].name = "x".repeat(4097);
-    says(Manifest::decode(&long.encode()), &["name too long"]);
+    let altered = |alter: &dyn Fn(&mut Vec<Part>)| {
+        let mut manifest = sample::manifest_of_files();
+        let mut parts = manifest.parts.inline().expect("a short list").to_vec();
+        alter(&mut parts);
+        manifest.parts = inline_list(parts);
+        Manifest::decode(&manifest.encode())
+    };
+    assert!(altered(&|_| {}).is_ok());
+    says(altered(&|parts| parts.iter_mut().for_each(|part| part.digest.bytes = u64::MAX)), &["as long"]);
+    says(altered(&|parts| parts[0].name = PartName::of("x".repeat(4097))), &["name too long"]);
+    says(altered(&|parts| parts[0].name.piece = 0), &["piece 0"]);
+    says(altered(&|parts| *parts = vec![parts[0].clone(); 17]), &["17 parts"]);
+    let counted = |count| {
+        let mut manifest = sample::manifest_of_files();
+        manifest.parts.count = count;
+        Manifest::decode(&manifest.encode())
+    };
+    says(counted(2), &["as many"]);
+    says(counted((1 << 24) + 1), &["16777217 parts"]);
+    let part = sample::manifest_of_files().parts.inline().expect("a short list")[0].clone();
+    let record = part.encode().expect("short");
+    says(decode_parts(&record[..record.len() - 1]), &["line feed"]);
+    says(decode_parts(b""), &["line feed"]);
+    says(decode_parts(b"\n"), &["not the expected JSON"]);
+    let long = PartKind::Link { target: "x".repeat(1 << 16) };
+    says(Part { kind: long, ..part }.encode(), &["record of a part"]);
+    says(decode_parts(&[&[b' '; 1 << 16][..], &record].concat()), &["record of"]);
 
     let sequences = |sequence| {
         let header = Header { sequence, ..sample::header() };
@@ -857,6 +966,34 @@ fn what_is_newer_is_named() {
     says(KeySlot::decode(&later), &["key slot of format 2", "reads 1"]);
     let kdf = edited(slot(), "argon2id", "scrypt");
     says(KeySlot::decode(&kdf), &["scrypt"]);
+    // What a later version adds to these is ignored.
+    let body = |manifest: &Manifest| manifest.encode();
+    for (manifest, from, to) in [
+        (sample::manifest_of_a_command(), r#""is":"command","#, r#""is":"command","exit":{"code":0},"#),
+        (sample::manifest_of_a_command(), r#""is":"stream"}"#, r#""is":"stream","lines":7}"#),
+        (sample::manifest_of_files(), r#""is":"folder","#, r#""is":"folder","owner":"root","#),
+        (sample::manifest_of_files(), r#""stored":{"#, r#""stored":{"seconds":1.5,"#),
+        (sample::manifest_of_files(), r#""shape":{"#, r#""shape":{"nested":[],"#),
+        (sample::manifest_of_a_dump(), r#""engine":{"#, r#""engine":{"replica":true,"#),
+        (sample::manifest_of_a_dump(), r#""consistency":{"#, r#""consistency":{"slot":"s","#),
+    ] {
+        let later = edited(body(&manifest), from, to);
+        assert_eq!(Manifest::decode(&later).expect("reads"), manifest, "{to}");
+    }
+    // Elsewhere it is refused.
+    for (from, to) in [
+        (r#"{"time":"#, r#"{"shiny":1,"time":"#),
+        (r#""digest":{"#, r#""digest":{"shiny":1,"#),
+        (r#""recipe":{"#, r#""recipe":{"shiny":1,"#),
+        (r#""name":{"#, r#""name":{"shiny":"a","#),
+        (r#""parts":{"#, r#""parts":{"shiny":1,"#),
+        (r#""catalog":{"#, r#""catalog":{"shiny":1,"#),
+    ] {
+        says(Manifest::decode(&edited(body(&sample::manifest_of_a_dump()), from, to)), &["shiny"]);
+    }
+    for (from, to) in [(r#""is":"dump""#, r#""is":"tape""#), (r#""dialect":"postgres""#, r#""dialect":"tape""#)] {
+        says(Manifest::decode(&edited(body(&sample::manifest_of_a_dump()), from, to)), &["tape"]);
+    }
     // A kind of part or source of tomorrow is named by serde.
     let body = edited(sample::manifest_of_files().encode(), r#""is":"link""#, r#""is":"socket""#);
     says(Manifest::decode(&body), &["socket"]);

@@ -11,7 +11,7 @@ use alluvium::repo::{InitOptions, Repository};
 use alluvium::report::Silent;
 use alluvium::storage::memory::Memory;
 
-use crate::support::{CHEAP, PASSPHRASE, World, open, options};
+use crate::support::{CHEAP, PASSPHRASE, World, open, options, part_called};
 
 const LONG: u64 = 1 << 30;
 
@@ -43,7 +43,7 @@ fn there_and_back(front: &'static str, behind: &'static str, table: &str, rows: 
     let source = Source::Stream { input: Box::new(long(front, behind)), bytes: None };
     let taken = snapshot(&repo, source, &options("s"), &Silent, &Cancel::new()).expect("snapshot");
     let found = repo.snapshot(taken.id).expect("snapshot");
-    let part = found.manifest.parts.iter().find(|part| part.name == table).expect("the table is a part");
+    let part = part_called(&repo, &found, table).expect("the table is a part");
     assert_eq!(part.kind, PartKind::Table { rows });
     let mut same = Same(long(front, behind));
     let index = repo.index_to_read(&Silent).expect("index");

@@ -12,7 +12,7 @@ use alluvium::error::{Error, Kind};
 use alluvium::format::manifest::{PartKind, SourceKind};
 use alluvium::ops::check::{Subset, check};
 use alluvium::ops::restore::{Target, restore};
-use alluvium::ops::select::{Wanted, snapshot_and_part};
+use alluvium::ops::select::Wanted;
 use alluvium::ops::snapshot::{Source, Taken, snapshot};
 use alluvium::repo::{InitOptions, Repository};
 use alluvium::report::{Collect, Silent};
@@ -20,7 +20,7 @@ use alluvium::storage::local::Local;
 use jiff::SignedDuration;
 use tempfile::TempDir;
 
-use crate::support::{CHEAP, PASSPHRASE, World, indexed, options, restored, take};
+use crate::support::{CHEAP, PASSPHRASE, World, indexed, options, part_called, parts_of, restored, take, wanted};
 
 /// Makes two dumps of the same data equal: newer releases write a random token otherwise.
 const RESTRICT_KEY: &str = "--restrict-key=alluvium";
@@ -305,8 +305,8 @@ fn a_base_backup_costs_the_pages_that_changed() {
     for (taken, backup) in &days {
         let found = repo.snapshot(taken.id).expect("snapshot");
         assert!(restored(&repo, &found).expect("restore") == *backup);
-        let parts = &found.manifest.parts;
-        let relations: Vec<_> = parts.iter().filter(|part| part.name.starts_with("base/")).collect();
+        let parts = parts_of(&repo, &found);
+        let relations: Vec<_> = parts.iter().filter(|part| part.name.object.starts_with("base/")).collect();
         assert!(relations.len() > 20 && parts.iter().all(|part| part.kind == PartKind::Stream));
         // Data files, and visibility and free space maps, are pages behind one header.
         let reader = repo.index_to_read(&Silent).expect("index");
@@ -395,10 +395,7 @@ fn one_table_of_a_real_database_comes_back() {
     {
         let taken = take_command(&repo, server.dump_command("shop", more)).expect("take");
         let snapshot = repo.snapshot(taken.id).expect("snapshot");
-        let rows = |name: &str| {
-            let part = snapshot.manifest.parts.iter().find(|part| part.name == name);
-            part.map(|part| part.kind.clone())
-        };
+        let rows = |name: &str| part_called(&repo, &snapshot, name).map(|part| part.kind);
         assert_eq!(rows("public.every_type"), Some(PartKind::Table { rows: 50 }), "{more:?}");
         assert_eq!(rows("Sales.measure 2"), Some(PartKind::Table { rows: 28 }), "{more:?}");
         assert_eq!(rows("public.fake"), None);
@@ -408,9 +405,8 @@ fn one_table_of_a_real_database_comes_back() {
             ("measure_1", &["public.measure_1"]),
             ("customer", &["public.customer"]),
         ] {
-            let utc = jiff::tz::TimeZone::UTC;
             let name = format!("shop:public.{table}");
-            let (found, wanted) = snapshot_and_part(std::slice::from_ref(&snapshot), &name, &utc).expect("the table");
+            let (found, wanted) = wanted(&repo, std::slice::from_ref(&snapshot), &name).expect("the table");
             let file = folder.path().join(format!("{i}-{table}.sql"));
             let to = Target::Path { path: &file, overwrite: false };
             restore(&indexed(&repo), found, &wanted, to, 96 << 20, &Silent, &Cancel::new()).expect("restore");

@@ -8,7 +8,7 @@ use alluvium::error::Kind;
 use alluvium::format::coordination::generation_name;
 use alluvium::format::index::IndexObject;
 use alluvium::format::keyslot::SlotKind;
-use alluvium::format::manifest::{Part, PartKind, object_name};
+use alluvium::format::manifest::{Part, PartKind, PartName, object_name};
 use alluvium::id::SnapshotId;
 use alluvium::ops::check::{Subset, check};
 use alluvium::ops::forget::{self, Filter};
@@ -192,7 +192,7 @@ fn a_file_that_fails_half_way_does_no_harm_to_the_next() {
             let stored = writer.store(&mut std::fs::File::open(file).expect("open"), None, &|_| None)?.only();
             let kind = PartKind::Stream;
             parts.push(Part {
-                name: n.to_string(),
+                name: PartName::of(n.to_string()),
                 kind,
                 digest: stored.digest,
                 recipe: stored.recipe,

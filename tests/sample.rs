@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use alluvium::format::catalog::Consistency;
 use alluvium::format::certificate::Certificate;
 use alluvium::format::config::{ChunkSizes, Config, Parameters};
 use alluvium::format::coordination::{
@@ -18,13 +19,15 @@ use alluvium::format::epoch::{Epoch, Listed, SealedSecrets};
 use alluvium::format::index::{IndexObject, IndexedPack};
 use alluvium::format::keyslot::{EpochSecrets, Kdf, KeySlot, SecretBytes, SlotKeys, SlotKind};
 use alluvium::format::manifest::{
-    Digest, Header, Manifest, Part, PartKind, SealedManifest, SourceKind, Stored, encode_fence,
+    Catalog, Dialect, Digest, Engine, Header, Listing, Manifest, Part, PartKind, PartList, PartName, SealedManifest,
+    Shape, ShapeKind, SourceKind, Stored, encode_fence,
 };
 use alluvium::format::pack::{BlobEntry, Codec, PackHeader, Trailer, WrappedKey, encode_footer};
 use alluvium::format::recipe::{self, Recipe, RecipeEntry};
 use alluvium::format::signed::Claim;
 use alluvium::format::{ObjectKind, envelope};
 use alluvium::id::{BlobId, DataKeyId, PackId, RepoId, SlotId, SnapshotId};
+use alluvium::repo::snapshots::inline_list;
 use alluvium::transform::columnar::Columnar;
 use jiff::Timestamp;
 
@@ -86,10 +89,10 @@ pub fn header() -> Header {
 fn part(name: &str, kind: PartKind, chunks: &[u8]) -> Part {
     let chunks: Vec<_> = chunks.iter().map(|&n| RecipeEntry { id: BlobId(filled(n)), len: 4000 }).collect();
     let digest = Digest { bytes: 4000 * chunks.len() as u64, blake3: filled(10) };
-    Part { name: name.to_owned(), kind, digest, recipe: Recipe { depth: 0, chunks }, stored_bytes: None }
+    Part { name: PartName::of(name), kind, digest, recipe: Recipe { depth: 0, chunks }, stored_bytes: None }
 }
 
-fn manifest(kind: SourceKind, whole: Option<Digest>, parts: Vec<Part>) -> Manifest {
+fn manifest(kind: SourceKind, is: ShapeKind, whole: Option<Digest>, parts: Vec<Part>) -> Manifest {
     Manifest {
         time: time(),
         sequence: 7,
@@ -103,7 +106,10 @@ fn manifest(kind: SourceKind, whole: Option<Digest>, parts: Vec<Part>) -> Manife
         generation: 3,
         tool: "alluvium".to_owned(),
         whole,
-        parts,
+        shape: Shape { is, dialect: None },
+        parts: inline_list(parts),
+        engine: None,
+        catalog: None,
         stored: Stored { chunks: 2, new_chunks: 1, new_bytes: 4000, stored_bytes: 3200 },
         shrunk_from: None,
         original: None,
@@ -116,13 +122,52 @@ pub fn manifest_of_files() -> Manifest {
         part("exports", PartKind::Folder { mode: 0o750 }, &[]),
         part("exports/latest", PartKind::Link { target: "a.csv".to_owned() }, &[]),
     ];
-    manifest(SourceKind::Files, None, parts)
+    manifest(SourceKind::Files, ShapeKind::Files, None, parts)
+}
+
+/// Of a database, with a list of parts that is stored as chunks.
+pub fn manifest_of_a_dump() -> Manifest {
+    let recipe = Recipe { depth: 1, chunks: vec![RecipeEntry { id: BlobId(filled(20)), len: 7200 }] };
+    let digest = Digest { bytes: 9_000_000, blake3: filled(21) };
+    let parts = PartList { count: 20_000, bytes: 9_000_000, blake3: filled(22), list: Listing::Recipe(recipe.clone()) };
+    let consistency = Consistency {
+        kind: "lsn".to_owned(),
+        lsn: Some("0/16B3748".to_owned()),
+        timeline: Some("1".to_owned()),
+        ..Consistency::default()
+    };
+    let engine = Engine {
+        engine: Some("postgres".to_owned()),
+        server_version: Some("17.5".to_owned()),
+        database: Some("shop".to_owned()),
+        consistency: Some(consistency),
+        extensions: vec!["pgcrypto 1.3".to_owned()],
+        ..Engine::default()
+    };
+    Manifest {
+        shape: Shape { is: ShapeKind::Dump, dialect: Some(Dialect::Postgres) },
+        parts,
+        engine: Some(engine),
+        catalog: Some(Catalog { digest, recipe, tables: 20_000 }),
+        ..manifest(SourceKind::Command { program: "pg_dump".to_owned() }, ShapeKind::Dump, Some(digest), Vec::new())
+    }
+}
+
+/// Records of a list of parts.
+pub fn records() -> Vec<u8> {
+    let name = PartName { database: Some("shop".to_owned()), piece: 2, ..PartName::in_schema("public", "orders") };
+    let table = Part { name, ..part("", PartKind::Table { rows: 7 }, &[1, 2]) };
+    let parts = [part("definitions", PartKind::Statements, &[3]), table];
+    parts.iter().flat_map(|part| part.encode().expect("short")).collect()
 }
 
 pub fn manifest_of_a_command() -> Manifest {
     let part = part("shop", PartKind::Stream, &[1]);
     let program = "pg_dump".to_owned();
-    Manifest { shrunk_from: Some(9000), ..manifest(SourceKind::Command { program }, Some(part.digest), vec![part]) }
+    Manifest {
+        shrunk_from: Some(9000),
+        ..manifest(SourceKind::Command { program }, ShapeKind::Stream, Some(part.digest), vec![part])
+    }
 }
 
 pub fn slot() -> KeySlot {
@@ -234,6 +279,8 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("manifest", "header", header().encode()),
         ("manifest", "files", manifest_of_files().encode()),
         ("manifest", "command", manifest_of_a_command().encode()),
+        ("manifest", "dump", manifest_of_a_dump().encode()),
+        ("manifest", "records", records()),
         ("keyslot", "passphrase", slot().encode()),
         ("keyslot", "key-file", slot_of_a_key_file().encode()),
         ("keyslot", "certificate", certificate().encode()),

@@ -7,15 +7,15 @@ use std::process::{Child, Command, Stdio};
 use alluvium::env::Cancel;
 use alluvium::error::{Kind, Result};
 use alluvium::format::limits::NAME_BYTES_MAX;
-use alluvium::format::manifest::{Header, Manifest, PartKind};
+use alluvium::format::manifest::{Digest, Header, Part, PartKind};
 use alluvium::id::BlobId;
 use alluvium::ops::check::check;
 use alluvium::ops::diff;
 use alluvium::ops::restore::{Target, restore};
-use alluvium::ops::select::{Narrow, snapshot_and_part};
+use alluvium::ops::select::Narrow;
 use alluvium::repo::reader::Reader;
 use alluvium::repo::session::{Session, Writing};
-use alluvium::repo::snapshots::{Snapshot, digest_of_stream};
+use alluvium::repo::snapshots::{Snapshot, digest_of_stream, inline_list};
 use alluvium::repo::{InitOptions, Repository};
 use alluvium::report::{Collect, Silent};
 use alluvium::storage::fault::{Fault, Operation};
@@ -24,7 +24,7 @@ use alluvium::transform::segment::{LOOKAHEAD, Segmenter};
 use jiff::SignedDuration;
 use proptest::prelude::*;
 
-use crate::support::{CHEAP, PASSPHRASE, World, init, noise, open, restored, take};
+use crate::support::{CHEAP, PASSPHRASE, World, init, noise, open, part_called, parts_of, restored, take, wanted};
 
 /// Everything that could be taken for something else: a dump inside a function, inside a row and inside a comment.
 const POSTGRES: &str = include_str!("segments/postgres.sql");
@@ -35,7 +35,8 @@ const SQLITE: &str = include_str!("segments/sqlite.sql");
 /// The segments of `stream`, scanned `step` bytes at a time: where each begins, its name, and its rows.
 pub fn segments(stream: &[u8], steps: &[usize]) -> Vec<(usize, String, u64)> {
     let Some(mut segmenter) = Segmenter::recognise(&stream[..stream.len().min(64 << 10)]) else { return Vec::new() };
-    let mut found = vec![(0, segmenter.first().0.unwrap_or_default(), 0)];
+    let first = segmenter.first().0.map_or_else(String::new, |name| name.to_string());
+    let mut found = vec![(0, first, 0)];
     let (mut consumed, mut end) = (0, 0);
     let mut steps = steps.iter().cycle();
     loop {
@@ -47,7 +48,7 @@ pub fn segments(stream: &[u8], steps: &[usize]) -> Vec<(usize, String, u64)> {
         assert!(n <= end - consumed && end - consumed - n < LOOKAHEAD, "{} bytes are left", end - consumed - n);
         for begin in begun {
             found.last_mut().expect("the first").2 = begin.rows_before;
-            found.push((consumed + begin.at, begin.name, 0));
+            found.push((consumed + begin.at, begin.name.to_string(), 0));
         }
         consumed += n;
         if last {
@@ -222,7 +223,7 @@ proptest! {
         // A dump without its end is refused, and that is right.
         if let Ok(taken) = take(&repo, "s", &stream) {
             let found = repo.snapshot(taken.id).expect("snapshot");
-            prop_assert_eq!(found.manifest.parts.iter().map(|part| part.digest.bytes).sum::<u64>(), stream.len() as u64);
+            prop_assert_eq!(found.manifest.bytes(), stream.len() as u64);
             prop_assert!(restored(&repo, &found).expect("restore") == stream);
         }
     }
@@ -296,7 +297,7 @@ fn rows_that_differ_are_read_from_the_chunks_that_differ() {
     let chunks = |snapshot: &Snapshot| -> BTreeSet<BlobId> {
         let indexed = repo.index_to_read(&Silent).expect("index");
         let reader = Reader::new(&indexed).expect("a reader");
-        let orders = snapshot.manifest.parts.iter().find(|part| part.name == "public.orders").expect("the table");
+        let orders = part_called(&repo, snapshot, "public.orders").expect("the table");
         reader.entries(&orders.recipe).map(|entry| entry.expect("an entry").id).collect()
     };
     let (before, after) = (chunks(&old), chunks(&new));
@@ -453,7 +454,7 @@ fn rows_of_a_table_that_one_side_lacks_are_all_of_them() {
 #[test]
 fn what_parts_and_stream_say_of_themselves_is_compared() {
     let (repo, snapshot) = stored(POSTGRES);
-    let parts = &snapshot.manifest.parts;
+    let parts = &parts_of(&repo, &snapshot);
     assert!(parts.len() > 3);
     let mut rest = POSTGRES.as_bytes();
     let mut digests = Vec::new();
@@ -466,25 +467,25 @@ fn what_parts_and_stream_say_of_themselves_is_compared() {
     assert!(rest.is_empty());
     let whole = snapshot.manifest.whole.expect("a stream");
     assert_eq!((whole.bytes, whole.blake3), (POSTGRES.len() as u64, *blake3::hash(&digests).as_bytes()));
-    let refused = |what: &str, alter: &dyn Fn(&mut Manifest), mend: bool| {
+    let refused = |what: &str, alter: &dyn Fn(&mut Digest, &mut Vec<Part>), mend: bool| {
         let mut altered = snapshot.clone();
-        alter(&mut altered.manifest);
-        if mend {
-            altered.manifest.whole = Some(digest_of_stream(&altered.manifest.parts));
-        }
+        let (mut whole, mut parts) = (whole, parts.clone());
+        alter(&mut whole, &mut parts);
+        altered.manifest.whole = Some(if mend { digest_of_stream(&parts) } else { whole });
+        altered.manifest.parts = inline_list(parts);
         let error = restored(&repo, &altered).expect_err(what);
         assert_eq!(error.kind(), Kind::Damaged, "{what}: {error}");
     };
-    refused("another digest of all", &|m| m.whole.as_mut().expect("a stream").blake3[0] ^= 1, false);
-    refused("another length of all", &|m| m.whole.as_mut().expect("a stream").bytes += 1, false);
-    refused("parts in another order", &|m| m.parts.swap(0, 1), false);
-    refused("a part left out", &|m| drop(m.parts.remove(1)), false);
-    refused("another digest", &|m| m.parts[1].digest.blake3[0] ^= 1, true);
-    refused("longer", &|m| m.parts[1].digest.bytes += 1, true);
-    refused("shorter", &|m| m.parts[1].digest.bytes -= 1, true);
-    refused("the last one longer", &|m| m.parts.last_mut().expect("parts").digest.bytes += 1, true);
-    refused("the last one shorter", &|m| m.parts.last_mut().expect("parts").digest.bytes -= 1, true);
-    refused("another's chunks", &|m| m.parts[1].recipe = m.parts[0].recipe.clone(), true);
+    refused("another digest of all", &|whole, _| whole.blake3[0] ^= 1, false);
+    refused("another length of all", &|whole, _| whole.bytes += 1, false);
+    refused("parts in another order", &|_, parts| parts.swap(0, 1), false);
+    refused("a part left out", &|_, parts| drop(parts.remove(1)), false);
+    refused("another digest", &|_, parts| parts[1].digest.blake3[0] ^= 1, true);
+    refused("longer", &|_, parts| parts[1].digest.bytes += 1, true);
+    refused("shorter", &|_, parts| parts[1].digest.bytes -= 1, true);
+    refused("the last one longer", &|_, parts| parts.last_mut().expect("parts").digest.bytes += 1, true);
+    refused("the last one shorter", &|_, parts| parts.last_mut().expect("parts").digest.bytes -= 1, true);
+    refused("another's chunks", &|_, parts| parts[1].recipe = parts[0].recipe.clone(), true);
 
     // A check sees it before somebody needs it.
     let mut manifest = snapshot.manifest.clone();
@@ -501,8 +502,7 @@ fn what_parts_and_stream_say_of_themselves_is_compared() {
 }
 
 fn table(repo: &Repository, snapshot: &Snapshot, name: &str, narrow: Narrow) -> Result<(Vec<u8>, Vec<String>)> {
-    let (found, wanted) =
-        snapshot_and_part(std::slice::from_ref(snapshot), &format!("latest:{name}"), &jiff::tz::TimeZone::UTC)?;
+    let (found, wanted) = wanted(repo, std::slice::from_ref(snapshot), &format!("latest:{name}"))?;
     let (mut out, report) = (Vec::new(), Collect::default());
     restore(
         &repo.index_to_read(&report)?,
@@ -767,7 +767,7 @@ fn only_a_table_is_narrowed() {
     let repo = init(Memory::new(), &World::new(1));
     let id = take(&repo, "noise", &noise(10_000, 1)).expect("take").id;
     let snapshot = repo.snapshot(id).expect("snapshot");
-    assert_eq!(snapshot.manifest.parts[0].kind, PartKind::Stream);
+    assert_eq!(parts_of(&repo, &snapshot)[0].kind, PartKind::Stream);
     assert_eq!(table(&repo, &snapshot, "noise", Narrow::Data).expect_err("no table").kind(), Kind::Usage);
 }
 
@@ -868,10 +868,7 @@ fn one_table_of_a_real_mariadb_comes_back() {
         let id = take(&repo, "shop", &dump.stdout).expect("take").id;
         let snapshot = repo.snapshot(id).expect("snapshot");
         assert!(restored(&repo, &snapshot).expect("restore") == dump.stdout);
-        let rows = |name: &str| {
-            let part = snapshot.manifest.parts.iter().find(|part| part.name == name);
-            part.map_or(PartKind::Stream, |part| part.kind.clone())
-        };
+        let rows = |name: &str| part_called(&repo, &snapshot, name).map_or(PartKind::Stream, |part| part.kind);
         assert_eq!(rows("customer"), PartKind::Table { rows: 5000 }, "{more:?}");
         assert_eq!(rows("odd`name; -- '"), PartKind::Table { rows: 2 }, "{more:?}");
         let (text, _) = table(&repo, &snapshot, "customer", Narrow::Everything).expect("restore");

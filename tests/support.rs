@@ -6,17 +6,20 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use alluvium::env::{Cancel, Env};
 use alluvium::error::Result;
+use alluvium::format::manifest::Part;
 use alluvium::ops::forget;
 use alluvium::ops::prune::{MaxUnused, Plan, PruneOptions, prune};
 use alluvium::ops::restore::{Target, restore};
-use alluvium::ops::select::Wanted;
+use alluvium::ops::select::{Wanted, snapshot_and_part};
 use alluvium::ops::snapshot::{SnapshotOptions, Source, Taken, snapshot};
 use alluvium::repo::keys::KdfCost;
+use alluvium::repo::reader::Reader;
 use alluvium::repo::snapshots::Snapshot;
 use alluvium::repo::writer::WriteOptions;
 use alluvium::repo::{Indexed, InitOptions, Repository};
 use alluvium::report::{Report, Silent};
 use alluvium::storage::Storage;
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 /// Unlocking that costs a test nothing.
@@ -80,6 +83,7 @@ pub fn options(name: &str) -> SnapshotOptions {
         tags: BTreeSet::new(),
         write: WriteOptions::default(),
         allow_shrink: false,
+        evidence: None,
     }
 }
 
@@ -96,6 +100,22 @@ pub fn take_with(repo: &Repository, name: &str, data: &[u8], report: &dyn Report
 /// The index, to read by.
 pub fn indexed(repo: &Repository) -> Indexed<'_> {
     repo.index_to_read(&Silent).expect("index")
+}
+
+/// The parts of a snapshot.
+pub fn parts_of(repo: &Repository, snapshot: &Snapshot) -> Vec<Part> {
+    let indexed = indexed(repo);
+    Reader::new(&indexed).expect("a reader").parts(&snapshot.manifest).expect("the list of parts")
+}
+
+/// The part that people call `name`.
+pub fn part_called(repo: &Repository, snapshot: &Snapshot, name: &str) -> Option<Part> {
+    parts_of(repo, snapshot).into_iter().find(|part| part.name.to_string() == name)
+}
+
+/// What `text` names among `snapshots`.
+pub fn wanted<'s>(repo: &Repository, snapshots: &'s [Snapshot], text: &str) -> Result<(&'s Snapshot, Wanted)> {
+    snapshot_and_part(snapshots, text, &TimeZone::UTC, &|snapshot| Ok(parts_of(repo, snapshot)))
 }
 
 /// What a snapshot gives back.

@@ -16,6 +16,7 @@ use alluvium::ops::retention::{Count, Policy};
 use alluvium::ops::sync::{Mirror, SyncOptions, Synced, Way, sync};
 use alluvium::ops::{key, select};
 use alluvium::repo::Repository;
+use alluvium::repo::snapshots::inline_list;
 use alluvium::report::{Collect, Counter, Silent};
 use alluvium::storage::fault::{Effect, Fault, Operation, at, on};
 use alluvium::storage::memory::Memory;
@@ -24,7 +25,7 @@ use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
 use crate::support::{
-    CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, pruned, restored, take,
+    CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, parts_of, pruned, restored, take,
 };
 
 const TO: &[u8] = b"another passphrase";
@@ -150,10 +151,11 @@ fn every_way_copies_everything_once() {
         for copy in dest.snapshots().expect("snapshots").0 {
             let original = copy.manifest.original.expect("a copy names its original");
             assert_eq!(original.repository, source.id);
-            let first = source.snapshot(original.snapshot).expect("the original").manifest;
+            let first = source.snapshot(original.snapshot).expect("the original");
             assert_ne!(copy.id, original.snapshot, "{context}: a copy has an id of its own");
-            let parts = |m: &alluvium::format::manifest::Manifest| m.parts.iter().map(|p| p.digest).collect::<Vec<_>>();
-            assert_eq!((parts(&copy.manifest), copy.manifest.time), (parts(&first), first.time));
+            let parts = |repo, snapshot| parts_of(repo, snapshot).iter().map(|p| p.digest).collect::<Vec<_>>();
+            assert_eq!(parts(&dest, &copy), parts(&source, &first));
+            assert_eq!(copy.manifest.time, first.manifest.time);
             // It is found by its original's name, too.
             let found = dest.snapshots().expect("snapshots").0;
             let named = select::snapshot(&found, &original.snapshot.to_string()[..12], &TimeZone::UTC).expect("found");
@@ -316,7 +318,9 @@ fn a_copy_that_differs_is_told() {
     run(&source, &dest).expect("sync");
     let (copies, _) = dest.snapshots().expect("snapshots");
     let mut manifest = copies[0].manifest.clone();
-    manifest.parts[0].digest.blake3[0] ^= 1;
+    let mut parts = parts_of(&dest, &copies[0]);
+    parts[0].digest.blake3[0] ^= 1;
+    manifest.parts = inline_list(parts);
     let who = alluvium::repo::session::Writing { host: "h".into(), purpose: "snapshot".into() };
     let session = alluvium::repo::session::Session::begin(&dest, &who, &Silent).expect("begin");
     let header = alluvium::format::manifest::Header {

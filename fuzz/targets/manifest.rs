@@ -2,6 +2,7 @@
 #![no_main]
 
 use alluvium::format::manifest::{Header, Manifest, Published, decode, encode_fence};
+use alluvium::format::part::{Part, decode_parts};
 use alluvium_fuzz::{binary, json};
 use libfuzzer_sys::fuzz_target;
 
@@ -10,6 +11,13 @@ fuzz_target!(|input: &[u8]| {
         Published::Manifest(sealed) => sealed.encode(),
         Published::Fence(sealed) => encode_fence(sealed),
     });
+    if let Ok(parts) = decode_parts(input) {
+        let records = parts.iter().map(Part::encode).collect::<Result<Vec<_>, _>>();
+        // What was written with more white space may be too short for what it says.
+        if let Ok(records) = records {
+            assert!(decode_parts(&records.concat()).is_ok_and(|again| again == parts));
+        }
+    }
     json(input, Header::decode, Header::encode);
     if let Some(manifest) = json(input, Manifest::decode, Manifest::encode) {
         // Must not overflow.

@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use alluvium::error::Kind;
-use alluvium::format::manifest::{Digest, Manifest, Part, PartKind, SourceKind, Stored};
+use alluvium::format::manifest::{
+    Digest, Manifest, Part, PartKind, PartName, Shape, ShapeKind, SourceKind, Stored,
+};
 use alluvium::format::recipe::Recipe;
 use alluvium::id::SnapshotId;
 use alluvium::ops::check::Subset;
 use alluvium::ops::select::{parse_time, snapshot, snapshot_and_part};
-use alluvium::repo::snapshots::Snapshot;
+use alluvium::repo::snapshots::{Snapshot, inline_list};
 use jiff::Timestamp;
 use jiff::tz::{Offset, TimeZone};
 use libfuzzer_sys::fuzz_target;
@@ -24,7 +26,7 @@ static SNAPSHOTS: LazyLock<Vec<Snapshot>> = LazyLock::new(|| {
 fn taken(number: u8, source: &str, parts: &[&str]) -> Snapshot {
     let time = Timestamp::from_second(1_767_225_600 + i64::from(number) * 86_400).expect("a time");
     let part = |name: &&str| Part {
-        name: (*name).to_owned(),
+        name: PartName::of(*name),
         kind: PartKind::Stream,
         digest: Digest { bytes: 0, blake3: [0; 32] },
         recipe: Recipe::default(),
@@ -43,7 +45,10 @@ fn taken(number: u8, source: &str, parts: &[&str]) -> Snapshot {
         generation: 0,
         tool: String::new(),
         whole: None,
-        parts: parts.iter().map(part).collect(),
+        shape: Shape { is: ShapeKind::Files, dialect: None },
+        parts: inline_list(parts.iter().map(part).collect()),
+        engine: None,
+        catalog: None,
         stored: Stored::default(),
         shrunk_from: None,
         original: None,
@@ -57,7 +62,8 @@ fuzz_target!(|input: &[u8]| {
     if let Some(time) = parse_time(text, &zone) {
         assert_eq!(parse_time(&time.to_string(), &zone), Some(time), "a time's own text means this time");
     }
-    let with_part = snapshot_and_part(&SNAPSHOTS, text, &zone).map(|(found, _)| found);
+    let parts = |snapshot: &Snapshot| Ok(snapshot.manifest.parts.inline().unwrap_or_default().to_vec());
+    let with_part = snapshot_and_part(&SNAPSHOTS, text, &zone, &parts).map(|(found, _)| found);
     for found in [snapshot(&SNAPSHOTS, text, &zone), with_part] {
         match found {
             Ok(found) => {

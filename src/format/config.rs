@@ -12,15 +12,9 @@ pub const OBJECT_NAME: &str = "config";
 /// Says that a JSON document is a config.
 const MAGIC: &str = "alluvium repository";
 /// Features that this program knows. A repository that requires another one is refused.
-pub const KNOWN_FEATURES: [&str; 4] = [SINGLE_WRITER, COLUMNAR, DELTA, SEGMENTS];
+pub const KNOWN_FEATURES: [&str; 1] = [SINGLE_WRITER];
 /// The storage can't create exclusively: there must be one writer at a time, and writers look before they write.
 pub const SINGLE_WRITER: &str = "single-writer";
-/// Chunks end where rows end, and may be stored by columns.
-pub const COLUMNAR: &str = "columnar";
-/// Chunks may be stored as differences to others.
-pub const DELTA: &str = "delta";
-/// A stream may be several parts, of which some are tables.
-pub const SEGMENTS: &str = "segments";
 
 /// The plain part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

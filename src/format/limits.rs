@@ -34,3 +34,13 @@ pub const KDF_LANES_MAX: u32 = 64;
 pub const CERTIFICATE_BYTES_MAX: usize = 64 << 10;
 /// Largest key epoch.
 pub const EPOCH_BYTES_MAX: usize = 16 << 20;
+/// Most parts of a snapshot.
+pub const PARTS_MAX: u64 = 1 << 24;
+/// Longest record of a part in bytes, its line feed included.
+pub const PART_RECORD_BYTES_MAX: usize = 64 << 10;
+/// Most parts that stand in a manifest; a longer list is stored as chunks.
+pub const PARTS_INLINE_MAX: usize = 16;
+/// Most bytes of the records of parts that stand in a manifest.
+pub const PARTS_INLINE_BYTES_MAX: usize = 16 << 10;
+/// Longest record of a table in a catalog in bytes, its line feed included.
+pub const CATALOG_RECORD_BYTES_MAX: usize = 1 << 20;

@@ -15,12 +15,14 @@ use serde::{Deserialize, Serialize};
 
 use super::bytes::{Decoder, Encoder};
 use super::config::hex;
-use super::limits::{JSON_BYTES_MAX, NAME_BYTES_MAX};
+use super::limits::JSON_BYTES_MAX;
 use super::pack::WrappedKey;
-use super::recipe::Recipe;
 use super::signed::CLAIM_LEN;
 use super::{FORMAT_VERSION, Malformed, from_json, to_json};
 use crate::id::{RepoId, SnapshotId};
+
+pub use super::catalog::{Catalog, Engine};
+pub use super::part::{Digest, Listing, Part, PartKind, PartList, PartName};
 
 /// The first bytes of a manifest.
 pub const MAGIC: [u8; 8] = *b"ALVMSNAP";
@@ -197,8 +199,16 @@ pub struct Manifest {
     pub tool: String,
     /// Length and digest of the stream, computed of those of its parts; absent for files and folders.
     pub whole: Option<Digest>,
+    /// What the parts are.
+    pub shape: Shape,
     /// The parts, in order. For a stream their concatenation is the stream.
-    pub parts: Vec<Part>,
+    pub parts: PartList,
+    /// The database that was dumped, where Alluvium dumped it itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<Engine>,
+    /// Its tables as they were counted when they were dumped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catalog: Option<Catalog>,
     /// What storing it took.
     pub stored: Stored,
     /// Present when the stream is far smaller than its predecessor was: that one's length in bytes.
@@ -232,27 +242,22 @@ impl Manifest {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let manifest: Self = from_json(bytes)?;
         check_sequence(manifest.sequence)?;
-        for part in &manifest.parts {
-            if part.name.len() > NAME_BYTES_MAX {
-                return Err(Malformed::new("part with a name too long"));
-            }
-            part.recipe.check()?;
-        }
-        if manifest.parts.iter().try_fold(0u64, |sum, part| sum.checked_add(part.digest.bytes)).is_none() {
-            return Err(Malformed::new("parts of more than 2^64 bytes together"));
+        manifest.parts.check()?;
+        if let Some(catalog) = &manifest.catalog {
+            catalog.check()?;
         }
         Ok(manifest)
     }
 
     /// Plain bytes of all parts.
     pub fn bytes(&self) -> u64 {
-        self.parts.iter().map(|p| p.digest.bytes).sum()
+        self.parts.bytes
     }
 }
 
-/// How a snapshot's data came in.
+/// How a snapshot's data came in. Unknown fields are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "is", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", tag = "is")]
 pub enum SourceKind {
     /// Standard input.
     Stream,
@@ -265,79 +270,52 @@ pub enum SourceKind {
     Files,
 }
 
-/// Length and BLAKE3 digest (unkeyed) of plain bytes.
+/// What the parts of a snapshot are. Unknown fields are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Digest {
-    /// Length in bytes.
-    pub bytes: u64,
-    /// BLAKE3.
-    #[serde(with = "hex")]
-    pub blake3: [u8; 32],
-}
-
-/// One named part: the stream itself, a segment of it, or a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Part {
-    /// Its name: for a file its path, `/`-separated and relative.
-    pub name: String,
-    /// What it is.
-    pub kind: PartKind,
-    /// Length and digest; of nothing for a folder or a link.
-    pub digest: Digest,
-    /// Its chunks.
-    pub recipe: Recipe,
-    /// Bytes that its chunks took where they were stored first, about; with the feature `segments`.
+pub struct Shape {
+    /// How the parts belong together.
+    pub is: ShapeKind,
+    /// What they are written in, where it was recognised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stored_bytes: Option<u64>,
+    pub dialect: Option<Dialect>,
 }
 
-/// What a part is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "is", deny_unknown_fields)]
-pub enum PartKind {
-    /// A stream.
+/// How the parts of a snapshot belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShapeKind {
+    /// One part: a stream that nothing more is known of, or whose lines are rows.
     Stream,
-    /// Statements of a dump that belong to no one table.
-    Statements,
-    /// A table of a dump, or a stream whose lines are rows.
-    Table {
-        /// Its rows.
-        rows: u64,
-    },
-    /// A file with its permission bits and modification time.
-    File {
-        /// Permission bits.
-        mode: u32,
-        /// Last modified.
-        modified: Timestamp,
-        /// It changed while it was read: what is stored may mix two states.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        changed: bool,
-    },
-    /// A folder with its permission bits.
-    Folder {
-        /// Permission bits.
-        mode: u32,
-    },
-    /// A symbolic link.
-    Link {
-        /// Where it points.
-        target: String,
-    },
+    /// The statements and tables of a dump, one after the other.
+    Dump,
+    /// The members or collections of an archive, one after the other.
+    Archive,
+    /// Files, folders and links.
+    Files,
+    /// One part: the pages of a database file.
+    Pages,
 }
 
-impl PartKind {
-    /// True for a file that changed while it was read.
-    pub fn has_changed(&self) -> bool {
-        matches!(self, Self::File { changed: true, .. })
-    }
+/// A format of dumps, archives and database files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dialect {
+    /// PostgreSQL: `pg_dump`, `pg_dumpall`, data files.
+    Postgres,
+    /// MySQL and MariaDB: `mysqldump`, `mariadb-dump`.
+    Mysql,
+    /// SQLite: `.dump`, database files.
+    Sqlite,
+    /// MongoDB: `mongodump --archive`.
+    Mongodb,
+    /// `tar`.
+    Tar,
+    /// CSV, TSV, NDJSON: every line is a row.
+    Lines,
 }
 
-/// What storing a snapshot took.
+/// What storing a snapshot took. Unknown fields are ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Stored {
     /// Chunks of all parts, recipes included.
     pub chunks: u64,

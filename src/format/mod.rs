@@ -6,6 +6,7 @@
 //! allocates nothing that a hostile length asks for ([`limits`]).
 
 pub mod bytes;
+pub mod catalog;
 pub mod certificate;
 pub mod config;
 pub mod coordination;
@@ -16,6 +17,7 @@ pub mod keyslot;
 pub mod limits;
 pub mod manifest;
 pub mod pack;
+pub mod part;
 pub mod recipe;
 pub mod signed;
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Malformed;
 use super::bytes::{Decoder, Encoder};
+use super::config::hex;
 use super::limits::{BLOB_RAW_BYTES_MAX, RECIPE_DEPTH_MAX, RECIPE_INLINE_MAX};
 use crate::id::BlobId;
 
@@ -72,8 +73,25 @@ pub fn decode_entries(bytes: &[u8]) -> Result<Vec<RecipeEntry>, Malformed> {
 pub struct Recipe {
     /// 0: the chunks are the stream's. n: they are the bytes of a recipe of depth n - 1.
     pub depth: u8,
-    /// The chunks.
+    /// The chunks. In JSON: the bytes of the entries in hexadecimal.
+    #[serde(with = "entries")]
     pub chunks: Vec<RecipeEntry>,
+}
+
+/// Entries as the hexadecimal form of their bytes.
+mod entries {
+    use serde::{Deserializer, Serializer, de::Error};
+
+    use super::{RecipeEntry, decode_entries, encode_entries, hex};
+
+    pub(super) fn serialize<S: Serializer>(entries: &[RecipeEntry], s: S) -> Result<S::Ok, S::Error> {
+        hex::serialize(&encode_entries(entries), s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<RecipeEntry>, D::Error> {
+        let bytes: Vec<u8> = hex::deserialize(d)?;
+        decode_entries(&bytes).map_err(|e| D::Error::custom(e.0))
+    }
 }
 
 impl Recipe {

@@ -21,7 +21,6 @@ use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{
     Beat, Distrusted, GENERATION_PREFIX, Generation, SESSION_PREFIX, Session, generation_of, is_beat, session_of,
 };
-use crate::format::manifest::Manifest;
 use crate::format::pack::{object_name, with_offsets};
 use crate::format::{ObjectKind, config, epoch, keyslot, manifest};
 use crate::id::{BlobId, IndexId, PackId, RepoId, SlotId, SnapshotId};
@@ -31,7 +30,6 @@ use crate::repo::index::{KnownPack, Location};
 use crate::repo::keys::list_slots;
 use crate::repo::packs::ReadPack;
 use crate::repo::reader::Reader;
-use crate::repo::snapshots::digest_of_stream;
 use crate::repo::{Indexed, Repository};
 use crate::report::{Counter, Problem, Report, Unit};
 use crate::storage::probe::PROBE_SUFFIX;
@@ -160,13 +158,6 @@ pub fn check_with(repo: &Repository, options: CheckOptions, report: &dyn Report,
     for contradiction in snapshots.iter().filter_map(|snapshot| snapshot.time_contradicts) {
         report.warn(&contradiction.to_string());
     }
-    for snapshot in &snapshots {
-        let Manifest { whole, parts, .. } = &snapshot.manifest;
-        if whole.is_some_and(|whole| whole != digest_of_stream(parts)) {
-            let what = "its digest is not that of its parts: only single parts of it can be restored";
-            found.problems.push(Problem::new(manifest::object_name(snapshot.id), what).harming([snapshot.id]));
-        }
-    }
     for (id, error) in unreadable {
         found.problems.push(Problem::new(manifest::object_name(id), &error).harming([id]));
     }
@@ -194,7 +185,8 @@ pub fn check_with(repo: &Repository, options: CheckOptions, report: &dyn Report,
         let well = data.whole.contains(&location.pack) || indexed.is_distrusted_whole(location.pack);
         (indexed.is_distrusted(id, location.pack) && !well).then(|| damaged(id))
     };
-    let Marks { missing, .. } = mark(&indexed, &snapshots, &flaw, report, cancel)?;
+    let Marks { missing, contradictory, .. } = mark(&indexed, &snapshots, &flaw, report, cancel)?;
+    found.problems.extend(contradictory);
     for (pack, blobs) in &data.blobs {
         for blob in blobs {
             let (object, what) = (object_name(*pack), damaged(blob));

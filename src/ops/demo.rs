@@ -259,6 +259,7 @@ impl Story<'_> {
             tags: [].into(),
             write: WriteOptions::default(),
             allow_shrink: false,
+            evidence: None,
         };
         let taken = snapshot(&self.repo, Source::Files(vec![self.database()]), &options, self.report, self.cancel)?;
         self.snapshots.push(taken.id);
@@ -267,7 +268,9 @@ impl Story<'_> {
 
     fn restore(&self, id: SnapshotId, path: &Path) -> Result<()> {
         let (snapshot, indexed) = (self.repo.snapshot(id)?, self.repo.index_to_read(self.report)?);
-        let (part, target) = (only_part(&snapshot)?, Target::Path { path, overwrite: false });
+        let parts = Reader::new(&indexed)?.parts(&snapshot.manifest)?;
+        let part = only_part(&snapshot, &parts)?.clone();
+        let target = Target::Path { path, overwrite: false };
         restore(&indexed, &snapshot, &Wanted::Part(part), target, MEMORY_BYTES, self.report, self.cancel).map(|_| ())
     }
 
@@ -276,7 +279,9 @@ impl Story<'_> {
     fn damage(&self, id: SnapshotId) -> Result<()> {
         let snapshot = self.repo.snapshot(id)?;
         let indexed = self.repo.index(self.report)?;
-        let entries = Reader::new(&indexed)?.entries(&only_part(&snapshot)?.recipe).collect::<Result<Vec<_>>>()?;
+        let reader = Reader::new(&indexed)?;
+        let parts = reader.parts(&snapshot.manifest)?;
+        let entries = reader.part_entries(only_part(&snapshot, &parts)?).collect::<Result<Vec<_>>>()?;
         let location = indexed.usable(&entries[entries.len() / 2].id)?;
         let location = location.ok_or_else(|| Error::new(Kind::Failed, "the demo finds no chunk to damage"))?;
         let name = object_name(location.pack);

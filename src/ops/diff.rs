@@ -1,17 +1,19 @@
 //! `diff`: what two snapshots have in common, told from their recipes alone; of tables also which rows differ, for which the
 //! chunks are read that only one of them has ([`rows`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 
 use self::rows::{Changes, RowDiff};
 use super::dump::dialect;
 use super::select::no_part;
+use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
-use crate::format::manifest::{Part, PartKind};
+use crate::format::manifest::{Part, PartKind, PartName};
+use crate::id::BlobId;
 use crate::repo::Repository;
-use crate::repo::reader::Reader;
+use crate::repo::reader::{Reader, Walking};
 use crate::repo::snapshots::Snapshot;
 use crate::report::{Report, Unit};
 use crate::transform::segment::sql::Dialect;
@@ -21,8 +23,10 @@ pub mod rows;
 /// One part in two snapshots.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PartDiff {
-    /// The part.
+    /// The part's name as people read it.
     pub name: String,
+    /// The part.
+    pub part: PartName,
     /// What became of it.
     pub change: Change,
     /// Its bytes in the older snapshot.
@@ -71,12 +75,15 @@ pub fn diff(
 ) -> Result<Vec<PartDiff>> {
     let indexed = repo.index_to_read(report)?;
     let reader = Reader::new(&indexed)?;
-    let names = by_name(old, new);
+    let (olds, news) = (reader.parts(&old.manifest)?, reader.parts(&new.manifest)?);
+    let names = by_name(&olds, &news);
     report.task("Comparing", Unit::Things, Some(names.len() as u64));
-    let dialects = if rows { Some((dialect(&reader, old)?, dialect(&reader, new)?)) } else { None };
-    let compare = |(i, (name, (old, new))): (usize, (&str, Both<'_>))| {
+    let dialects = rows.then(|| (dialect(old), dialect(new)));
+    let cancel = Cancel::new();
+    let with = Walking { transfers: repo.storage.transfers(), report, cancel: &cancel };
+    let compare = |(i, (name, (old, new))): (usize, (Name<'_>, Both<'_>))| {
         report.progress(i as u64);
-        part_diff(&reader, name, old, new, dialects)
+        part_diff(&reader, with, name, old, new, dialects)
     };
     names.into_iter().enumerate().map(compare).collect()
 }
@@ -86,33 +93,39 @@ pub fn diff(
 /// # Errors
 /// `NotFound` when neither has it; `Damaged`, `Storage`.
 pub fn table(repo: &Repository, old: &Snapshot, new: &Snapshot, name: &str, report: &dyn Report) -> Result<Changes> {
-    let mut names = by_name(old, new).into_iter();
-    let (full, (before, after)) = names.find(|(full, _)| is_called(full, name)).ok_or_else(|| no_part(new, name))?;
+    let indexed = repo.index_to_read(report)?;
+    let reader = Reader::new(&indexed)?;
+    let (olds, news) = (reader.parts(&old.manifest)?, reader.parts(&new.manifest)?);
+    let mut names = by_name(&olds, &news).into_iter();
+    let called = |((_, full), _): &(Name<'_>, Both<'_>)| is_called(full, name);
+    let ((full, _), (before, after)) = names.find(called).ok_or_else(|| no_part(new, name))?;
     if [before, after].into_iter().flatten().any(|part| part.kind == PartKind::Statements) {
         return Err(Error::new(Kind::Usage, format!("`{full}` holds statements, not rows"))
             .hint("write it out from both snapshots (`alluvium restore SNAP:PART`) and compare them with `diff`"));
     }
-    let indexed = repo.index_to_read(report)?;
-    let reader = Reader::new(&indexed)?;
-    let (of_old, of_new) = (dialect(&reader, old)?, dialect(&reader, new)?);
+    let (of_old, of_new) = (dialect(old), dialect(new));
     rows::changes(&reader, before.map(|part| (part, of_old)), after.map(|part| (part, of_new)), true)
 }
 
-/// Whether a part goes by this name: its own, or the end of it.
-pub fn is_called(part: &str, name: &str) -> bool {
-    part.strip_suffix(name).is_some_and(|front| front.is_empty() || front.ends_with(['.', '/']))
+/// Whether a user calls a part by this name: its own, or the end of it.
+pub fn is_called(part: &PartName, name: &str) -> bool {
+    let is_file_below = || part.object.strip_suffix(name).is_some_and(|front| front.ends_with('/'));
+    part.to_string() == name || part.piece == 1 && (part.is_object_called(name) || is_file_below())
 }
 
 /// A part in the older snapshot and in the newer.
 type Both<'s> = (Option<&'s Part>, Option<&'s Part>);
 
-fn by_name<'s>(old: &'s Snapshot, new: &'s Snapshot) -> BTreeMap<&'s str, Both<'s>> {
-    let mut names: BTreeMap<&str, (Option<&Part>, Option<&Part>)> = BTreeMap::new();
-    for part in &old.manifest.parts {
-        names.entry(&part.name).or_default().0 = Some(part);
+/// A part's name: as people read it, by which they are sorted, and as it is.
+type Name<'s> = (String, &'s PartName);
+
+fn by_name<'s>(old: &'s [Part], new: &'s [Part]) -> BTreeMap<Name<'s>, Both<'s>> {
+    let mut names: BTreeMap<Name<'_>, Both<'_>> = BTreeMap::new();
+    for part in old {
+        names.entry((part.name.to_string(), &part.name)).or_default().0 = Some(part);
     }
-    for part in &new.manifest.parts {
-        names.entry(&part.name).or_default().1 = Some(part);
+    for part in new {
+        names.entry((part.name.to_string(), &part.name)).or_default().1 = Some(part);
     }
     names
 }
@@ -120,7 +133,8 @@ fn by_name<'s>(old: &'s Snapshot, new: &'s Snapshot) -> BTreeMap<&'s str, Both<'
 /// With the `dialects` of the two snapshots tables are compared row by row.
 fn part_diff(
     reader: &Reader<'_>,
-    name: &str,
+    with: Walking<'_>,
+    (name, part): Name<'_>,
     old: Option<&Part>,
     new: Option<&Part>,
     dialects: Option<(Option<Dialect>, Option<Dialect>)>,
@@ -130,7 +144,7 @@ fn part_diff(
     let (change, removed_bytes, added_bytes) = match (old, new) {
         (Some(old), Some(new)) if old.digest == new.digest && old.kind == new.kind => (Change::Same, 0, 0),
         (Some(old), Some(new)) => {
-            let (removed, added) = chunks(reader, old, new)?;
+            let (removed, added) = chunks(reader, with, old, new)?;
             (Change::Changed, removed, added)
         }
         (None, _) => (Change::Added, 0, new_bytes),
@@ -148,26 +162,22 @@ fn part_diff(
         }
         _ => None,
     };
-    let name = name.to_owned();
-    Ok(PartDiff { name, change, old_bytes, new_bytes, removed_bytes, added_bytes, old_rows, new_rows, rows })
+    let part = part.clone();
+    Ok(PartDiff { name, part, change, old_bytes, new_bytes, removed_bytes, added_bytes, old_rows, new_rows, rows })
 }
 
-/// Bytes in chunks that only `old` has, and that only `new` has.
-fn chunks(reader: &Reader<'_>, old: &Part, new: &Part) -> Result<(u64, u64)> {
-    // Per chunk: its length, and whether the new part has it too.
-    let mut seen: HashMap<_, (u32, bool)> = HashMap::new();
-    for entry in reader.entries(&old.recipe) {
-        let entry = entry?;
-        seen.insert(entry.id, (entry.len, false));
+/// Bytes in chunks that only `old` has, and that only `new` has; each chunk counts once.
+fn chunks(reader: &Reader<'_>, with: Walking<'_>, old: &Part, new: &Part) -> Result<(u64, u64)> {
+    // Per chunk: its length, and whether the old part has it, and the new.
+    let mut seen: HashMap<BlobId, (u32, [bool; 2])> = HashMap::new();
+    for (side, part) in [old, new].into_iter().enumerate() {
+        reader.walk(&part.recipe, &mut HashSet::new(), with, &mut |entry, depth| {
+            if depth == 0 {
+                seen.entry(entry.id).or_insert((entry.len, [false; 2])).1[side] = true;
+            }
+            Ok(())
+        })?;
     }
-    let mut added = 0;
-    for entry in reader.entries(&new.recipe) {
-        let entry = entry?;
-        match seen.get_mut(&entry.id) {
-            Some((_, both)) => *both = true,
-            None => added += u64::from(entry.len),
-        }
-    }
-    let removed = seen.values().filter(|(_, both)| !both).map(|(len, _)| u64::from(*len)).sum();
-    Ok((removed, added))
+    let bytes = |has: [bool; 2]| seen.values().filter(|(_, who)| *who == has).map(|(len, _)| u64::from(*len)).sum();
+    Ok((bytes([true, false]), bytes([false, true])))
 }

@@ -1,18 +1,25 @@
 //! What a snapshot of a dump is a dump of.
 
-use crate::error::Result;
-use crate::format::manifest::PartKind;
-use crate::repo::reader::Reader;
+use crate::format::manifest::{self, ShapeKind};
 use crate::repo::snapshots::Snapshot;
 use crate::transform::segment::sql::Dialect;
 
-/// The dialect of the dump that a snapshot holds, told by how it begins; `None` where it holds none.
-///
-/// # Errors
-/// `Damaged`, `Storage` when its first chunk can't be read.
-pub fn dialect(reader: &Reader<'_>, snapshot: &Snapshot) -> Result<Option<Dialect>> {
-    let first = snapshot.manifest.parts.iter().find(|part| part.kind == PartKind::Statements);
-    let Some(first) = first else { return Ok(None) };
-    let Some(entry) = reader.entries(&first.recipe).next().transpose()? else { return Ok(None) };
-    Ok(Dialect::recognise(&reader.blob(&entry.id)?))
+/// The dialect of the dump of SQL text that a snapshot holds; `None` where it holds none.
+pub fn dialect(snapshot: &Snapshot) -> Option<Dialect> {
+    let shape = &snapshot.manifest.shape;
+    if shape.is != ShapeKind::Dump {
+        return None;
+    }
+    match shape.dialect? {
+        manifest::Dialect::Postgres => Some(Dialect::Postgres),
+        manifest::Dialect::Mysql => Some(Dialect::Mysql),
+        manifest::Dialect::Sqlite => Some(Dialect::Sqlite),
+        manifest::Dialect::Mongodb | manifest::Dialect::Tar | manifest::Dialect::Lines => None,
+    }
+}
+
+/// Whether a snapshot holds an archive of `mongodump`.
+pub fn is_mongodump(snapshot: &Snapshot) -> bool {
+    let shape = &snapshot.manifest.shape;
+    shape.is == ShapeKind::Archive && shape.dialect == Some(manifest::Dialect::Mongodb)
 }

@@ -4,17 +4,19 @@
 //! kept per pack as offsets, 4 bytes a needed chunk, and recipe chunks that snapshots share are walked once.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
+use crate::format::manifest::{self, Listing, Manifest, Part};
 use crate::format::pack::{Base, object_name};
-use crate::format::recipe::{Recipe, RecipeEntry, decode_entries};
+use crate::format::recipe::{RecipeEntry, decode_entries};
 use crate::id::{BlobId, PackId, SnapshotId};
 use crate::repo::Indexed;
 use crate::repo::index::Location;
-use crate::repo::reader::Reader;
+use crate::repo::reader::{Reader, decode_list};
 use crate::repo::rules::Rule;
-use crate::repo::snapshots::Snapshot;
+use crate::repo::snapshots::{Snapshot, digest_of_digests, digest_of_stream};
 use crate::report::{Problem, Report, Unit};
 
 /// What snapshots need.
@@ -26,6 +28,8 @@ pub struct Marks {
     pub holders: BTreeSet<PackId>,
     /// What is needed and can't be had, with the snapshots that need it.
     pub missing: Vec<Problem>,
+    /// Snapshots whose manifests contradict the lists of their parts.
+    pub contradictory: Vec<Problem>,
 }
 
 /// What is wrong with a copy of a needed blob, if anything.
@@ -58,7 +62,7 @@ pub fn mark(
         reader: &reader,
         flaw,
         marks: Marks::default(),
-        recipes: HashMap::new(),
+        lists: HashMap::new(),
         bases: HashMap::new(),
         marked: HashSet::new(),
         held: HashSet::new(),
@@ -67,9 +71,7 @@ pub fn mark(
     report.task("Walking the snapshots", Unit::Things, Some(snapshots.len() as u64));
     for (done, snapshot) in snapshots.iter().enumerate() {
         cancel.check()?;
-        for part in &snapshot.manifest.parts {
-            walk.recipe(snapshot.id, &part.recipe)?;
-        }
+        walk.snapshot(snapshot)?;
         report.progress(done as u64 + 1);
     }
     let Walk { mut marks, lost, .. } = walk;
@@ -97,13 +99,81 @@ struct Counted {
 /// What of a blob is counted on, or why it is lost.
 type Judged = std::result::Result<Counted, Lost>;
 
+/// What stands in a chunk of a list or recipe, and how many levels are below.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Level {
+    /// Entries: at depth 1 those of a stream's chunks.
+    Recipe(u8),
+    /// At depth 0 the records of parts, else entries of chunks of a list.
+    List(u8),
+}
+
+/// What was found below a chunk of a list or recipe.
+#[derive(Default)]
+struct Below {
+    /// The object to blame, and what is wrong with it.
+    lost: Vec<(String, String)>,
+    parts: Parts,
+}
+
+/// Parts that a list names.
+#[derive(Default)]
+struct Parts {
+    count: u64,
+    bytes: u64,
+    /// Their digests, in order.
+    digests: Vec<Digests>,
+}
+
+enum Digests {
+    One([u8; 32]),
+    Below(Arc<Below>),
+}
+
+impl Parts {
+    fn add(&mut self, part: &Part) {
+        self.count = self.count.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(part.digest.bytes);
+        self.digests.push(Digests::One(part.digest.blake3));
+    }
+
+    fn add_below(&mut self, below: &Arc<Below>) {
+        self.count = self.count.saturating_add(below.parts.count);
+        self.bytes = self.bytes.saturating_add(below.parts.bytes);
+        self.digests.push(Digests::Below(Arc::clone(below)));
+    }
+
+    fn each(&self, take: &mut dyn FnMut(&[u8; 32])) {
+        for digests in &self.digests {
+            match digests {
+                Digests::One(digest) => take(digest),
+                Digests::Below(below) => below.parts.each(take),
+            }
+        }
+    }
+}
+
+/// What contradicts the manifest in the list of its parts, of which nothing is lost.
+fn contradiction(manifest: &Manifest, parts: &Parts) -> Option<&'static str> {
+    // That count is bounded, so that the walk of the digests is.
+    if (parts.count, parts.bytes) != (manifest.parts.count, manifest.parts.bytes) {
+        return Some("its parts are not as many or as long as it says");
+    }
+    let whole = manifest.whole?;
+    let found = match manifest.parts.inline() {
+        Some(parts) => digest_of_stream(parts),
+        None => digest_of_digests(parts.bytes, parts.count, &mut |take| parts.each(take)),
+    };
+    (whole != found).then_some("its digest is not that of its parts: only single parts of it can be restored")
+}
+
 struct Walk<'w> {
     indexed: &'w Indexed<'w>,
     reader: &'w Reader<'w>,
     flaw: Flaw<'w>,
     marks: Marks,
-    /// Recipe chunks that were walked, with what is lost below them.
-    recipes: HashMap<(BlobId, u8), Vec<(String, String)>>,
+    /// Chunks of lists and recipes that were walked.
+    lists: HashMap<(BlobId, Level), Arc<Below>>,
     /// Bases, for deltas of a version: what is counted on. Those that were marked, and those whose holders were noted.
     bases: HashMap<(BlobId, u8), Judged>,
     marked: HashSet<(BlobId, u8)>,
@@ -112,11 +182,48 @@ struct Walk<'w> {
 }
 
 impl Walk<'_> {
-    fn recipe(&mut self, snapshot: SnapshotId, recipe: &Recipe) -> Result<()> {
-        let lost = self.entries(&recipe.chunks, recipe.depth)?;
-        for blame in lost {
-            self.lost.entry(blame).or_default().insert(snapshot);
+    fn snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
+        let Snapshot { id, manifest, .. } = snapshot;
+        let mut below = Below::default();
+        match &manifest.parts.list {
+            Listing::Inline(parts) => self.parts(parts, &mut below)?,
+            Listing::Recipe(recipe) => self.list(&recipe.chunks, recipe.depth, &mut below)?,
         }
+        if below.lost.is_empty()
+            && let Some(what) = contradiction(manifest, &below.parts)
+        {
+            let problem = Problem::new(manifest::object_name(*id), what).harming([*id]);
+            self.marks.contradictory.push(problem);
+        }
+        if let Some(catalog) = &manifest.catalog {
+            below.lost.extend(self.entries(&catalog.recipe.chunks, catalog.recipe.depth)?);
+        }
+        for blame in below.lost {
+            self.lost.entry(blame).or_default().insert(*id);
+        }
+        Ok(())
+    }
+
+    /// Marks what parts need.
+    fn parts(&mut self, parts: &[Part], below: &mut Below) -> Result<()> {
+        for part in parts {
+            below.parts.add(part);
+            below.lost.extend(self.entries(&part.recipe.chunks, part.recipe.depth)?);
+        }
+        below.lost.sort();
+        below.lost.dedup();
+        Ok(())
+    }
+
+    /// Marks chunks of a list, or of its recipe, and what they list.
+    fn list(&mut self, entries: &[RecipeEntry], depth: u8, below: &mut Below) -> Result<()> {
+        for entry in entries {
+            let found = self.list_chunk(&entry.id, Level::List(depth))?;
+            below.parts.add_below(&found);
+            below.lost.extend(found.lost.iter().cloned());
+        }
+        below.lost.sort();
+        below.lost.dedup();
         Ok(())
     }
 
@@ -125,7 +232,8 @@ impl Walk<'_> {
         let mut lost = Vec::new();
         for entry in entries {
             if depth > 0 {
-                lost.extend(self.recipe_chunk(&entry.id, depth)?);
+                let found = self.list_chunk(&entry.id, Level::Recipe(depth))?;
+                lost.extend(found.lost.iter().cloned());
                 continue;
             }
             if let Err(Lost { object, what }) = self.chunk(&entry.id)? {
@@ -223,18 +331,34 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Marks a chunk of a recipe, at the copy that can really be read, and what it lists.
-    fn recipe_chunk(&mut self, id: &BlobId, depth: u8) -> Result<Vec<(String, String)>> {
-        if let Some(lost) = self.recipes.get(&(*id, depth)) {
-            return Ok(lost.clone());
+    /// Marks a chunk of a list or recipe, at the copy that can really be read, and what it lists.
+    fn list_chunk(&mut self, id: &BlobId, level: Level) -> Result<Arc<Below>> {
+        if let Some(below) = self.lists.get(&(*id, level)) {
+            return Ok(Arc::clone(below));
         }
+        let mut below = Below::default();
+        match self.readable(id, level)? {
+            Ok(Content::Entries(entries)) => match level {
+                Level::Recipe(depth) => below.lost = self.entries(&entries, depth - 1)?,
+                Level::List(depth) => self.list(&entries, depth - 1, &mut below)?,
+            },
+            Ok(Content::Parts(parts)) => self.parts(&parts, &mut below)?,
+            Err(Lost { object, what }) => below.lost.push((object, what)),
+        }
+        let below = Arc::new(below);
+        self.lists.insert((*id, level), Arc::clone(&below));
+        Ok(below)
+    }
+
+    /// What stands in the first copy that can be read and decoded, which is marked.
+    fn readable(&mut self, id: &BlobId, level: Level) -> Result<std::result::Result<Content, Lost>> {
         let mut problem = None;
         let copies = self.indexed.copies(id)?;
         for &copy in &copies {
             let read = match self.is_clean(id, &copy)? {
                 Err(lost) => Err(lost),
-                Ok(clean) => match self.reader.copy(id, &copy).and_then(|raw| decoded(id, &raw)) {
-                    Ok(entries) => Ok((entries, clean)),
+                Ok(clean) => match self.reader.copy(id, &copy).and_then(|raw| decoded(id, &raw, level)) {
+                    Ok(content) => Ok((content, clean)),
                     Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Storage) => {
                         Err(Lost { object: object_name(copy.pack), what: damaged(id) })
                     }
@@ -242,7 +366,7 @@ impl Walk<'_> {
                 },
             };
             match read {
-                Ok((entries, clean)) => {
+                Ok((content, clean)) => {
                     let mut counted = Counted { copies: vec![copy], clean };
                     if !clean && self.indexed.repo.rules.keep(Rule::SpareCopies) {
                         for other in copies.iter().filter(|other| **other != copy) {
@@ -252,17 +376,12 @@ impl Walk<'_> {
                         }
                     }
                     self.mark(id, u8::MAX, &counted)?;
-                    let lost = self.entries(&entries, depth - 1)?;
-                    self.recipes.insert((*id, depth), lost.clone());
-                    return Ok(lost);
+                    return Ok(Ok(content));
                 }
                 Err(lost) => problem.get_or_insert(lost),
             };
         }
-        let Lost { object, what } = problem.unwrap_or_else(|| not_listed(id));
-        let lost = vec![(object, what)];
-        self.recipes.insert((*id, depth), lost.clone());
-        Ok(lost)
+        Ok(Err(problem.unwrap_or_else(|| not_listed(id))))
     }
 }
 
@@ -270,6 +389,16 @@ fn not_listed(id: &BlobId) -> Lost {
     Lost { object: format!("chunk {id}"), what: "is in no pack that the index lists".to_owned() }
 }
 
-fn decoded(id: &BlobId, raw: &[u8]) -> Result<Vec<RecipeEntry>> {
-    decode_entries(raw).map_err(|e| Error::damaged(format!("recipe chunk {id}"), e))
+/// What stands in a chunk of a list or recipe.
+enum Content {
+    Entries(Vec<RecipeEntry>),
+    Parts(Vec<Part>),
+}
+
+fn decoded(id: &BlobId, raw: &[u8], level: Level) -> Result<Content> {
+    if level == Level::List(0) {
+        return decode_list(id, raw).map(Content::Parts);
+    }
+    let entries = decode_entries(raw).map_err(|e| Error::damaged(format!("recipe chunk {id}"), e))?;
+    Ok(Content::Entries(entries))
 }

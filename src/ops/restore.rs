@@ -19,7 +19,7 @@ use crate::report::{Problem, Report, Unit};
 use self::collection::CollectionPlan;
 use self::table::TablePlan;
 use self::target::{Failure, Place, Tree, Written, inside};
-use super::select::{Narrow, Wanted, no_table, only_part, short};
+use super::select::{Wanted, only_part, short};
 
 mod collection;
 mod definitions;
@@ -62,7 +62,7 @@ pub struct Restored {
 pub fn restore(
     indexed: &Indexed<'_>,
     snapshot: &Snapshot,
-    wanted: &Wanted<'_>,
+    wanted: &Wanted,
     target: Target<'_>,
     memory_bytes: usize,
     report: &dyn Report,
@@ -79,21 +79,25 @@ pub fn restore(
         ));
     }
     let mut restored = Restored { id: snapshot.id, parts: 1, bytes: 0, failed: 0, damaged: 0 };
+    let listed = match wanted {
+        Wanted::Part(Part { kind, .. }) if !matches!(kind, PartKind::Folder { .. }) => Vec::new(),
+        _ => reader.parts(&snapshot.manifest)?,
+    };
     let data = match wanted {
-        Wanted::Whole => whole(snapshot, &target)?,
+        Wanted::Whole => whole(snapshot, &listed, &target)?,
         Wanted::Part(Part { kind: PartKind::Folder { .. }, .. }) => None,
         Wanted::Part(part) => Some(Data::of(part)),
-        Wanted::Collection { part, narrow } => match CollectionPlan::make(&work, snapshot, part, *narrow)? {
-            Some(plan) => Some(Data::Collection(plan)),
-            None if matches!(narrow, Narrow::Everything | Narrow::AsItIs) => Some(Data::of(part)),
-            None => return Err(no_table()),
-        },
-        Wanted::Table { name, narrow } => Some(Data::Table(TablePlan::make(&work, snapshot, name, *narrow)?)),
+        Wanted::Collection { part, narrow } => {
+            Some(Data::Collection(CollectionPlan::make(&work, snapshot, &listed, part, *narrow)?))
+        }
+        Wanted::Table { name, narrow } => Some(Data::Table(TablePlan::make(&work, snapshot, &listed, name, *narrow)?)),
     };
     report.task("Restoring", Unit::Bytes, Some(data.as_ref().map_or_else(|| snapshot.manifest.bytes(), Data::bytes)));
     match (target, data) {
         (Target::Stream(out), Some(data)) => restored.bytes = work.stream(&data, out)?,
-        (Target::Stream(_), None) => return Err(only_part(snapshot).err().unwrap_or_else(|| no_folder(snapshot))),
+        (Target::Stream(_), None) => {
+            return Err(only_part(snapshot, &listed).err().unwrap_or_else(|| no_folder(snapshot)));
+        }
         (Target::Path { path, overwrite }, Some(data)) => {
             let path = if path.is_dir() { &path.join(inside(data.file_name())?) } else { path };
             let place = Place::named(path)?;
@@ -107,12 +111,12 @@ pub fn restore(
         }
         (Target::Path { path, overwrite }, None) => {
             // A folder with all that lies below it.
-            let folder = if let Wanted::Part(part) = wanted { part.name.as_str() } else { "" };
+            let folder = if let Wanted::Part(part) = wanted { part.name.object.as_str() } else { "" };
             let below = |p: &&Part| {
                 folder.is_empty()
-                    || p.name.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                    || p.name.object.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             };
-            let parts: Vec<&Part> = snapshot.manifest.parts.iter().filter(below).collect();
+            let parts: Vec<&Part> = listed.iter().filter(below).collect();
             work.tree(&parts, path, overwrite, &mut restored)?;
         }
     }
@@ -120,19 +124,19 @@ pub fn restore(
 }
 
 /// The data of a snapshot that is one stream or one file; several files keep their names and go into a folder.
-fn whole<'s>(snapshot: &'s Snapshot, target: &Target<'_>) -> Result<Option<Data<'s>>> {
+fn whole<'d>(snapshot: &'d Snapshot, parts: &'d [Part], target: &Target<'_>) -> Result<Option<Data<'d>>> {
     let manifest = &snapshot.manifest;
     if let Some(whole) = manifest.whole {
-        if whole != digest_of_stream(&manifest.parts) {
+        if whole != digest_of_stream(parts) {
             let what = "its parts are not those that its digest was computed of";
             return Err(Error::damaged(format!("snapshot {}", short(snapshot)), what)
                 .hint("its parts can be restored one by one (SNAP:PART)"));
         }
-        let parts = manifest.parts.iter().collect();
-        return Ok(Some(Data::Stream { name: &manifest.source, parts, kind: &PartKind::Stream }));
+        let name = manifest.source.clone();
+        return Ok(Some(Data::Stream { name, parts: parts.iter().collect(), kind: &PartKind::Stream }));
     }
-    match (target, &manifest.parts[..]) {
-        (Target::Stream(_), _) => only_part(snapshot).map(|part| Some(Data::of(part))),
+    match (target, parts) {
+        (Target::Stream(_), _) => only_part(snapshot, parts).map(|part| Some(Data::of(part))),
         (Target::Path { path, .. }, [part @ Part { kind: PartKind::File { .. }, .. }]) if !path.is_dir() => {
             Ok(Some(Data::of(part)))
         }
@@ -150,7 +154,7 @@ enum Data<'d> {
     /// A part, or all parts of a stream.
     Stream {
         /// For messages.
-        name: &'d str,
+        name: String,
         /// One after the other.
         parts: Vec<&'d Part>,
         kind: &'d PartKind,
@@ -163,7 +167,7 @@ enum Data<'d> {
 
 impl<'d> Data<'d> {
     fn of(part: &'d Part) -> Self {
-        Self::Stream { name: &part.name, parts: vec![part], kind: &part.kind }
+        Self::Stream { name: part.name.to_string(), parts: vec![part], kind: &part.kind }
     }
 
     /// Plain bytes; of a table and of a collection about.
@@ -261,10 +265,10 @@ impl Work<'_> {
                     restored.parts += 1;
                     restored.bytes += bytes;
                     if let Some(error) = without_mode {
-                        failed(restored, &part.name, &error);
+                        failed(restored, &part.name.to_string(), &error);
                     }
                 }
-                Err(Failure::OfPart(error)) => failed(restored, &part.name, &error),
+                Err(Failure::OfPart(error)) => failed(restored, &part.name.to_string(), &error),
                 Err(Failure::OfAll(error)) => return Err(error),
             }
         }
@@ -273,7 +277,7 @@ impl Work<'_> {
 
     /// Restores one part of a tree.
     fn part(&self, part: &Part, tree: &mut Tree<'_>, overwrite: bool) -> Result<Written, Failure> {
-        let inside = inside(&part.name).map_err(Failure::OfPart)?;
+        let inside = inside(&part.name.object).map_err(Failure::OfPart)?;
         if let PartKind::Folder { mode } = part.kind {
             return tree.make(&inside, mode).map(|()| Written { bytes: 0, without_mode: None });
         }

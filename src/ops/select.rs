@@ -7,11 +7,11 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, Zoned};
 
 use crate::error::{Error, Kind, Result};
-use crate::format::manifest::{Part, PartKind};
+use crate::format::manifest::{Part, PartKind, PartName};
 use crate::id::SnapshotId;
 use crate::repo::snapshots::Snapshot;
-use crate::transform::segment::archive::PRELUDE;
-use crate::transform::segment::base_name;
+
+use super::dump;
 
 /// Fewest digits of an id that name a snapshot.
 const ID_DIGITS_MIN: usize = 4;
@@ -69,30 +69,30 @@ pub enum Narrow {
 
 /// What somebody wants of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted<'s> {
+pub enum Wanted {
     /// All of it.
     Whole,
     /// This part.
-    Part(&'s Part),
+    Part(Part),
     /// This table of a dump, whatever parts it takes.
     Table {
-        /// Its whole name.
-        name: String,
+        /// Its name.
+        name: PartName,
         /// How much of it.
         narrow: Narrow,
     },
     /// The collection of an archive that this part holds blocks of, whatever parts it takes; the part where it is none.
     Collection {
         /// A part.
-        part: &'s Part,
+        part: Part,
         /// How much of the collection.
         narrow: Narrow,
     },
 }
 
-impl Wanted<'_> {
-    fn table(name: &str) -> Self {
-        Self::Table { name: name.to_owned(), narrow: Narrow::Everything }
+impl Wanted {
+    fn table(name: PartName) -> Self {
+        Self::Table { name, narrow: Narrow::Everything }
     }
 
     /// Only so much of the table.
@@ -109,17 +109,21 @@ impl Wanted<'_> {
     }
 }
 
+/// Reads the parts of a snapshot.
+pub type ReadParts<'r> = &'r dyn Fn(&Snapshot) -> Result<Vec<Part>>;
+
 /// The snapshot and what of it, behind a colon, `text` names. The longest beginning that names a
 /// snapshot wins, since times hold colons too. A table goes by its whole name, or by its end where that is enough:
-/// `orders` for `public.orders`.
+/// `orders` for `public.orders`. `parts` is called where a part is named.
 ///
 /// # Errors
-/// As [`snapshot`]; `NotFound` for an unknown part; `Usage` for a name that several tables end with.
+/// As [`snapshot`]; `NotFound` for an unknown part; `Usage` for a name that several tables end with; those of `parts`.
 pub fn snapshot_and_part<'s>(
     snapshots: &'s [Snapshot],
     text: &str,
     zone: &TimeZone,
-) -> Result<(&'s Snapshot, Wanted<'s>)> {
+    parts: ReadParts<'_>,
+) -> Result<(&'s Snapshot, Wanted)> {
     let whole = snapshot(snapshots, text, zone);
     if whole.is_ok() {
         return whole.map(|s| (s, Wanted::Whole));
@@ -127,44 +131,60 @@ pub fn snapshot_and_part<'s>(
     for (colon, _) in text.rmatch_indices(':') {
         let (name, part) = (&text[..colon], &text[colon + 1..]);
         if let Ok(found) = snapshot(snapshots, name, zone) {
-            return wanted(found, part).map(|wanted| (found, wanted));
+            return wanted(found, parts(found)?, part).map(|wanted| (found, wanted));
         }
     }
     whole.map(|s| (s, Wanted::Whole))
 }
 
-fn wanted<'s>(snapshot: &'s Snapshot, name: &str) -> Result<Wanted<'s>> {
-    let parts = &snapshot.manifest.parts;
+fn wanted(snapshot: &Snapshot, parts: Vec<Part>, name: &str) -> Result<Wanted> {
     // Files are named without the slash that their paths began with; members of archives as the archive has it.
     let plain = name.strip_prefix('/').unwrap_or(name);
-    let is_dump = parts.iter().any(|part| part.kind == PartKind::Statements);
-    let in_archive = |part: &Part| {
-        let [first, rest @ ..] = &parts[..] else { return false };
-        snapshot.manifest.whole.is_some() && first.name == PRELUDE && rest.iter().any(|other| other == part)
+    let is_dump = dump::dialect(snapshot).is_some();
+    let is_table = |part: &Part| matches!(part.kind, PartKind::Table { .. });
+    // Two names may have one text form: a second piece gives way to an object that is called so.
+    let called = |(_, part): &(usize, &Part)| {
+        let text = part.name.to_string();
+        text == name || text == plain
     };
-    let of = |part: &'s Part| match part.kind {
-        PartKind::Table { .. } if is_dump => Wanted::table(base_name(&part.name)),
-        PartKind::Stream if in_archive(part) => Wanted::Collection { part, narrow: Narrow::Everything },
-        _ => Wanted::Part(part),
-    };
-    if let Some(part) = parts.iter().find(|part| part.name == name || part.name == plain) {
-        return Ok(of(part));
+    if let Some((at, _)) = parts.iter().enumerate().filter(called).min_by_key(|(_, part)| part.name.piece) {
+        let part = parts.into_iter().nth(at).ok_or_else(|| no_part(snapshot, plain))?;
+        return Ok(match part.kind {
+            PartKind::Table { .. } if is_dump => Wanted::table(part.name.first_piece()),
+            // In front of the collections stands what describes them.
+            PartKind::Stream if dump::is_mongodump(snapshot) && at > 0 => {
+                Wanted::Collection { part, narrow: Narrow::Everything }
+            }
+            _ => Wanted::Part(part),
+        });
     }
     if snapshot.manifest.whole.is_some() && snapshot.manifest.source == plain {
         return Ok(Wanted::Whole);
     }
-    let ends = |part: &&Part| {
-        let front = base_name(&part.name).strip_suffix(plain);
-        matches!(part.kind, PartKind::Table { .. }) && front.is_some_and(|front| front.ends_with(['.', '/']))
-    };
-    let mut names: Vec<&str> = parts.iter().filter(ends).map(|part| base_name(&part.name)).collect();
+    let ends = parts.iter().filter(|part| is_table(part) && part.name.is_object_called(plain));
+    let mut names: Vec<PartName> = ends.map(|part| part.name.first_piece()).collect();
+    names.sort();
     names.dedup();
-    match names[..] {
-        [only] => Ok(Wanted::table(only)),
+    match &names[..] {
+        [only] if is_dump => Ok(Wanted::table(only.clone())),
         // It may be defined, and hold no rows of its own.
-        [] if is_dump => Ok(Wanted::table(plain)),
-        [] => Err(no_part(snapshot, plain)),
-        _ => Err(Error::new(Kind::Usage, format!("`{plain}` may be any of {}", names.join(", "))).hint("say which")),
+        [] if is_dump => Ok(Wanted::table(rowless(&parts, plain))),
+        [] | [_] => Err(no_part(snapshot, plain)),
+        _ => {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            Err(Error::new(Kind::Usage, format!("`{plain}` may be any of {}", names.join(", "))).hint("say which"))
+        }
+    }
+}
+
+/// The name of a table without rows that a user calls `text`: `DATABASE/SCHEMA.TABLE`.
+fn rowless(parts: &[Part], text: &str) -> PartName {
+    let databases = || parts.iter().filter_map(|part| part.name.database.as_deref());
+    match text.split_once('/') {
+        Some((database, table)) if databases().any(|known| known == database) => {
+            PartName { database: Some(database.to_owned()), ..PartName::of(table) }
+        }
+        _ => PartName::of(text),
     }
 }
 
@@ -189,18 +209,13 @@ pub fn short(snapshot: &Snapshot) -> String {
 ///
 /// # Errors
 /// `Usage` when it holds several.
-pub fn only_part(snapshot: &Snapshot) -> Result<&Part> {
-    let mut data =
-        snapshot.manifest.parts.iter().filter(|p| matches!(p.kind, PartKind::Stream | PartKind::File { .. }));
+pub fn only_part<'p>(snapshot: &Snapshot, parts: &'p [Part]) -> Result<&'p Part> {
+    let mut data = parts.iter().filter(|p| matches!(p.kind, PartKind::Stream | PartKind::File { .. }));
     match (data.next(), data.next()) {
         (Some(part), None) => Ok(part),
         _ => Err(Error::new(
             Kind::Usage,
-            format!(
-                "snapshot {} holds {} parts; only one can go to standard output",
-                short(snapshot),
-                snapshot.manifest.parts.len()
-            ),
+            format!("snapshot {} holds {} parts; only one can go to standard output", short(snapshot), parts.len()),
         )
         .hint("name one (SNAP:PART), or restore into a folder with -o")),
     }

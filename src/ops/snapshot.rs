@@ -16,11 +16,12 @@ use jiff::Timestamp;
 
 use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
-use crate::format::config::SEGMENTS;
+use crate::format::catalog::Evidence;
 use crate::format::keyslot::SlotKind;
 use crate::format::limits::NAME_BYTES_MAX;
 use crate::format::manifest::{
-    Digest, Header, Manifest, Part, PartKind, SEQUENCE_MAX, SourceKind, Stored, UNSEALED,
+    Catalog, Dialect, Digest, Header, Manifest, Part, PartKind, PartList, PartName, SEQUENCE_MAX, Shape,
+    ShapeKind, SourceKind, Stored, UNSEALED,
 };
 use crate::format::recipe::Recipe;
 use crate::id::SnapshotId;
@@ -39,7 +40,7 @@ use crate::source::sniff::sniff;
 use crate::source::verdict::judge;
 use crate::source::watch::Watched;
 use crate::transform::hash::stream_digest;
-use crate::transform::segment::{Holds, Segmenter};
+use crate::transform::segment::{Holds, Recognised, Segmenter, sql};
 
 /// What is backed up.
 pub enum Source<'s> {
@@ -71,6 +72,8 @@ pub struct SnapshotOptions {
     pub write: WriteOptions,
     /// A stream far smaller than its predecessor is all right.
     pub allow_shrink: bool,
+    /// What the dump knows of the database, where Alluvium dumps it itself.
+    pub evidence: Option<Evidence>,
 }
 
 /// What came of it.
@@ -130,10 +133,10 @@ pub fn snapshot(
     warn_of_the_chain(&headers, &series, previous.as_ref(), time, report);
     let sequence = next_sequence(previous.as_ref().map(|(_, header)| header), time);
     let gathered = gather(&session, source, options, previous.as_ref(), report, cancel)?;
-    let Gathered { kind, whole, parts, mut stored, left_out, changed } = gathered;
+    let Gathered { kind, whole, shape, parts, catalog, mut stored, left_out, changed } = gathered;
     stored.stored_bytes = session.written_bytes();
 
-    let bytes = parts.iter().map(|p| p.digest.bytes).sum();
+    let bytes = parts.bytes;
     // Compared with the last good one: a database that was emptied is told every night, not once.
     let before = previous.as_ref().map(|(_, header)| header.good_bytes);
     let shrunk_from = before.filter(|&before| !options.allow_shrink && (bytes as f64) < before as f64 * SHRUNK_BELOW);
@@ -159,7 +162,10 @@ pub fn snapshot(
         generation: 0,
         tool: format!("alluvium {}", env!("CARGO_PKG_VERSION")),
         whole,
+        shape,
         parts,
+        engine: options.evidence.as_ref().map(|evidence| evidence.engine.clone()),
+        catalog,
         stored,
         shrunk_from,
         original: None,
@@ -234,7 +240,9 @@ fn warn_of_the_chain(
 struct Gathered {
     kind: SourceKind,
     whole: Option<Digest>,
-    parts: Vec<Part>,
+    shape: Shape,
+    parts: PartList,
+    catalog: Option<Catalog>,
     stored: Stored,
     left_out: u64,
     changed: u64,
@@ -252,18 +260,17 @@ fn gather(
     match source {
         Source::Stream { input, bytes } => {
             report.task(&options.name, Unit::Bytes, bytes.or(previous.map(|(_, h)| h.bytes)));
-            let (stored, stats) = write(session, options.write, report, cancel, |writer| {
+            write(session, options.write, report, cancel, |writer| {
                 let mut watched = Watched::new(input);
                 let stored = store_stream(writer, &mut watched, &before, report)?;
                 judge(watched.head(), watched.tail(), watched.length())?;
-                Ok((stored, writer.stored()))
-            })?;
-            Ok(Gathered::stream(session, SourceKind::Stream, &options.name, stored, stats))
+                Gathered::stream(writer, SourceKind::Stream, options, stored, &before)
+            })
         }
         Source::Command(argv) => {
             report.task(&options.name, Unit::Bytes, previous.map(|(_, h)| h.bytes));
             let program = argv.first().cloned().unwrap_or_default();
-            let (stored, stats) = write(session, options.write, report, cancel, |writer| {
+            write(session, options.write, report, cancel, |writer| {
                 // Dropped on every failure, which kills the command: a failing repository leaves nothing hanging.
                 // What it says on the way is passed on; its last words are in the message when it fails.
                 let running = command::spawn(&argv, cancel)?.each_line(|line| report.note(line));
@@ -274,11 +281,10 @@ fn gather(
                 // The exit status tells more than a missing end: it comes first.
                 watched.into_inner().finish()?;
                 verdict?;
-                Ok((stored, writer.stored()))
-            })?;
-            let program =
-                PathBuf::from(program).file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-            Ok(Gathered::stream(session, SourceKind::Command { program }, &options.name, stored, stats))
+                let program = PathBuf::from(&program);
+                let program = program.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+                Gathered::stream(writer, SourceKind::Command { program }, options, stored, &before)
+            })
         }
         Source::Files(paths) => {
             let found = files::walk(&paths, report)?;
@@ -299,30 +305,77 @@ fn gather(
                 if parts.is_empty() {
                     return Err(Error::new(Kind::Source, "there is nothing to back up: no file could be read"));
                 }
-                let stored = writer.stored();
-                Ok(Gathered { kind: SourceKind::Files, whole: None, parts, stored, left_out, changed })
+                let shape = Shape { is: ShapeKind::Files, dialect: None };
+                let gathered = Gathered::store(writer, SourceKind::Files, None, shape, parts, options)?;
+                Ok(Gathered { left_out, changed, ..gathered })
             })
         }
     }
 }
 
 impl Gathered {
-    fn stream(session: &Session<'_>, kind: SourceKind, name: &str, stored: StoredStream, stats: Stored) -> Self {
-        let segments = session.repo().parameters.requires(SEGMENTS);
-        let part = |part: StoredPart| Part {
-            name: part.name.unwrap_or_else(|| name.to_owned()),
-            kind: match part.holds {
-                None | Some(Holds::Piece) => PartKind::Stream,
-                Some(Holds::Statements) => PartKind::Statements,
-                Some(Holds::Table) => PartKind::Table { rows: part.rows },
-            },
-            digest: part.digest,
-            recipe: part.recipe,
-            stored_bytes: segments.then_some(part.stored_bytes),
+    fn stream(
+        writer: &mut Writer<'_>,
+        kind: SourceKind,
+        options: &SnapshotOptions,
+        (stored, shape): (StoredStream, Shape),
+        before: &Before<'_>,
+    ) -> Result<Self> {
+        let part = |part: StoredPart| {
+            let mut part = Part {
+                name: part.name.unwrap_or_else(|| PartName::of(&options.name[..])),
+                kind: match part.holds {
+                    None | Some(Holds::Piece) => PartKind::Stream,
+                    Some(Holds::Statements) => PartKind::Statements,
+                    Some(Holds::Table) => PartKind::Table { rows: part.rows },
+                },
+                digest: part.digest,
+                recipe: part.recipe,
+                stored_bytes: Some(part.stored_bytes),
+            };
+            // What did not change has the record that it had: what its chunks take is known only about.
+            if let Some(same) = before.part(&part.name)
+                && (same.digest, &same.recipe) == (part.digest, &part.recipe)
+            {
+                part.stored_bytes = same.stored_bytes;
+            }
+            part
         };
         let parts: Vec<Part> = stored.parts.into_iter().map(part).collect();
-        Self { kind, whole: Some(digest_of_stream(&parts)), parts, stored: stats, left_out: 0, changed: 0 }
+        let whole = Some(digest_of_stream(&parts));
+        Self::store(writer, kind, whole, shape, parts, options)
     }
+
+    /// Stores the lists of what was stored.
+    fn store(
+        writer: &mut Writer<'_>,
+        kind: SourceKind,
+        whole: Option<Digest>,
+        shape: Shape,
+        parts: Vec<Part>,
+        options: &SnapshotOptions,
+    ) -> Result<Self> {
+        let parts = writer.store_parts(parts)?;
+        let tables = options.evidence.as_ref().map(|evidence| &evidence.tables[..]).filter(|tables| !tables.is_empty());
+        let catalog = tables.map(|tables| writer.store_catalog(tables)).transpose()?;
+        Ok(Self { kind, whole, shape, parts, catalog, stored: writer.stored(), left_out: 0, changed: 0 })
+    }
+}
+
+/// What a stream is, by what it was recognised as.
+fn shape(recognised: Option<Recognised>) -> Shape {
+    let (is, dialect) = match recognised {
+        None => (ShapeKind::Stream, None),
+        Some(Recognised::Lines) => (ShapeKind::Stream, Some(Dialect::Lines)),
+        Some(Recognised::Sql(sql::Dialect::Postgres)) => (ShapeKind::Dump, Some(Dialect::Postgres)),
+        Some(Recognised::Sql(sql::Dialect::Mysql)) => (ShapeKind::Dump, Some(Dialect::Mysql)),
+        Some(Recognised::Sql(sql::Dialect::Sqlite)) => (ShapeKind::Dump, Some(Dialect::Sqlite)),
+        Some(Recognised::Tar) => (ShapeKind::Archive, Some(Dialect::Tar)),
+        Some(Recognised::Mongodump) => (ShapeKind::Archive, Some(Dialect::Mongodb)),
+        Some(Recognised::SqlitePages) => (ShapeKind::Pages, Some(Dialect::Sqlite)),
+        Some(Recognised::PostgresPages) => (ShapeKind::Pages, Some(Dialect::Postgres)),
+    };
+    Shape { is, dialect }
 }
 
 /// Stores a stream; says first when it can't deduplicate, and what to do about it.
@@ -331,16 +384,18 @@ fn store_stream(
     watched: &mut Watched<impl Read + Send>,
     before: &Before<'_>,
     report: &dyn Report,
-) -> Result<StoredStream> {
+) -> Result<(StoredStream, Shape)> {
     let head = watched.peek_head().map_err(|e| read_error(e, "the source"))?;
     if let Some(opaque) = sniff(head) {
         report.warn(&format!("the data is {}: {}", opaque.what, opaque.advice));
     }
-    let segmenter = if writer.cuts_segments() { Segmenter::recognise(head) } else { None };
-    writer.store(watched, segmenter, &|segment| match segment {
+    let segmenter = Segmenter::recognise(head);
+    let shape = shape(segmenter.as_ref().map(Segmenter::recognised));
+    let stored = writer.store(watched, segmenter, &|segment| match segment {
         Some(name) => before.prediction_of(name),
         None => before.prediction(0),
-    })
+    })?;
+    Ok((stored, shape))
 }
 
 /// Stores one thing that a walk found; `None` when it could not be read, which was told as a problem.
@@ -351,6 +406,12 @@ fn store_found(
     before: &Before<'_>,
     report: &dyn Report,
 ) -> Result<Option<Part>> {
+    let name = PartName::of(&found.name[..]);
+    if name.len() > NAME_BYTES_MAX {
+        let what = format!("its path has more than {NAME_BYTES_MAX} bytes, left out");
+        report.problem(Problem::new(found.path.display().to_string(), what));
+        return Ok(None);
+    }
     let nothing = Digest { bytes: 0, blake3: stream_digest(b"") };
     let (kind, digest, recipe) = match &found.kind {
         FoundKind::Folder { mode } => (PartKind::Folder { mode: *mode }, nothing, Recipe::default()),
@@ -365,7 +426,7 @@ fn store_found(
                 }
             };
             let mut watched = Watched::new(&opened.file);
-            let stored = match store_file(writer, &mut watched, &|_| before.prediction_of(&found.name)) {
+            let stored = match store_file(writer, &mut watched, &|_| before.prediction_of(&name)) {
                 Ok(stored) => stored,
                 Err(e) if e.kind() == Kind::Source => {
                     let cause = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
@@ -385,7 +446,7 @@ fn store_found(
             (kind, stored.digest, stored.recipe)
         }
     };
-    Ok(Some(Part { name: found.name.clone(), kind, digest, recipe, stored_bytes: None }))
+    Ok(Some(Part { name, kind, digest, recipe, stored_bytes: None }))
 }
 
 /// Stores a file, which is one part whatever it holds.
@@ -394,52 +455,52 @@ fn store_file(
     watched: &mut Watched<impl Read + Send>,
     predict: Predict<'_>,
 ) -> Result<StoredPart> {
-    let segmenter = if writer.cuts_segments() {
-        Segmenter::recognise_pages(watched.peek_head().map_err(|e| read_error(e, "the source"))?)
-    } else {
-        None
-    };
+    let head = watched.peek_head().map_err(|e| read_error(e, "the source"))?;
+    let segmenter = Segmenter::recognise_pages(head);
     writer.store(watched, segmenter, predict).map(StoredStream::only)
 }
 
 /// The previous snapshot's recipes, for prediction; nothing for the first snapshot and for a
 /// write-only key, which can't read them.
 struct Before<'s> {
-    read: Option<(Reader<'s>, Manifest)>,
+    read: Option<(Reader<'s>, Vec<Part>)>,
     /// Parts by name.
-    places: HashMap<String, usize>,
+    places: HashMap<PartName, usize>,
 }
 
 impl<'s> Before<'s> {
     fn read(session: &'s Session<'s>, previous: Option<&(SnapshotId, Header)>, report: &dyn Report) -> Result<Self> {
         let repo = session.repo();
+        let nothing = Self { read: None, places: HashMap::new() };
         let Some((id, _)) = previous.filter(|_| repo.keys.kind() == SlotKind::Full) else {
-            return Ok(Self::nothing());
+            return Ok(nothing);
         };
-        match repo.snapshot(*id) {
-            Ok(Snapshot { manifest, .. }) => {
-                let places = manifest.parts.iter().enumerate().map(|(i, part)| (part.name.clone(), i)).collect();
-                Ok(Self { read: Some((Reader::new(&session.indexed)?, manifest)), places })
+        let reader = Reader::new(&session.indexed)?;
+        match repo.snapshot(*id).and_then(|Snapshot { manifest, .. }| reader.parts(&manifest)) {
+            Ok(parts) => {
+                let places = parts.iter().enumerate().map(|(i, part)| (part.name.clone(), i)).collect();
+                Ok(Self { read: Some((reader, parts)), places })
             }
             // Not needed to take a snapshot; check says what is wrong with it.
             Err(e) => {
                 report.warn(&format!("the previous snapshot can't be read ({e}): this one is cut without its help"));
-                Ok(Self::nothing())
+                Ok(nothing)
             }
         }
     }
 
-    fn nothing() -> Self {
-        Self { read: None, places: HashMap::new() }
-    }
-
     fn prediction(&self, part: usize) -> Option<Prediction<'_>> {
-        let (reader, manifest) = self.read.as_ref()?;
-        Some(Prediction::new(reader.entries(&manifest.parts.get(part)?.recipe)))
+        let (reader, parts) = self.read.as_ref()?;
+        Some(Prediction::new(reader.part_entries(parts.get(part)?)))
     }
 
-    fn prediction_of(&self, name: &str) -> Option<Prediction<'_>> {
+    fn prediction_of(&self, name: &PartName) -> Option<Prediction<'_>> {
         self.prediction(*self.places.get(name)?)
+    }
+
+    fn part(&self, name: &PartName) -> Option<&Part> {
+        let (_, parts) = self.read.as_ref()?;
+        parts.get(*self.places.get(name)?)
     }
 }
 

@@ -6,12 +6,14 @@ use serde::Serialize;
 
 use crate::env::Cancel;
 use crate::error::Result;
+use crate::format::manifest::{Part, PartName};
 use crate::format::pack::Codec;
+use crate::format::recipe::RecipeEntry;
 use crate::id::BlobId;
-use crate::repo::Repository;
-use crate::repo::reader::Reader;
+use crate::repo::reader::{Reader, Walked, Walking};
+use crate::repo::snapshots::Snapshot;
+use crate::repo::{Indexed, Repository};
 use crate::report::{Report, Unit};
-use crate::transform::segment::base_name;
 
 /// Totals.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -121,7 +123,7 @@ pub struct Savings {
 }
 
 /// Savings by source, and with `parts` by part, in the order of their names. A chunk that several have counts for the one that
-/// had it first. Recipes are read for it.
+/// had it first. Recipes are read for it, each of their chunks once.
 ///
 /// # Errors
 /// `Damaged`, `WrongKey`, `Storage`, `Interrupted`.
@@ -130,42 +132,86 @@ pub fn savings(repo: &Repository, parts: bool, report: &dyn Report, cancel: &Can
     let reader = Reader::new(&indexed)?;
     let (mut snapshots, _) = repo.snapshots()?;
     snapshots.reverse();
-    let mut seen: HashSet<BlobId> = HashSet::new();
-    let mut found: BTreeMap<(String, Option<String>), Savings> = BTreeMap::new();
+    let with = Walking { transfers: repo.storage.transfers(), report, cancel };
+    let mut walked = Walked::default();
+    let mut sums = Sums { indexed: &indexed, by_part: parts, seen: HashSet::new(), found: BTreeMap::new() };
     report.task("Reading recipes", Unit::Things, Some(snapshots.len() as u64));
-    for (done, snapshot) in snapshots.iter().enumerate() {
+    for (done, Snapshot { manifest, .. }) in snapshots.iter().enumerate() {
         report.progress(done as u64);
-        for part in &snapshot.manifest.parts {
-            let name = parts.then(|| base_name(&part.name).to_owned());
-            let source = snapshot.manifest.source.clone();
-            let sum = found.entry((source.clone(), name.clone())).or_insert_with(|| Savings {
-                source,
-                part: name,
-                ..Savings::default()
-            });
-            let transfers = repo.storage.transfers();
-            reader.walk(&part.recipe, transfers, report, cancel, &mut |entry, depth| {
-                let len = u64::from(entry.len);
-                let is_new = seen.insert(entry.id);
-                if depth == 0 {
-                    sum.bytes += len;
-                    sum.deduplication += if is_new { 0 } else { len };
-                }
-                let Some(copy) = (if is_new { indexed.usable(&entry.id)? } else { None }) else { return Ok(()) };
-                let stored = u64::from(copy.stored_len);
-                sum.stored_bytes += stored;
-                if depth == 0 {
-                    let saved = len.saturating_sub(stored);
-                    match copy.codec {
-                        Codec::Delta => sum.delta += saved,
-                        Codec::Columnar => sum.columnar += saved,
-                        Codec::Zstd => sum.zstd += saved,
-                        Codec::Raw => {}
-                    }
-                }
-                Ok(())
+        let source = &manifest.source;
+        if parts {
+            for part in reader.part_iter(manifest) {
+                cancel.check()?;
+                let part = part?;
+                let sum = sums.of(source, Some(&part));
+                sum.bytes = sum.bytes.saturating_add(part.digest.bytes);
+            }
+        } else {
+            let sum = sums.of(source, None);
+            sum.bytes = sum.bytes.saturating_add(manifest.bytes());
+        }
+        let mut list = reader.walk_list(manifest);
+        loop {
+            // The list is no part's, so it counts for the source.
+            let next = list.next(&mut walked.lists, with, &mut |entry, depth| {
+                if parts { Ok(()) } else { sums.chunk(source, None, entry, depth) }
             })?;
+            let Some(listed) = next else { break };
+            for part in listed {
+                reader.walk(&part.recipe, &mut walked.recipes, with, &mut |entry, depth| {
+                    sums.chunk(source, Some(&part), entry, depth)
+                })?;
+            }
         }
     }
-    Ok(found.into_values().collect())
+    // What was there already is all that no chunk was stored for.
+    for sum in sums.found.values_mut() {
+        sum.deduplication = sum.bytes.saturating_sub(sum.deduplication);
+    }
+    Ok(sums.found.into_values().collect())
+}
+
+/// Savings as they are added up; until the end, `deduplication` holds the bytes of chunks that were seen first.
+struct Sums<'s> {
+    indexed: &'s Indexed<'s>,
+    by_part: bool,
+    seen: HashSet<BlobId>,
+    found: BTreeMap<(String, Option<PartName>), Savings>,
+}
+
+impl Sums<'_> {
+    fn of(&mut self, source: &str, part: Option<&Part>) -> &mut Savings {
+        let name = part.filter(|_| self.by_part).map(|part| part.name.first_piece());
+        let text = name.as_ref().map(ToString::to_string);
+        self.found.entry((source.to_owned(), name)).or_insert_with(|| Savings {
+            source: source.to_owned(),
+            part: text,
+            ..Savings::default()
+        })
+    }
+
+    fn chunk(&mut self, source: &str, part: Option<&Part>, entry: &RecipeEntry, depth: u8) -> Result<()> {
+        if !self.seen.insert(entry.id) {
+            return Ok(());
+        }
+        let copy = self.indexed.usable(&entry.id)?;
+        let sum = self.of(source, part);
+        let len = u64::from(entry.len);
+        if depth == 0 {
+            sum.deduplication += len;
+        }
+        let Some(copy) = copy else { return Ok(()) };
+        let stored = u64::from(copy.stored_len);
+        sum.stored_bytes += stored;
+        if depth == 0 {
+            let saved = len.saturating_sub(stored);
+            match copy.codec {
+                Codec::Delta => sum.delta += saved,
+                Codec::Columnar => sum.columnar += saved,
+                Codec::Zstd => sum.zstd += saved,
+                Codec::Raw => {}
+            }
+        }
+        Ok(())
+    }
 }

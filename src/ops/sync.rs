@@ -24,13 +24,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::env::Cancel;
-use crate::error::{Error, Kind, Result};
-use crate::format::config::SEGMENTS;
-use crate::format::manifest::{Header, Manifest, Original, Part, PartKind, UNSEALED, object_name};
+use crate::error::{Kind, Result};
+use crate::format::manifest::{Header, Manifest, Original, UNSEALED, object_name};
+use crate::format::recipe::RecipeEntry;
 use crate::id::SnapshotId;
 use crate::repo::Repository;
 use crate::repo::publish::publish;
-use crate::repo::reader::Reader;
+use crate::repo::reader::{Reader, Walked, Walking};
 use crate::repo::session::{Session, Writing};
 use crate::repo::snapshots::Snapshot;
 use crate::repo::writer::WriteOptions;
@@ -39,7 +39,6 @@ use crate::report::{Counter, Problem, Report, Silent, Unit};
 use super::check::Subset;
 use super::forget::{self, Filter};
 use super::retention::{Candidate, Policy, decide};
-use super::select::short;
 use super::snapshot::predecessor;
 
 use copy::{Copying, Moved};
@@ -193,7 +192,6 @@ pub fn sync(
     source.seen.require_same_repository()?;
     dest.seen.require_same_repository()?;
     let plan = Plan::make(source, dest, options, report)?;
-    refuse_segments(dest, plan.to_copy.iter().map(|(snapshot, _)| snapshot))?;
     let mut synced = Synced {
         way: plan.way,
         plan: None,
@@ -353,25 +351,25 @@ impl Plan {
         let (here, there) = (source.index_to_read(&Silent)?, dest.index_to_read(&Silent)?);
         let reader = Reader::new(&here)?;
         let (mut missing, mut packs, mut stored) = (HashSet::new(), HashSet::new(), 0);
+        let with = Walking { transfers: transfers(source, dest, options), report: &Silent, cancel };
+        let mut visit = |e: &RecipeEntry, _| {
+            if there.usable(&e.id)?.is_none()
+                && let Some(place) = here.usable(&e.id)?
+                && options.shard.is_none_or(|shard| shard.admits(place.pack.as_bytes()))
+                && missing.insert(e.id)
+            {
+                packs.insert(place.pack);
+                stored += u64::from(place.stored_len);
+            }
+            Ok(())
+        };
         report.task("Looking at what is missing", Unit::Things, Some(estimate.snapshots));
         for (done, (snapshot, _)) in self.to_copy.iter().enumerate() {
-            for part in &snapshot.manifest.parts {
-                let walked =
-                    reader.walk(&part.recipe, transfers(source, dest, options), &Silent, cancel, &mut |e, _| {
-                        if there.usable(&e.id)?.is_none()
-                            && let Some(place) = here.usable(&e.id)?
-                            && options.shard.is_none_or(|shard| shard.admits(place.pack.as_bytes()))
-                            && missing.insert(e.id)
-                        {
-                            packs.insert(place.pack);
-                            stored += u64::from(place.stored_len);
-                        }
-                        Ok(())
-                    });
-                // An estimate goes on past what the copying will tell.
-                if walked.is_err() {
-                    cancel.check()?;
-                }
+            // An estimate goes on past what the copying will tell.
+            let walked = &mut Walked::default();
+            let lost = &mut |_| cancel.check();
+            if reader.walk_snapshot(&snapshot.manifest, walked, with, &mut visit, lost).is_err() {
+                cancel.check()?;
             }
             report.progress(done as u64 + 1);
         }
@@ -400,8 +398,15 @@ fn kept(snapshots: &[Snapshot], options: &SyncOptions, now: Timestamp) -> Result
 /// What is wrong with a copy, by the digests that both manifests tell.
 fn difference(snapshot: &Snapshot, copy: &Snapshot) -> Option<Problem> {
     let (one, other) = (&snapshot.manifest, &copy.manifest);
-    let data = |m: &Manifest| m.parts.iter().map(|p| (p.name.clone(), p.kind.clone(), p.digest)).collect::<Vec<_>>();
-    let same = one.whole == other.whole && data(one) == data(other) && one.source == other.source;
+    // Lists have one digest wherever they are; what they are made of differs where chunks are named differently.
+    let list = |m: &Manifest| (m.parts.count, m.parts.bytes, m.parts.blake3);
+    let kinds = |m: &Manifest| m.parts.inline().map(|p| p.iter().map(|part| part.kind.clone()).collect::<Vec<_>>());
+    let are_inline = kinds(one).is_some() && kinds(other).is_some();
+    let same = one.whole == other.whole
+        && list(one) == list(other)
+        && (!are_inline || kinds(one) == kinds(other))
+        && one.shape == other.shape
+        && one.source == other.source;
     (!same).then(|| {
         let what = format!("says it is a copy of {}, and tells other data", snapshot.id);
         Problem::new(object_name(copy.id), what).harming([copy.id])
@@ -461,19 +466,14 @@ impl Run<'_> {
             Way::Streams => copying.streams(snapshot, previous.as_ref().map(|(id, _)| *id))?,
             way => copying.chunks(snapshot, way, next)?,
         };
-        let (parts, mut stored) = match moved {
-            Moved::Whole { mut parts, stored } => {
-                if !dest.parameters.requires(SEGMENTS) {
-                    for part in &mut parts {
-                        part.stored_bytes = None;
-                    }
-                }
-                (parts, stored)
-            }
+        let (lists, mut stored) = match moved {
+            Moved::Whole { lists, stored } => (lists, stored),
             Moved::Partly => return Ok(Outcome::Waiting),
             Moved::Lost(problems) => return Ok(Outcome::Lost(problems)),
         };
-        if let Err(error) = copying.prove(&parts) {
+        let (parts, catalog) = lists;
+        let copy = Manifest { parts, catalog, ..manifest.clone() };
+        if let Err(error) = copying.prove(&copy) {
             // Damage of the destination harms what would rely on it, and not the others.
             return match error.kind() {
                 Kind::Damaged => Ok(Outcome::Lost(vec![copy::problem(&error).harming([snapshot.id])])),
@@ -495,10 +495,9 @@ impl Run<'_> {
             previous,
             generation: 0,
             tool: format!("alluvium {}", env!("CARGO_PKG_VERSION")),
-            parts,
             stored,
             original: Some(original),
-            ..manifest.clone()
+            ..copy
         };
         let id = publish(session, &header, copy, options.write, tally, cancel)?;
         if self.remember {
@@ -569,21 +568,4 @@ fn by_series<'s>(snapshots: impl IntoIterator<Item = &'s Snapshot>) -> Series {
         series.entry((manifest.host.clone(), manifest.source.clone())).or_default().push(*id);
     }
     series
-}
-
-/// A repository without the feature for segments takes none: older programs would not read them.
-fn refuse_segments<'s>(dest: &Repository, snapshots: impl Iterator<Item = &'s Snapshot>) -> Result<()> {
-    let is_segment = |part: &Part| matches!(part.kind, PartKind::Statements | PartKind::Table { .. });
-    let holds = |snapshot: &&Snapshot| {
-        let Manifest { whole, parts, .. } = &snapshot.manifest;
-        parts.iter().any(is_segment) || (whole.is_some() && parts.len() > 1)
-    };
-    match snapshots.filter(|_| !dest.parameters.requires(SEGMENTS)).find(holds) {
-        None => Ok(()),
-        Some(snapshot) => {
-            let what = format!("snapshot {} is cut into tables, which the destination does not know", short(snapshot));
-            Err(Error::new(Kind::Usage, what)
-                .hint("the destination was made by an older alluvium: make another one with `init --like`"))
-        }
-    }
 }

@@ -59,7 +59,7 @@ pub struct DeltaBase {
 /// Encodes blobs; one per thread.
 pub struct BlobEncoder {
     repo: RepoId,
-    columnar: Option<Columnar>,
+    columnar: Columnar,
     compressor: Compressor,
     decompressor: Decompressor,
     opened: Vec<u8>,
@@ -67,11 +67,11 @@ pub struct BlobEncoder {
 }
 
 impl BlobEncoder {
-    /// An encoder at zstd `level`, which may store rows by `columns`.
-    pub fn new(repo: RepoId, level: i32, columns: bool) -> Self {
+    /// An encoder at zstd `level`.
+    pub fn new(repo: RepoId, level: i32) -> Self {
         Self {
             repo,
-            columnar: columns.then(|| Columnar::new(level)),
+            columnar: Columnar::new(level),
             compressor: Compressor::new(level),
             decompressor: Decompressor::default(),
             opened: Vec::new(),
@@ -151,7 +151,7 @@ impl BlobEncoder {
     /// The columnar form of `raw` where it is shorter than what zstd alone makes of it. Where it is much shorter than zstd
     /// seems to get by a sample, zstd need not run.
     fn columnar(&mut self, raw: &[u8]) -> Option<Vec<u8>> {
-        let columnar = self.columnar.as_mut()?.encode(raw)?;
+        let columnar = self.columnar.encode(raw)?;
         let sample = &raw[..raw.len().min(SAMPLE_BYTES)];
         let of_sample = self.compressor.compress(sample).map_or(sample.len(), <[u8]>::len);
         let guess = of_sample as u64 * raw.len() as u64 / sample.len() as u64;

@@ -126,7 +126,7 @@ impl Repository {
     ) -> Result<RepoId> {
         let parameters = Parameters {
             version: FORMAT_VERSION,
-            required_features: [config::COLUMNAR, config::DELTA, config::SEGMENTS].map(str::to_owned).to_vec(),
+            required_features: Vec::new(),
             chunks: ChunkSizes::around(options.chunk_bytes),
             recipes: ChunkSizes::around(RECIPE_CHUNK_BYTES),
             pack_bytes: options.pack_bytes,
@@ -202,8 +202,7 @@ impl Repository {
 
     /// The chunker for streams.
     pub fn chunker(&self) -> Chunker {
-        let chunker = self.chunker_for(self.parameters.chunks);
-        if self.parameters.requires(config::COLUMNAR) { chunker.at_rows() } else { chunker }
+        self.chunker_for(self.parameters.chunks).at_rows()
     }
 
     /// Computes features of chunks.
@@ -578,6 +577,9 @@ fn index_ids(listed: &[Listed]) -> BTreeSet<IndexId> {
     listed.iter().filter_map(|o| o.name.strip_prefix("index/")?.parse().ok()).collect()
 }
 
+/// Longest chain of a blob, its base, the base's base, that is followed.
+const CHAIN_LINKS_MAX: usize = 64;
+
 /// Whether a copy of a blob in a pack may be counted on.
 type Trusted<'t> = &'t dyn Fn(&BlobId, PackId) -> bool;
 
@@ -622,26 +624,58 @@ impl Indexed<'_> {
     }
 
     fn chain(&self, id: &BlobId, below: u8, trusted: Trusted<'_>) -> Result<Option<Vec<(BlobId, Location)>>> {
-        let fits = |location: &Location| location.version() < below && trusted(id, location.pack);
-        let Some(first) = self.repo.cache.lookup(id, &fits)? else { return Ok(None) };
-        if let Some(chain) = self.chain_of(id, first, trusted)? {
-            return Ok(Some(chain));
-        }
-        for copy in self.repo.cache.copies(id)?.into_iter().filter(|copy| fits(copy) && *copy != first) {
-            if let Some(chain) = self.chain_of(id, copy, trusted)? {
-                return Ok(Some(chain));
-            }
-        }
-        Ok(None)
+        let mut chain = Vec::new();
+        let found = self.extend_chain(&mut chain, id, below, trusted, &mut HashSet::new())?;
+        Ok(found.then_some(chain))
     }
 
-    fn chain_of(&self, id: &BlobId, copy: Location, trusted: Trusted<'_>) -> Result<Option<Vec<(BlobId, Location)>>> {
-        let mut chain = vec![(*id, copy)];
-        if let Some(base) = copy.base.filter(|_| self.repo.rules.keep(Rule::RelyOnBases)) {
-            let Some(bases) = self.chain(&base.id, base.version, trusted)? else { return Ok(None) };
-            chain.extend(bases);
+    /// Appends a copy of the blob, with all that it is a difference to. Copies that lead nowhere are in `failed`: each is
+    /// tried once, however many deltas lead to it.
+    fn extend_chain(
+        &self,
+        chain: &mut Vec<(BlobId, Location)>,
+        id: &BlobId,
+        below: u8,
+        trusted: Trusted<'_>,
+        failed: &mut HashSet<(PackId, u32)>,
+    ) -> Result<bool> {
+        if chain.len() == CHAIN_LINKS_MAX {
+            return Ok(false);
         }
-        Ok(Some(chain))
+        let fits = |location: &Location| location.version() < below && trusted(id, location.pack);
+        let Some(first) = self.repo.cache.lookup(id, &fits)? else { return Ok(false) };
+        if self.extend_by(chain, id, first, trusted, failed)? {
+            return Ok(true);
+        }
+        for copy in self.repo.cache.copies(id)?.into_iter().filter(|copy| fits(copy) && *copy != first) {
+            if self.extend_by(chain, id, copy, trusted, failed)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn extend_by(
+        &self,
+        chain: &mut Vec<(BlobId, Location)>,
+        id: &BlobId,
+        copy: Location,
+        trusted: Trusted<'_>,
+        failed: &mut HashSet<(PackId, u32)>,
+    ) -> Result<bool> {
+        let place = (copy.pack, copy.offset);
+        if failed.contains(&place) {
+            return Ok(false);
+        }
+        let links = chain.len();
+        chain.push((*id, copy));
+        let Some(base) = copy.base.filter(|_| self.repo.rules.keep(Rule::RelyOnBases)) else { return Ok(true) };
+        if self.extend_chain(chain, &base.id, base.version, trusted, failed)? {
+            return Ok(true);
+        }
+        chain.truncate(links);
+        failed.insert(place);
+        Ok(false)
     }
 
     /// What a copy is a difference to, in usable copies: its base, the base's base.

@@ -4,16 +4,17 @@
 //! looked for again in a fresh index (rule I2: prune may have moved it), then in every other copy;
 //! then it is an error, never zeros.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{bounded, unbounded};
 
 use crate::env::{Cancel, lock};
 use crate::error::{Error, Kind, Result};
+use crate::format::manifest::Part;
 use crate::format::pack::{self, Base, WrappedKey};
 use crate::format::recipe::{self, Recipe, RecipeEntry};
-use crate::id::{BlobId, DataKeyId};
+use crate::id::{BlobId, DataKeyId, PackId};
 use crate::report::{Counter, Report, Silent};
 use crate::transform::seal::SealKey;
 
@@ -24,15 +25,20 @@ use super::index::Location;
 use super::parallel::{at_once, each};
 
 mod ancestors;
+mod list;
 mod proof;
 mod stream;
+mod walk;
+
+pub use self::list::{Parts, decode_list};
+pub use self::walk::{ListWalk, Walked, Walking};
 
 /// Plain bytes of blobs that are read together, where many are read in any order.
 const GROUP_BYTES: usize = 4 << 20;
 /// Bytes between two blobs that are read over rather than around.
 const GAP_BYTES: u32 = 64 << 10;
-/// Chunks of a recipe that a walk reads at a time: a few MiB.
-const WALK_CHUNKS: usize = 256;
+/// Most copies in a row that a blob is decoded with: a delta, its base, the base's base.
+const CHAIN_LINKS_MAX: usize = 64;
 
 /// Whoever is told of the chunks that a walk comes by, with their depth; 0 is data.
 pub type Visit<'v> = &'v mut dyn FnMut(&RecipeEntry, u8) -> Result<()>;
@@ -73,17 +79,59 @@ impl<'r> Reader<'r> {
     /// # Errors
     /// `Damaged` when no copy is; `Storage`.
     pub fn blob(&self, id: &BlobId) -> Result<Vec<u8>> {
-        self.blob_below(id, u8::MAX)
+        self.blob_below(id, u8::MAX, &mut Attempts::default())
     }
 
     /// The blob, from a copy of a lower version than `below`: what a delta of version `below` may be decoded with.
-    fn blob_below(&self, id: &BlobId, below: u8) -> Result<Vec<u8>> {
-        let mut tried = self.indexed.copies(id)?;
-        tried.retain(|copy| copy.version() < below);
-        match self.first_whole(id, &tried)? {
-            Ok(raw) => Ok(raw),
-            Err(problem) => self.blob_elsewhere(id, below, &tried, problem),
+    fn blob_below(&self, id: &BlobId, below: u8, attempts: &mut Attempts) -> Result<Vec<u8>> {
+        if attempts.lost.contains(&(*id, below)) {
+            return Err(Error::damaged(format!("chunk {id}"), "no copy of it can be read"));
         }
+        if attempts.links == CHAIN_LINKS_MAX {
+            return Err(Error::damaged(format!("chunk {id}"), "is behind too many deltas"));
+        }
+        attempts.links += 1;
+        let raw = self.blob_anywhere(id, below, attempts);
+        attempts.links -= 1;
+        if raw.is_err() {
+            attempts.lost.insert((*id, below));
+        }
+        raw
+    }
+
+    /// From the copies that are known; then reads the index again, as long as it shows a copy that was not tried: one prune
+    /// may move a chunk twice.
+    fn blob_anywhere(&self, id: &BlobId, below: u8, attempts: &mut Attempts) -> Result<Vec<u8>> {
+        let mut copies = self.indexed.copies(id)?;
+        let mut tried = HashSet::new();
+        let mut problem = None;
+        loop {
+            copies.retain(|copy| copy.version() < below && tried.insert((copy.pack, copy.offset)));
+            match self.first_whole(id, &copies, attempts)? {
+                Ok(raw) => return Ok(raw),
+                Err(later) => problem = later.or(problem),
+            }
+            if self.steady {
+                break;
+            }
+            let packs: HashSet<PackId> = tried.iter().map(|(pack, _)| *pack).collect();
+            copies = {
+                let _one_at_a_time = lock(&self.reading_again);
+                self.indexed.repo.index_to_read(&Silent)?.copies(id)?
+            };
+            copies.retain(|copy| copy.version() < below && !packs.contains(&copy.pack));
+            if copies.is_empty() {
+                break;
+            }
+        }
+        // A bad block under the only copy is damage, too.
+        Err(problem.map_or_else(
+            || {
+                Error::damaged(format!("chunk {id}"), "is in no pack that the index lists")
+                    .hint("`alluvium repair index` reads the packs themselves")
+            },
+            |e| e.as_kind(Kind::Damaged),
+        ))
     }
 
     /// The plain bytes of a delta's base.
@@ -91,47 +139,33 @@ impl<'r> Reader<'r> {
     /// # Errors
     /// As [`blob`](Self::blob).
     pub fn base(&self, base: &Base) -> Result<Arc<Vec<u8>>> {
-        match self.bases.get(&base.id) {
-            Some(raw) => Ok(raw),
-            None => Ok(self.bases.put(base.id, self.blob_below(&base.id, base.version)?)),
-        }
+        self.base_after(base, &mut Attempts::default())
     }
 
-    /// Reads the index again, as long as it shows a copy that was not tried: one prune may move a chunk twice.
-    fn blob_elsewhere(&self, id: &BlobId, below: u8, tried: &[Location], problem: Option<Error>) -> Result<Vec<u8>> {
-        let (mut tried, mut problem) = (tried.to_vec(), problem);
-        loop {
-            let mut copies = if self.steady {
-                Vec::new()
-            } else {
-                let _one_at_a_time = lock(&self.reading_again);
-                self.indexed.repo.index_to_read(&Silent)?.copies(id)?
-            };
-            copies.retain(|copy| copy.version() < below && !tried.iter().any(|t| t.pack == copy.pack));
-            if copies.is_empty() {
-                // A bad block under the only copy is damage, too.
-                return Err(problem.map_or_else(
-                    || {
-                        Error::damaged(format!("chunk {id}"), "is in no pack that the index lists")
-                            .hint("`alluvium repair index` reads the packs themselves")
-                    },
-                    |e| e.as_kind(Kind::Damaged),
-                ));
-            }
-            match self.first_whole(id, &copies)? {
-                Ok(raw) => return Ok(raw),
-                Err(later) => problem = later.or(problem),
-            }
-            tried.extend(copies);
+    fn base_after(&self, base: &Base, attempts: &mut Attempts) -> Result<Arc<Vec<u8>>> {
+        match self.bases.get(&base.id) {
+            Some(raw) => Ok(raw),
+            None => Ok(self.bases.put(base.id, self.blob_below(&base.id, base.version, attempts)?)),
         }
     }
 
     /// The first copy that opens. The inner error is what is wrong with the first that does not.
-    fn first_whole(&self, id: &BlobId, copies: &[Location]) -> Result<std::result::Result<Vec<u8>, Option<Error>>> {
+    fn first_whole(
+        &self,
+        id: &BlobId,
+        copies: &[Location],
+        attempts: &mut Attempts,
+    ) -> Result<std::result::Result<Vec<u8>, Option<Error>>> {
         let mut problem = None;
         for copy in copies {
-            match self.copy(id, copy) {
-                Ok(raw) => return Ok(Ok(raw)),
+            let place = (copy.pack, copy.offset);
+            if attempts.failed.contains(&place) {
+                let again = || Error::damaged(pack::object_name(copy.pack), format!("chunk {id} can't be read"));
+                problem.get_or_insert_with(again);
+                continue;
+            }
+            match self.copy_after(id, copy, attempts) {
+                Ok((raw, _)) => return Ok(Ok(raw)),
                 Err(e) if e.kind() == Kind::NotFound => {
                     problem.get_or_insert(e.as_kind(Kind::Damaged));
                 }
@@ -141,6 +175,7 @@ impl<'r> Reader<'r> {
                 }
                 Err(e) => return Err(e),
             }
+            attempts.failed.insert(place);
         }
         Ok(Err(problem))
     }
@@ -158,12 +193,16 @@ impl<'r> Reader<'r> {
     /// # Errors
     /// As [`copy`](Self::copy).
     pub fn copy_as_stored(&self, id: &BlobId, location: &Location) -> Result<(Vec<u8>, Vec<u8>)> {
+        self.copy_after(id, location, &mut Attempts::default())
+    }
+
+    fn copy_after(&self, id: &BlobId, location: &Location, attempts: &mut Attempts) -> Result<(Vec<u8>, Vec<u8>)> {
         let name = pack::object_name(location.pack);
         let mut sealed =
             self.indexed.repo.storage.get_range(&name, u64::from(location.offset), location.stored_len as usize)?;
         let mut raw = vec![0; location.raw_len as usize];
         let mut decoder = BlobDecoder::default();
-        let encoded = self.decode_alone(&mut decoder, id, location, &mut sealed, &mut raw)?.to_vec();
+        let encoded = self.decode_alone(&mut decoder, id, location, &mut sealed, &mut raw, attempts)?.to_vec();
         Ok((raw, encoded))
     }
 
@@ -187,9 +226,10 @@ impl<'r> Reader<'r> {
         location: &Location,
         sealed: &'s mut [u8],
         raw: &mut [u8],
+        attempts: &mut Attempts,
     ) -> Result<&'s [u8]> {
         let of_base = |e: Error| e.during(format!("reading the base of chunk {id}"));
-        let base = location.base.map(|base| self.base(&base)).transpose().map_err(of_base)?;
+        let base = location.base.map(|base| self.base_after(&base, attempts)).transpose().map_err(of_base)?;
         let base = base.as_ref().map(|raw| &raw[..]);
         self.decode(decoder, id, location, sealed, base, raw, true)
     }
@@ -239,6 +279,18 @@ impl<'r> Reader<'r> {
         entries
     }
 
+    /// The chunks of a part, in order. As soon as they hold more bytes than the part has, this ends with an error.
+    pub fn part_entries<'a>(&'a self, part: &Part) -> Box<dyn Iterator<Item = Result<RecipeEntry>> + Send + 'a> {
+        let mut left = Some(part.digest.bytes);
+        let name = part.name.clone();
+        Box::new(self.entries(&part.recipe).map_while(move |entry| {
+            let Ok(entry) = entry else { return Some(entry) };
+            left = left?.checked_sub(u64::from(entry.len));
+            let too_long = || Error::damaged(format!("part `{name}`"), "its recipe lists more bytes than it has");
+            Some(left.map(|_| entry).ok_or_else(too_long))
+        }))
+    }
+
     /// The entries of one chunk of a recipe.
     ///
     /// # Errors
@@ -246,51 +298,6 @@ impl<'r> Reader<'r> {
     pub fn recipe_chunk(&self, id: &BlobId) -> Result<Vec<RecipeEntry>> {
         let bytes = self.blob(id).map_err(|e| e.during("reading a recipe"))?;
         recipe::decode_entries(&bytes).map_err(|e| Error::damaged(format!("recipe chunk {id}"), e))
-    }
-
-    /// Every chunk of a stream, those of its recipe included, each before those that it lists. Recipes are read many
-    /// chunks at a time, so that a distant storage is waited for seldom.
-    ///
-    /// # Errors
-    /// `Damaged` for a recipe that can't be read; `Storage`; `Interrupted`; what `visit` says.
-    pub fn walk(
-        &self,
-        recipe: &Recipe,
-        transfers: usize,
-        report: &dyn Report,
-        cancel: &Cancel,
-        visit: Visit<'_>,
-    ) -> Result<()> {
-        self.walk_entries(&recipe.chunks, recipe.depth, (transfers, report, cancel), visit)
-    }
-
-    fn walk_entries(
-        &self,
-        entries: &[RecipeEntry],
-        depth: u8,
-        with: (usize, &dyn Report, &Cancel),
-        visit: Visit<'_>,
-    ) -> Result<()> {
-        let (transfers, report, cancel) = with;
-        for group in entries.chunks(if depth == 0 { usize::MAX } else { WALK_CHUNKS }) {
-            group.iter().try_for_each(|entry| visit(entry, depth))?;
-            if depth == 0 {
-                continue;
-            }
-            let mut lists = HashMap::new();
-            self.blobs(group.iter().map(|e| e.id), transfers, report, cancel, &mut |id, bytes| {
-                let bytes = bytes.map_err(|e| e.during("reading a recipe"))?;
-                let list =
-                    recipe::decode_entries(&bytes).map_err(|e| Error::damaged(format!("recipe chunk {id}"), e))?;
-                lists.insert(id, list);
-                Ok(())
-            })?;
-            for entry in group {
-                let list = lists.get(&entry.id).map_or(&[][..], Vec::as_slice);
-                self.walk_entries(list, depth - 1, with, visit)?;
-            }
-        }
-        Ok(())
     }
 
     /// Reads many blobs, each once, in no particular order: neighbours of one pack together, `transfers` requests at a
@@ -373,10 +380,22 @@ impl<'r> Reader<'r> {
             let at = (place.offset - start) as usize;
             let sealed = bytes.get_mut(at..at + place.stored_len as usize)?;
             let mut raw = vec![0; place.raw_len as usize];
-            self.decode_alone(decoder, id, place, sealed, &mut raw).is_ok().then_some(raw)
+            self.decode_alone(decoder, id, place, sealed, &mut raw, &mut Attempts::default()).is_ok().then_some(raw)
         };
         group.iter().map(|one| (one.0, read(one).map_or_else(|| self.blob(&one.0), Ok))).collect()
     }
+}
+
+/// What was tried in vain to read one blob: copies of deltas may share bases, which share bases again, and each copy is tried
+/// once.
+#[derive(Default)]
+struct Attempts {
+    /// Copies that can't be decoded, by pack and offset.
+    failed: HashSet<(PackId, u32)>,
+    /// Blobs of which no copy below a version can be decoded.
+    lost: HashSet<(BlobId, u8)>,
+    /// Blobs that are being read, each the base of the one before.
+    links: usize,
 }
 
 /// Puts blobs together that one request reads: near each other in one pack, and not too many bytes. Those without a

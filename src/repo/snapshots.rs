@@ -9,13 +9,13 @@ use std::collections::{BTreeSet, HashMap};
 use jiff::Timestamp;
 
 use crate::error::{Error, Kind, Result};
-use crate::format::manifest::{self, Digest, Header, Manifest, Part, Published, SealedManifest};
+use crate::format::manifest::{self, Digest, Header, Listing, Manifest, Part, PartList, Published, SealedManifest};
 use crate::format::signed::Claim;
 use crate::format::{ObjectKind, associated_data};
 use crate::id::{SlotId, SnapshotId};
 use crate::report::{Problem, Report};
 use crate::storage::Listed;
-use crate::transform::hash::stream_digest;
+use crate::transform::hash::{StreamHasher, stream_digest};
 
 use super::Repository;
 use super::parallel::{at_once, each};
@@ -277,9 +277,48 @@ pub(super) fn ids(listed: &[Listed]) -> BTreeSet<SnapshotId> {
 /// What a manifest says of a stream that was cut into `parts`: the digest of the only one; of several the digest of
 /// their digests.
 pub fn digest_of_stream(parts: &[Part]) -> Digest {
-    if let [only] = parts {
-        return only.digest;
+    let bytes = parts.iter().map(|part| part.digest.bytes).sum();
+    digest_of_digests(bytes, parts.len() as u64, &mut |take| {
+        parts.iter().for_each(|part| take(&part.digest.blake3));
+    })
+}
+
+/// As [`digest_of_stream`], of `bytes` in `count` parts whose digests `each` gives in order.
+pub fn digest_of_digests(bytes: u64, count: u64, each: &mut dyn FnMut(&mut dyn FnMut(&[u8; 32]))) -> Digest {
+    let (mut hasher, mut last) = (StreamHasher::new(), stream_digest(b""));
+    each(&mut |digest| {
+        hasher.update(digest);
+        last = *digest;
+    });
+    Digest { bytes, blake3: if count == 1 { last } else { *hasher.finalize().as_bytes() } }
+}
+
+/// Sums up a list of parts, part by part.
+#[derive(Default)]
+pub struct ListSummary {
+    count: u64,
+    bytes: u64,
+    hasher: StreamHasher,
+}
+
+impl ListSummary {
+    /// The next part of the list.
+    pub fn add(&mut self, part: &Part) {
+        self.count += 1;
+        self.bytes = self.bytes.saturating_add(part.digest.bytes);
+        self.hasher.update(&part.identity());
     }
-    let digests: Vec<u8> = parts.iter().flat_map(|part| part.digest.blake3).collect();
-    Digest { bytes: parts.iter().map(|part| part.digest.bytes).sum(), blake3: stream_digest(&digests) }
+
+    /// The list, which is there.
+    pub fn list(self, list: Listing) -> PartList {
+        let Self { count, bytes, hasher } = self;
+        PartList { count, bytes, blake3: *hasher.finalize().as_bytes(), list }
+    }
+}
+
+/// A list of parts that stands in the manifest.
+pub fn inline_list(parts: Vec<Part>) -> PartList {
+    let mut summary = ListSummary::default();
+    parts.iter().for_each(|part| summary.add(part));
+    summary.list(Listing::Inline(parts))
 }

@@ -26,13 +26,12 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::env::{Cancel, lock};
 use crate::error::{Error, Kind, Result};
-use crate::format::config::{COLUMNAR, DELTA, SEGMENTS};
 use crate::format::keyslot::SlotKind;
 use crate::format::limits::RECIPE_INLINE_MAX;
 use crate::format::manifest::{Digest, Stored};
 use crate::format::pack::BlobEntry;
 use crate::format::recipe::{ENTRY_LEN, Recipe, RecipeEntry, decode_entries};
-use crate::id::BlobId;
+use crate::id::{BlobId, PartName};
 use crate::report::{Counter, Report};
 use crate::transform::chunk::Chunker;
 use crate::transform::grain::Places;
@@ -52,6 +51,7 @@ use self::worker::{Cut, Job, Worked, Worker};
 mod buffers;
 mod cutting;
 mod digester;
+mod records;
 mod worker;
 
 /// How a session writes.
@@ -98,8 +98,8 @@ impl StoredStream {
 /// A segment of a stream as it was stored.
 #[derive(Clone, Debug)]
 pub struct StoredPart {
-    /// Its name and what it holds, where it is known.
-    pub name: Option<String>,
+    /// Its name, where it has one of its own.
+    pub name: Option<PartName>,
     /// What it holds; `None` for a stream that was not recognised.
     pub holds: Option<Holds>,
     /// Rows of a table.
@@ -113,7 +113,7 @@ pub struct StoredPart {
 }
 
 /// The prediction for a segment by its name, for the stream itself without one; from the source's previous snapshot.
-pub type Predict<'p> = &'p (dyn Fn(Option<&str>) -> Option<Prediction<'p>> + 'p);
+pub type Predict<'p> = &'p (dyn Fn(Option<&PartName>) -> Option<Prediction<'p>> + 'p);
 
 /// Runs `body` with a writer for `session`. When this returns `Ok`, all that `body` stored is durable and
 /// listed by durable index objects (rule I1): a manifest may be published.
@@ -147,8 +147,7 @@ pub fn write<T>(
     let uploaders = if in_order { 1 } else { uploaders(options.memory_bytes, repo.parameters.pack_bytes, transfers) };
 
     // Whoever may not read does without differences.
-    let deltas = repo.parameters.requires(DELTA) && repo.keys.kind() == SlotKind::Full;
-    let bases = if deltas { Some(Reader::steady(&session.indexed)?) } else { None };
+    let bases = if repo.keys.kind() == SlotKind::Full { Some(Reader::steady(&session.indexed)?) } else { None };
     let (sketcher, noted) = (repo.sketcher(), Mutex::default());
     let looks = repo.cache.has_features().unwrap_or(false);
 
@@ -175,7 +174,7 @@ pub fn write<T>(
             };
             let jobs = jobs_waiting.clone();
             scope.spawn(move || {
-                worker.run(&jobs, BlobEncoder::new(repo.id, options.level, repo.parameters.requires(COLUMNAR)));
+                worker.run(&jobs, BlobEncoder::new(repo.id, options.level));
             });
         }
         for _ in 0..uploaders {
@@ -222,7 +221,7 @@ pub fn write<T>(
             chunker: repo.chunker(),
             recipe_chunker: repo.recipe_chunker(),
             pool: Pool::new(options.memory_bytes, repo.parameters.chunks.max as usize),
-            encoder: BlobEncoder::new(repo.id, options.level, repo.parameters.requires(COLUMNAR)),
+            encoder: BlobEncoder::new(repo.id, options.level),
             next_seq: 0,
             in_step: in_order,
             jobs,
@@ -284,11 +283,6 @@ pub struct Writer<'w> {
 }
 
 impl Writer<'_> {
-    /// Whether the repository holds segments of streams as parts.
-    pub fn cuts_segments(&self) -> bool {
-        self.session.repo().parameters.requires(SEGMENTS)
-    }
-
     /// Stores a stream to its end, cut by `segmenter`. What is predicted changes how fast this is, never what is stored.
     ///
     /// # Errors

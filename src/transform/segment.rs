@@ -7,9 +7,10 @@
 use memchr::memchr_iter;
 
 use self::archive::Archive;
-use self::sql::Sql;
+use self::sql::{Dialect, Sql};
 use self::tar::Tar;
 use super::grain::Grain;
+use crate::id::PartName;
 
 pub mod archive;
 pub mod collection;
@@ -22,13 +23,32 @@ pub mod units;
 pub const LOOKAHEAD: usize = 64 << 10;
 
 /// Most segments of a stream; what follows is the last one.
-const SEGMENTS_MAX: usize = 4096;
+const SEGMENTS_MAX: usize = 1 << 15;
 
 /// The name of what follows the last of them.
 pub const THE_REST: &str = "the rest";
 
-/// Longest name of a segment, in characters: with the number that may follow it, it fits into a part's name.
+/// Longest name of a segment, in characters: it fits into a part's name.
 const NAME_CHARACTERS_MAX: usize = 1000;
+/// Longest name of a database or schema in it, in characters.
+const FRONT_CHARACTERS_MAX: usize = 200;
+
+/// What a stream was recognised as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recognised {
+    /// A dump of SQL text.
+    Sql(Dialect),
+    /// An archive of `tar`.
+    Tar,
+    /// An archive of `mongodump`.
+    Mongodump,
+    /// A database file of `SQLite`.
+    SqlitePages,
+    /// A data file of PostgreSQL.
+    PostgresPages,
+    /// Lines that are rows.
+    Lines,
+}
 
 /// What a segment holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +67,7 @@ pub struct Begin {
     /// Where, in the bytes of this scan.
     pub at: usize,
     /// The segment's name, which no other segment of the stream has.
-    pub name: String,
+    pub name: PartName,
     /// What it holds.
     pub holds: Holds,
     /// What it consists of.
@@ -66,8 +86,8 @@ enum How {
     Sql(Box<Sql>),
     Tar(Tar),
     Archive(Archive),
-    /// A file of pages of so many bytes, which is one segment.
-    Pages(usize),
+    /// A file of pages, which is one segment.
+    Pages(Pages),
     /// CSV, TSV and NDJSON: every line is a row.
     Lines,
 }
@@ -78,20 +98,32 @@ impl Segmenter {
         let how = (Sql::recognise(head).map(|sql| How::Sql(Box::new(sql))))
             .or_else(|| Tar::recognise(head).map(How::Tar))
             .or_else(|| Archive::recognise(head).map(How::Archive))
-            .or_else(|| page_bytes(head).map(How::Pages))
+            .or_else(|| Pages::recognise(head).map(How::Pages))
             .or_else(|| is_lines(head).then_some(How::Lines))?;
         Some(Self { how, ledger: Ledger::default() })
     }
 
     /// A segmenter for a file that begins with `head`, which stays one segment; `None` where it has no pages.
     pub fn recognise_pages(head: &[u8]) -> Option<Self> {
-        Some(Self { how: How::Pages(page_bytes(head)?), ledger: Ledger::default() })
+        Some(Self { how: How::Pages(Pages::recognise(head)?), ledger: Ledger::default() })
+    }
+
+    /// What the stream was recognised as.
+    pub fn recognised(&self) -> Recognised {
+        match &self.how {
+            How::Sql(sql) => Recognised::Sql(sql.dialect()),
+            How::Tar(_) => Recognised::Tar,
+            How::Archive(_) => Recognised::Mongodump,
+            How::Pages(Pages { of_sqlite: true, .. }) => Recognised::SqlitePages,
+            How::Pages(_) => Recognised::PostgresPages,
+            How::Lines => Recognised::Lines,
+        }
     }
 
     /// What the first segment consists of.
     pub fn first_grain(&self) -> Grain {
         match &self.how {
-            How::Pages(page) => Grain::Pages { page: *page, from: 0 },
+            How::Pages(pages) => Grain::Pages { page: pages.bytes, from: 0 },
             How::Tar(tar) => tar.first_grain(),
             How::Archive(_) => Archive::first_grain(),
             How::Sql(_) | How::Lines => Grain::Any,
@@ -99,11 +131,11 @@ impl Segmenter {
     }
 
     /// The first segment: its name, where it has one of its own, and what it holds.
-    pub fn first(&mut self) -> (Option<String>, Holds) {
+    pub fn first(&mut self) -> (Option<PartName>, Holds) {
         match &self.how {
-            How::Sql(_) => (Some(self.ledger.unique(sql::DEFINITIONS)), Holds::Statements),
-            How::Tar(tar) => (Some(self.ledger.unique(tar.first())), Holds::Piece),
-            How::Archive(_) => (Some(self.ledger.unique(archive::PRELUDE)), Holds::Piece),
+            How::Sql(_) => (Some(self.ledger.unique(PartName::of(sql::DEFINITIONS))), Holds::Statements),
+            How::Tar(tar) => (Some(self.ledger.unique(PartName::of(tar.first()))), Holds::Piece),
+            How::Archive(_) => (Some(self.ledger.unique(PartName::of(archive::PRELUDE))), Holds::Piece),
             How::Pages(_) => (None, Holds::Piece),
             How::Lines => (None, Holds::Table),
         }
@@ -140,7 +172,9 @@ impl Segmenter {
 #[derive(Default)]
 pub struct Ledger {
     begun: Vec<Begin>,
-    names: std::collections::HashMap<String, u32>,
+    /// Pieces of each object.
+    pieces: std::collections::HashMap<PartName, u32>,
+    segments: usize,
     /// Rows of the current segment.
     rows: u64,
     /// The last line has not ended.
@@ -149,39 +183,38 @@ pub struct Ledger {
 
 impl Ledger {
     /// A segment begins at `at`.
-    fn begin(&mut self, at: usize, name: &str, holds: Holds, grain: Grain) {
-        let full = self.names.len() >= SEGMENTS_MAX;
+    fn begin(&mut self, at: usize, name: PartName, holds: Holds, grain: Grain) {
+        let full = self.segments >= SEGMENTS_MAX;
         // Of a dump, the rest may hold anything.
         let rest = if holds == Holds::Piece { holds } else { Holds::Statements };
-        let (name, holds, grain) = if full { (THE_REST, rest, Grain::Any) } else { (name, holds, grain) };
+        let (name, holds, grain) = if full { (PartName::of(THE_REST), rest, Grain::Any) } else { (name, holds, grain) };
         let name = self.unique(name);
         self.begun.push(Begin { at, name, holds, grain, rows_before: std::mem::take(&mut self.rows) });
     }
 
     /// No more segments begin.
     fn is_full(&self) -> bool {
-        self.names.len() > SEGMENTS_MAX
+        self.segments > SEGMENTS_MAX
     }
 
-    /// `name`, with a number behind it where another segment has it already.
-    fn unique(&mut self, name: &str) -> String {
-        let name: String = name.chars().take(NAME_CHARACTERS_MAX).collect();
-        let mut unique = name.clone();
-        loop {
-            let times = self.names.entry(unique.clone()).or_default();
-            *times += 1;
-            if *times == 1 {
-                return unique;
-            }
-            unique = format!("{name} ({times})");
-        }
+    /// The next piece of the object `name`.
+    fn unique(&mut self, name: PartName) -> PartName {
+        let name = shortened(name);
+        let piece = self.pieces.entry(name.clone()).or_default();
+        *piece += 1;
+        self.segments += 1;
+        PartName { piece: *piece, ..name }
     }
 }
 
-/// The name without the number that tells it from another segment of the same table.
-pub fn base_name(name: &str) -> &str {
-    let numbered = name.strip_suffix(')').and_then(|rest| rest.rsplit_once(" ("));
-    numbered.filter(|(_, n)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())).map_or(name, |(base, _)| base)
+/// A name that is not too long.
+fn shortened(name: PartName) -> PartName {
+    let first = |text: String, n: usize| -> String { text.chars().take(n).collect() };
+    let database = name.database.map(|database| first(database, FRONT_CHARACTERS_MAX));
+    let schema = name.schema.map(|schema| first(schema, FRONT_CHARACTERS_MAX));
+    let length = |text: &Option<String>| text.as_ref().map_or(0, |text| text.chars().count());
+    let left = NAME_CHARACTERS_MAX - length(&database) - length(&schema);
+    PartName { database, schema, object: first(name.object, left), piece: name.piece }
 }
 
 /// The name that an archive has for something, as text and not too long.
@@ -195,9 +228,19 @@ fn short_name(bytes: &[u8]) -> String {
 /// How a database file of `SQLite` begins (<https://sqlite.org/fileformat2.html>).
 const SQLITE: &[u8] = b"SQLite format 3\0";
 
-/// Bytes of a page of a database file that begins with `head`.
-fn page_bytes(head: &[u8]) -> Option<usize> {
-    sqlite_page(head).or_else(|| postgres_page(head))
+/// A database file.
+struct Pages {
+    /// Bytes of a page.
+    bytes: usize,
+    of_sqlite: bool,
+}
+
+impl Pages {
+    /// The database file that begins with `head`.
+    fn recognise(head: &[u8]) -> Option<Self> {
+        let sqlite = sqlite_page(head).map(|bytes| Self { bytes, of_sqlite: true });
+        sqlite.or_else(|| Some(Self { bytes: postgres_page(head)?, of_sqlite: false }))
+    }
 }
 
 /// Bytes of a header of a page of PostgreSQL (its manual, "Database Page Layout").

@@ -9,6 +9,7 @@ use crate::ops::diff::rows::{Changes, RowDiff};
 use crate::ops::diff::{Change, PartDiff};
 use crate::ops::select;
 use crate::ops::stats::Stats;
+use crate::repo::reader::Reader;
 use crate::repo::snapshots::Snapshot;
 use crate::report::Report as _;
 
@@ -88,10 +89,12 @@ fn describe(snapshot: &Snapshot) -> Value {
         "zone": manifest.zone,
         "source": manifest.source,
         "kind": manifest.kind,
+        "shape": manifest.shape,
+        "engine": manifest.engine,
         "host": manifest.host,
         "tags": manifest.tags,
         "bytes": manifest.bytes(),
-        "parts": manifest.parts.len(),
+        "parts": manifest.parts.count,
         "stored": manifest.stored,
         "previous": manifest.previous,
         "shrunk_from": manifest.shrunk_from,
@@ -108,11 +111,15 @@ pub fn ls(context: &mut Context<'_>, name: &str) -> Result<Outcome> {
     let repo = context.open()?;
     let snapshots = context.snapshots(&repo)?;
     let snapshot = select::snapshot(&snapshots, name, &context.global.timezone)?;
-    let parts = &snapshot.manifest.parts;
+    let parts = &match snapshot.manifest.parts.inline() {
+        Some(parts) => parts.to_vec(),
+        None => Reader::new(&repo.index_to_read(context.report)?)?.parts(&snapshot.manifest)?,
+    };
     if context.global.json {
         let list = parts.iter().map(|part| {
             json!({
-                "name": part.name,
+                "name": part.name.to_string(),
+                "part": part.name,
                 "kind": part.kind,
                 "bytes": part.digest.bytes,
                 "stored_bytes": part.stored_bytes,
@@ -160,7 +167,7 @@ pub fn diff(context: &mut Context<'_>, arguments: &args::Diff) -> Result<Outcome
     }
     let mut parts = ops::diff::diff(&repo, old, new, !quick, context.report)?;
     if let Some(table) = table {
-        parts.retain(|part| ops::diff::is_called(&part.name, table));
+        parts.retain(|part| ops::diff::is_called(&part.part, table));
         if parts.is_empty() {
             return Err(select::no_part(new, table));
         }

@@ -9,6 +9,8 @@ use crate::error::Result;
 use crate::ops;
 use crate::ops::restore::{Restored, Target};
 use crate::ops::select::{Narrow, snapshot_and_part};
+use crate::repo::reader::Reader;
+use crate::repo::snapshots::Snapshot;
 
 use super::super::args::Restore;
 use super::super::context::{Context, to_value};
@@ -47,7 +49,8 @@ fn work(
     let repo = context.open()?;
     let begun = Instant::now();
     let (snapshots, indexed) = context.snapshots_to_read(&repo)?;
-    let (snapshot, wanted) = snapshot_and_part(&snapshots, name, &context.global.timezone)?;
+    let parts = |snapshot: &Snapshot| Reader::new(&indexed)?.parts(&snapshot.manifest);
+    let (snapshot, wanted) = snapshot_and_part(&snapshots, name, &context.global.timezone, &parts)?;
     let wanted = wanted.narrowed(narrow)?;
     let target = match output {
         Some(path) => Target::Path { path, overwrite },

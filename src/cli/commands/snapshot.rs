@@ -34,6 +34,7 @@ pub fn snapshot(context: &mut Context<'_>, arguments: Snapshot) -> Result<Outcom
         tags: arguments.tags.into_iter().collect(),
         write: WriteOptions { memory_bytes: context.global.memory, level: arguments.compression },
         allow_shrink: arguments.allow_shrink,
+        evidence: None,
     };
     let repo = context.open()?;
     let begun = Instant::now();

@@ -7,17 +7,16 @@ use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Part;
 use crate::repo::snapshots::Snapshot;
 use crate::transform::segment::archive::holds_one_collection_each;
-use crate::transform::segment::base_name;
 use crate::transform::segment::collection::{CollectionFilter, Found, What};
 
-use super::super::select::{Narrow, no_part};
+use super::super::select::{Narrow, no_part, short};
 use super::Work;
 
 /// What will be written.
 pub struct CollectionPlan<'d> {
     snapshot: &'d Snapshot,
     /// `db.collection`
-    name: &'d str,
+    name: String,
     what: What,
     /// The archive's first bytes.
     head: Vec<u8>,
@@ -26,32 +25,32 @@ pub struct CollectionPlan<'d> {
 }
 
 impl<'d> CollectionPlan<'d> {
-    /// Reads how the archive begins; `None` where the snapshot holds none.
+    /// Reads how the archive begins. `parts` are those of the snapshot, `part` holds blocks of the collection.
     pub(super) fn make(
         work: &Work<'_>,
         snapshot: &'d Snapshot,
-        part: &'d Part,
+        parts: &'d [Part],
+        part: &Part,
         narrow: Narrow,
-    ) -> Result<Option<Self>> {
-        let name = base_name(&part.name);
+    ) -> Result<Self> {
+        let name = part.name.within_database();
         let what = match narrow {
             Narrow::Everything => What::Archive,
             Narrow::AsItIs => What::Blocks,
             Narrow::Data => What::Documents,
             Narrow::Schema => What::Metadata,
         };
-        let Some((prelude, others)) = snapshot.manifest.parts.split_first() else { return Ok(None) };
-        let Some(first) = work.reader.entries(&prelude.recipe).next().transpose()? else { return Ok(None) };
+        let no_archive = || Error::damaged(format!("snapshot {}", short(snapshot)), "does not begin like an archive");
+        let (prelude, others) = parts.split_first().ok_or_else(no_archive)?;
+        let first = work.reader.part_entries(prelude).next().transpose()?.ok_or_else(no_archive)?;
         let head = work.reader.blob(&first.id)?;
-        if CollectionFilter::new(&head, name, what).is_none() {
-            return Ok(None);
-        }
+        CollectionFilter::new(&head, &name, what).ok_or_else(no_archive)?;
         let mut parts = vec![prelude];
         if what != What::Metadata {
             let all = !holds_one_collection_each(others.len());
-            parts.extend(others.iter().filter(|part| all || base_name(&part.name) == name));
+            parts.extend(others.iter().filter(|part| all || part.name.within_database() == name));
         }
-        Ok(Some(Self { snapshot, name, what, head, parts }))
+        Ok(Self { snapshot, name, what, head, parts })
     }
 
     /// Bytes to be read.
@@ -61,13 +60,13 @@ impl<'d> CollectionPlan<'d> {
 
     /// A name for its file.
     pub fn name(&self) -> &str {
-        self.name
+        &self.name
     }
 
     pub(super) fn write(&self, work: &Work<'_>, out: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let Some(mut filter) = CollectionFilter::new(&self.head, self.name, self.what) else { return Ok(()) };
+        let Some(mut filter) = CollectionFilter::new(&self.head, &self.name, self.what) else { return Ok(()) };
         for part in &self.parts {
-            work.parts(&part.name, &[part], &mut |bytes| filter.pass(bytes, false, out))?;
+            work.parts(&part.name.to_string(), &[part], &mut |bytes| filter.pass(bytes, false, out))?;
         }
         filter.pass(&[], true, out)?;
         let name = self.name.escape_debug();
@@ -77,7 +76,7 @@ impl<'d> CollectionPlan<'d> {
             return if described { Ok(()) } else { Err(missing().hint("restore it without --schema-only")) };
         }
         if !blocks {
-            return Err(no_part(self.snapshot, self.name));
+            return Err(no_part(self.snapshot, &self.name));
         }
         if !described && self.what == What::Archive {
             work.report

@@ -9,15 +9,15 @@ use crossbeam_channel::{Receiver, bounded};
 
 use crate::env::{Cancel, lock};
 use crate::error::{Error, Kind, Result};
-use crate::format::manifest::{Original, Part, Stored};
+use crate::format::manifest::{Catalog, Manifest, Original, Part, PartList, PartName, Stored};
 use crate::format::pack::object_name;
-use crate::format::recipe::Recipe;
+use crate::format::recipe::{Recipe, RecipeEntry};
 use crate::id::{BlobId, PackId, SnapshotId};
 use crate::repo::Indexed;
 use crate::repo::index::{KnownPack, Location};
 use crate::repo::packer::{Shelf, take_over};
 use crate::repo::predict::Prediction;
-use crate::repo::reader::Reader;
+use crate::repo::reader::{Reader, Walked, Walking};
 use crate::repo::session::Session;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::writer::{Predict, Writer, write};
@@ -36,8 +36,8 @@ const PIECES_WAITING: usize = 2;
 pub(super) enum Moved {
     /// It is in the destination.
     Whole {
-        /// The parts, with their recipes there.
-        parts: Vec<Part>,
+        /// The parts and the catalog as they are there.
+        lists: (PartList, Option<Catalog>),
         /// What storing them took.
         stored: Stored,
     },
@@ -82,44 +82,41 @@ impl<'c> Copying<'c> {
     pub(super) fn chunks(&mut self, snapshot: &Snapshot, way: Way, next: &[(Snapshot, Original)]) -> Result<Moved> {
         // With the version that a copy has to be below, where deltas need it.
         let mut missing: HashMap<BlobId, u8> = HashMap::new();
-        for part in &snapshot.manifest.parts {
-            // What the walk says is the source's; what its visitor says is not, and ends the work.
-            let mut fatal = None;
-            let (reader, transfers, tally, cancel) = (self.reader, self.transfers, self.tally, self.cancel);
-            let walked = reader.walk(&part.recipe, transfers, tally, cancel, &mut |entry, depth| {
-                self.stored.chunks += 1;
-                let mut visit = || -> Result<()> {
-                    if let Some(chain) = self.session.indexed.usable_chain(&entry.id, u8::MAX)? {
-                        self.session.rely_on(&chain);
-                    } else if way != Way::Packs {
-                        missing.entry(entry.id).or_insert(u8::MAX);
-                    } else if let Some(place) = self.place(&entry.id)? {
-                        if !self.lies_there(&entry.id, &place)? {
-                            missing.entry(entry.id).or_insert(u8::MAX);
-                        }
-                        self.bases_missing(&place, &mut missing)?;
-                    } else {
-                        missing.entry(entry.id).or_insert(u8::MAX);
-                    }
-                    if missing.len() >= WINDOW { self.settle(&std::mem::take(&mut missing), way, &[]) } else { Ok(()) }
-                };
-                visit().map_err(|e| {
-                    let stop = Error::new(Kind::Interrupted, "the destination has failed");
-                    fatal = Some(e);
-                    stop
-                })?;
-                tally.settle(if depth == 0 { u64::from(entry.len) } else { 0 });
-                Ok(())
-            });
-            match (fatal, walked) {
-                (Some(e), _) => return Err(e),
-                (None, Err(e)) if e.kind() == Kind::Interrupted => return Err(e),
-                (None, Err(e)) => self.lose(&e),
-                (None, Ok(())) => {}
+        let (reader, tally, with) = (self.reader, self.tally, self.walking());
+        let mut visit = |entry: &RecipeEntry, depth: u8| {
+            self.stored.chunks += 1;
+            if let Some(chain) = self.session.indexed.usable_chain(&entry.id, u8::MAX)? {
+                self.session.rely_on(&chain);
+            } else if way != Way::Packs {
+                missing.entry(entry.id).or_insert(u8::MAX);
+            } else if let Some(place) = self.place(&entry.id)? {
+                if !self.lies_there(&entry.id, &place)? {
+                    missing.entry(entry.id).or_insert(u8::MAX);
+                }
+                self.bases_missing(&place, &mut missing)?;
+            } else {
+                missing.entry(entry.id).or_insert(u8::MAX);
             }
-        }
+            if missing.len() >= WINDOW {
+                self.settle(&std::mem::take(&mut missing), way, &[])?;
+            }
+            tally.settle(if depth == 0 { u64::from(entry.len) } else { 0 });
+            Ok(())
+        };
+        // What a list or recipe can't give is the source's loss; what the visitor returns ends the work.
+        let mut lost = Vec::new();
+        reader.walk_snapshot(&snapshot.manifest, &mut Walked::default(), with, &mut visit, &mut |e| {
+            lost.push(e);
+            Ok(())
+        })?;
+        lost.iter().for_each(|e| self.lose(e));
         self.settle(&missing, way, next)?;
-        Ok(self.moved(snapshot.id, || snapshot.manifest.parts.clone()))
+        let Manifest { parts, catalog, .. } = &snapshot.manifest;
+        Ok(self.moved(snapshot.id, Some((parts.clone(), catalog.clone()))))
+    }
+
+    fn walking(&self) -> Walking<'c> {
+        Walking { transfers: self.transfers, report: self.tally, cancel: self.cancel }
     }
 
     /// Packs that lie as they do here bring differences along: what those need is missing, too.
@@ -143,12 +140,16 @@ impl<'c> Copying<'c> {
         Ok(!self.here.bases_of(copy)?.is_empty() && there.copies(id)?.iter().any(|other| same(other) && good(other)))
     }
 
-    fn moved(&mut self, snapshot: SnapshotId, parts: impl FnOnce() -> Vec<Part>) -> Moved {
+    /// `lists` is `None` where something is lost.
+    fn moved(&mut self, snapshot: SnapshotId, lists: Option<(PartList, Option<Catalog>)>) -> Moved {
         if !self.lost.is_empty() {
             let lost = std::mem::take(&mut self.lost);
             return Moved::Lost(lost.into_iter().map(|problem| problem.harming([snapshot])).collect());
         }
-        if self.left > 0 { Moved::Partly } else { Moved::Whole { parts: parts(), stored: self.stored } }
+        match lists.filter(|_| self.left == 0) {
+            Some(lists) => Moved::Whole { lists, stored: self.stored },
+            None => Moved::Partly,
+        }
     }
 
     fn lose(&mut self, error: &Error) {
@@ -209,24 +210,29 @@ impl<'c> Copying<'c> {
                 break;
             }
             let (mut seen, mut needed) = (HashSet::new(), HashMap::<PackId, u64>::new());
-            for part in &snapshot.manifest.parts {
-                let walked =
-                    self.reader.walk(&part.recipe, self.transfers, self.tally, self.cancel, &mut |entry, _| {
-                        if !moving.contains_key(&entry.id)
-                            && self.session.indexed.usable(&entry.id)?.is_none()
-                            && seen.len() < WINDOW
-                            && seen.insert(entry.id)
-                            && let Some(place) = self.place(&entry.id)?
-                            && !self.lies_there(&entry.id, &place)?
-                            && self.options.shard.is_none_or(|shard| shard.admits(place.pack.as_bytes()))
-                        {
-                            *needed.entry(place.pack).or_default() += u64::from(place.stored_len);
-                        }
-                        Ok(())
-                    });
-                if walked.is_err() {
-                    return self.cancel.check();
+            let mut visit = |entry: &RecipeEntry, _| {
+                if !moving.contains_key(&entry.id)
+                    && self.session.indexed.usable(&entry.id)?.is_none()
+                    && seen.len() < WINDOW
+                    && seen.insert(entry.id)
+                    && let Some(place) = self.place(&entry.id)?
+                    && !self.lies_there(&entry.id, &place)?
+                    && self.options.shard.is_none_or(|shard| shard.admits(place.pack.as_bytes()))
+                {
+                    *needed.entry(place.pack).or_default() += u64::from(place.stored_len);
                 }
+                Ok(())
+            };
+            let mut whole = true;
+            let with = self.walking();
+            let mut lost = |_| {
+                whole = false;
+                Ok(())
+            };
+            let walked =
+                self.reader.walk_snapshot(&snapshot.manifest, &mut Walked::default(), with, &mut visit, &mut lost);
+            if walked.is_err() || !whole {
+                return self.cancel.check();
             }
             for (pack, bytes) in needed {
                 if self.known(&pack)?.is_some_and(|known| bytes * 2 >= known.stored_bytes) && !packs.contains(&pack) {
@@ -337,25 +343,40 @@ impl<'c> Copying<'c> {
         let session = self.session;
         let there = Reader::new(&session.indexed)?;
         // Only a help for cutting: without it the copy is the same.
-        let previous = previous.and_then(|id| session.repo().snapshot(id).ok());
-        let mut recipes: HashMap<&str, &Recipe> = HashMap::new();
-        for part in previous.iter().flat_map(|s| &s.manifest.parts) {
-            recipes.insert(&part.name, &part.recipe);
-        }
-        let (parts, stored) = write(session, self.options.write, self.tally, self.cancel, |writer| {
-            let mut parts = Vec::with_capacity(snapshot.manifest.parts.len());
-            for part in &snapshot.manifest.parts {
-                let before = recipes.get(part.name.as_str());
-                let predict = |_: Option<&str>| before.map(|recipe| Prediction::new(there.entries(recipe)));
-                match self.stream(writer, part, &predict)? {
-                    Ok(recipe) => parts.push(Part { recipe, ..part.clone() }),
+        let previous = previous.and_then(|id| there.parts(&session.repo().snapshot(id).ok()?.manifest).ok());
+        let recipes: HashMap<PartName, Recipe> =
+            previous.into_iter().flatten().map(|part| (part.name, part.recipe)).collect();
+        let (lists, stored) = write(session, self.options.write, self.tally, self.cancel, |writer| {
+            let mut parts = Vec::new();
+            for part in self.reader.part_iter(&snapshot.manifest) {
+                let part = match part {
+                    Ok(part) => part,
+                    Err(e) if e.kind() == Kind::Interrupted => return Err(e),
+                    Err(e) => {
+                        self.lose(&e);
+                        break;
+                    }
+                };
+                let before = recipes.get(&part.name);
+                let predict = |_: Option<&PartName>| before.map(|recipe| Prediction::new(there.entries(recipe)));
+                match self.stream(writer, &part, &predict)? {
+                    Ok(recipe) => parts.push(Part { recipe, ..part }),
                     Err(lost) => self.lose(&lost),
                 }
             }
-            Ok((parts, writer.stored()))
+            let catalog = match self.reader.catalog(&snapshot.manifest) {
+                Ok(tables) => tables.map(|tables| writer.store_catalog(&tables)).transpose()?,
+                Err(e) if e.kind() == Kind::Interrupted => return Err(e),
+                Err(e) => {
+                    self.lose(&e);
+                    None
+                }
+            };
+            let lists = if self.lost.is_empty() { Some((writer.store_parts(parts)?, catalog)) } else { None };
+            Ok((lists, writer.stored()))
         })?;
         self.stored = stored;
-        Ok(self.moved(snapshot.id, || parts))
+        Ok(self.moved(snapshot.id, lists))
     }
 
     /// One part. The inner error is the source's.
@@ -398,35 +419,33 @@ impl<'c> Copying<'c> {
         }
     }
 
-    /// Finds every chunk of the copy in the destination's index, and relies on it. Its recipes are read there.
+    /// Finds every chunk of the copy in the destination's index, and relies on it. Its lists and recipes are read there.
     ///
     /// # Errors
     /// `Damaged` when one is not there; `Storage`, `Interrupted`.
-    pub(super) fn prove(&self, parts: &[Part]) -> Result<()> {
+    pub(super) fn prove(&self, copy: &Manifest) -> Result<()> {
         let indexed = &self.session.indexed;
         let there = Reader::new(indexed)?;
-        for part in parts {
-            there.walk(&part.recipe, self.transfers, self.tally, self.cancel, &mut |entry, _| {
-                match indexed.usable_chain(&entry.id, u8::MAX)? {
-                    Some(chain) if chain[0].1.raw_len == entry.len => self.session.rely_on(&chain),
-                    _ => {
-                        return Err(Error::damaged(
-                            format!("chunk {}", entry.id),
-                            "is not in the destination's index; the copy was not published",
-                        ));
-                    }
-                }
+        let mut visit = |entry: &RecipeEntry, _| match indexed.usable_chain(&entry.id, u8::MAX)? {
+            Some(chain) if chain[0].1.raw_len == entry.len => {
+                self.session.rely_on(&chain);
                 Ok(())
-            })?;
-        }
-        Ok(())
+            }
+            _ => Err(Error::damaged(
+                format!("chunk {}", entry.id),
+                "is not in the destination's index; the copy was not published",
+            )),
+        };
+        there.walk_snapshot(copy, &mut Walked::default(), self.walking(), &mut visit, &mut Err)
     }
 }
 
 /// An error of a repository's object as a problem. What is blamed stands in front of the first colon.
 pub(super) fn problem(error: &Error) -> Problem {
     let text = error.to_string();
-    let text = text.strip_prefix("reading a recipe: ").unwrap_or(&text);
+    let text = ["reading a recipe: ", "reading the list of parts: "]
+        .iter()
+        .fold(&text[..], |text, front| text.strip_prefix(front).unwrap_or(text));
     let object = text.split_once(": ").map_or(text, |(object, _)| object);
     Problem::new(object, text)
 }

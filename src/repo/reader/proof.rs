@@ -52,7 +52,8 @@ impl<'p> Proof<'p> {
         if found == part.digest {
             return Ok(());
         }
-        let (name, length) = (part.name.escape_debug(), part.digest.bytes);
+        let (name, length) = (part.name.to_string(), part.digest.bytes);
+        let name = name.escape_debug();
         Err(wrong_stream(&format!(
             "{} bytes of `{name}` came out instead of {length}, or in another order",
             found.bytes

@@ -116,7 +116,7 @@ impl Reader<'_> {
         free: &Receiver<Vec<u8>>,
         planned: &Sender<Batch>,
     ) -> Result<()> {
-        let mut entries = parts.iter().flat_map(|part| self.entries(&part.recipe)).peekable();
+        let mut entries = parts.iter().flat_map(|part| self.part_entries(part)).peekable();
         let mut ancestors = Ancestors::default();
         let mut seq = 0;
         while entries.peek().is_some() {

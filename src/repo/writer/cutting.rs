@@ -9,6 +9,7 @@ use super::worker::Worked;
 use super::{Predict, StoredPart};
 use crate::format::manifest::Digest;
 use crate::format::recipe::Recipe;
+use crate::id::PartName;
 use crate::transform::grain::Places;
 use crate::transform::segment::{Begin, Holds, Segmenter};
 
@@ -44,7 +45,7 @@ pub(super) struct Cutting<'p> {
 
 /// A part while it is cut.
 pub(super) struct CutPart {
-    pub(super) name: Option<String>,
+    pub(super) name: Option<PartName>,
     pub(super) holds: Option<Holds>,
     pub(super) bytes: u64,
 }
@@ -66,7 +67,7 @@ impl<'p> Cutting<'p> {
             places: Places::new(grain.unwrap_or_default()),
             unconsumed: 0,
             predict,
-            prediction: predict(name.as_deref()),
+            prediction: predict(name.as_ref()),
             predicted: 0,
             rest: Vec::new(),
             digests,

@@ -11,6 +11,7 @@
 
 use super::super::grain::Grain;
 use super::{Holds, LOOKAHEAD, Ledger, short_name};
+use crate::id::PartName;
 
 /// The name of what stands in front of the blocks: options and indexes of all collections.
 pub const PRELUDE: &str = "prelude";
@@ -176,7 +177,12 @@ impl Archive {
     fn belong(&mut self, collection: String, at: usize, ledger: &mut Ledger) {
         let differs = self.collection.as_ref() != Some(&collection);
         if differs && (self.bytes >= LARGE * (self.segments / SEGMENTS_OF_ANY_SIZE) as u64) {
-            ledger.begin(at, &collection, Holds::Piece, Grain::Documents { from: 0 });
+            // No database of MongoDB has a dot in its name.
+            let name = match collection.split_once('.') {
+                Some((database, collection)) => PartName::in_schema(database, collection),
+                None => PartName::of(&collection[..]),
+            };
+            ledger.begin(at, name, Holds::Piece, Grain::Documents { from: 0 });
             self.segments += 1;
             self.bytes = 0;
         }

@@ -8,6 +8,7 @@ use memchr::{memchr, memchr_iter, memchr2, memmem};
 
 use super::super::grain::Grain;
 use super::{Holds, LOOKAHEAD, Ledger};
+use crate::id::PartName;
 
 /// The name of what belongs to no one table.
 pub const DEFINITIONS: &str = "definitions";
@@ -69,8 +70,8 @@ pub struct Sql {
     pub(super) consumed: u64,
     /// The database that statements go to, where the dump names it.
     database: Option<String>,
-    /// The table that the current segment belongs to.
-    table: Option<String>,
+    /// The table that the current segment belongs to, without its database.
+    table: Option<PartName>,
     /// Where units begin, and whether they hold rows, when somebody wants to know.
     units: Option<Vec<(u64, bool)>>,
     /// Where rows begin and end, when somebody wants to know.
@@ -138,7 +139,7 @@ enum Lexed {
 /// Where a unit belongs.
 enum Belongs {
     /// To this table.
-    To(String),
+    To(PartName),
     /// To whatever it stands in.
     Here,
     /// To no table.
@@ -149,6 +150,11 @@ impl Sql {
     /// A segmenter for a dump that begins with `head`.
     pub fn recognise(head: &[u8]) -> Option<Self> {
         Some(Self::new(Dialect::recognise(head)?))
+    }
+
+    /// Whose dump it is.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     /// A lexer that notes where units begin.
@@ -301,7 +307,7 @@ impl Sql {
     fn other_database(&mut self, name: &str) {
         if self.database.as_deref() != Some(name) {
             self.database = Some(name.to_owned());
-            self.table = Some(String::new());
+            self.table = Some(PartName::of(""));
         }
     }
 
@@ -315,17 +321,17 @@ impl Sql {
         if table == self.table || ledger.is_full() {
             return;
         }
-        let inside = |name: &str| self.database.as_ref().map_or_else(|| name.to_owned(), |d| format!("{d}/{name}"));
-        match &table {
-            Some(name) => ledger.begin(at, &inside(name), Holds::Table, Grain::Any),
-            None => ledger.begin(at, &inside(DEFINITIONS), Holds::Statements, Grain::Any),
-        }
+        let (name, holds) = match &table {
+            Some(name) => (name.clone(), Holds::Table),
+            None => (PartName::of(DEFINITIONS), Holds::Statements),
+        };
+        ledger.begin(at, PartName { database: self.database.clone(), ..name }, holds, Grain::Any);
         self.table = table;
     }
 
     fn classify(&mut self, comments: &[u8], head: &[u8]) -> (Kind, Belongs) {
         let words = Words::of(head);
-        let starts = |pattern: &[&str]| words.after(pattern).and_then(name).map(Belongs::To);
+        let starts = |pattern: &[&str]| words.after(pattern).and_then(part_name).map(Belongs::To);
         match self.dialect {
             Dialect::Postgres => {
                 let trigger = |b: Belongs| match &b {
@@ -754,9 +760,24 @@ pub fn name(text: &[u8]) -> Option<String> {
 
 /// As [`name`], with what follows it.
 pub fn name_and_rest(text: &[u8]) -> Option<(String, &[u8])> {
-    let mut name = Vec::new();
+    let (words, rest) = words_of_name(text)?;
+    Some((words.join("."), rest))
+}
+
+/// The name that `text` begins with: what stands in front of its last dot is the schema.
+fn part_name(text: &[u8]) -> Option<PartName> {
+    let (mut words, _) = words_of_name(text)?;
+    let object = words.pop()?;
+    let schema = (!words.is_empty()).then(|| words.join("."));
+    Some(PartName { schema, ..PartName::of(object) })
+}
+
+/// The words of the name that `text` begins with, which dots join, and what follows it.
+fn words_of_name(text: &[u8]) -> Option<(Vec<String>, &[u8])> {
+    let mut words = Vec::new();
     let mut rest = text;
     loop {
+        let mut name = Vec::new();
         rest = if let [quote @ (b'"' | b'`' | b'\''), inner @ ..] = rest {
             quoted(*quote, inner, &mut name)?
         } else if let [b'[', inner @ ..] = rest {
@@ -772,10 +793,8 @@ pub fn name_and_rest(text: &[u8]) -> Option<(String, &[u8])> {
             name.extend_from_slice(&rest[..length]);
             &rest[length..]
         };
-        let [b'.', more @ ..] = rest else {
-            return Some((String::from_utf8_lossy(&name).into_owned(), rest));
-        };
-        name.push(b'.');
+        words.push(String::from_utf8_lossy(&name).into_owned());
+        let [b'.', more @ ..] = rest else { return Some((words, rest)) };
         rest = more;
     }
 }

@@ -7,6 +7,7 @@
 
 use super::super::grain::Grain;
 use super::{Holds, LOOKAHEAD, Ledger, PAGE_HEADER, postgres_page, short_name};
+use crate::id::PartName;
 
 /// The name of members that are not segments of their own.
 const SMALL: &str = "small members";
@@ -84,7 +85,7 @@ impl Tar {
         let goes_on = self.small && large.is_none();
         if !self.fresh && !goes_on {
             let (name, grain) = large.unwrap_or((SMALL, Grain::Any));
-            ledger.begin(at, name, Holds::Piece, grain);
+            ledger.begin(at, PartName::of(name), Holds::Piece, grain);
         }
         self.fresh = false;
         self.small = large.is_none();
