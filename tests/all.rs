@@ -11,6 +11,8 @@ mod engine;
 mod format;
 mod golden;
 mod histories;
+#[cfg(feature = "s3")]
+mod hostile;
 mod index;
 mod layers;
 mod long_rows;

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use crate::env::{Env, lock};
 use crate::error::{Error, Kind, Result};
 use crate::format::keyslot::{self, Epoch, Kdf, KeySlot, SecretBytes, SlotKeys, SlotKind};
-use crate::format::limits::NAME_BYTES_MAX;
+use crate::format::limits::{KEY_SLOT_BYTES_MAX, NAME_BYTES_MAX};
 use crate::format::pack::WrappedKey;
 use crate::format::{Malformed, ObjectKind, associated_data};
 use crate::id::{DataKeyId, RepoId, SlotId};
@@ -27,6 +27,7 @@ use crate::transform::hash::{ChunkHasher, data_key_id, slot_mac};
 use crate::transform::{kdf, seal};
 
 use super::parallel::{at_once, each};
+use super::refuse_unreadable;
 
 /// What unlocking costs. Tests lower it; people should not.
 #[derive(Clone, Copy, Debug)]
@@ -279,7 +280,9 @@ impl Keys {
         let sealed = wrapping.seal(env, &slot_name(self.repo, id, kind), &plain);
         let mut slot = KeySlot::new(self.repo, kind, label.to_owned(), env.now(), kdf, sealed);
         slot.mac = self.mac(id, &slot);
-        storage.put_new(&keyslot::object_name(id), &slot.encode())
+        let (name, object) = (keyslot::object_name(id), slot.encode());
+        refuse_unreadable(&name, &object, KEY_SLOT_BYTES_MAX)?;
+        storage.put_new(&name, &object)
     }
 }
 
@@ -309,7 +312,7 @@ pub fn list_slots(storage: &dyn Storage) -> Result<Slots> {
     let ids: Vec<SlotId> = listed.iter().filter_map(|o| o.name.strip_prefix("keys/")?.parse().ok()).collect();
     let read = each(at_once(storage), &ids, |id| {
         let name = keyslot::object_name(*id);
-        KeySlot::decode(&storage.get(&name)?).map_err(|e: Malformed| e.in_object(&name))
+        KeySlot::decode(&storage.get(&name, KEY_SLOT_BYTES_MAX)?).map_err(|e: Malformed| e.in_object(&name))
     });
     let mut slots: Vec<_> = ids.into_iter().zip(read).collect();
     slots.sort_by_key(|(id, slot)| (slot.as_ref().map(|s| s.created).unwrap_or_default(), *id));

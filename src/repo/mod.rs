@@ -38,6 +38,7 @@ use crate::format::config::{self, ChunkSizes, Config, Parameters};
 use crate::format::coordination::{GENERATION_PREFIX, Generation, generation_name, generation_of};
 use crate::format::index::IndexObject;
 use crate::format::keyslot::SlotKind;
+use crate::format::limits::{GENERATION_BYTES_MAX, INDEX_OBJECT_BYTES_MAX};
 use crate::format::{FORMAT_VERSION, ObjectKind, associated_data, envelope};
 use crate::id::{BlobId, IndexId, PackId, RepoId, SlotId};
 use crate::report::{Problem, Report, Unit};
@@ -247,7 +248,7 @@ impl Repository {
     /// `Damaged`, `NotFound`, `Storage`.
     pub fn read_index_object(&self, id: IndexId) -> Result<IndexObject> {
         let name = crate::format::index::object_name(id);
-        let plain = self.open_object(ObjectKind::Index, &name, &self.storage.get(&name)?)?;
+        let plain = self.open_object(ObjectKind::Index, &name, &self.storage.get(&name, INDEX_OBJECT_BYTES_MAX)?)?;
         IndexObject::decode(&plain).map_err(|e| e.in_object(&name))
     }
 
@@ -334,7 +335,7 @@ impl Repository {
             return Ok(Generation::default());
         }
         let name = generation_name(number);
-        let plain = self.open_object(ObjectKind::Generation, &name, &self.storage.get(&name)?)?;
+        let plain = self.open_object(ObjectKind::Generation, &name, &self.storage.get(&name, GENERATION_BYTES_MAX)?)?;
         Generation::decode(&plain).map_err(|e| e.in_object(&name))
     }
 
@@ -350,6 +351,7 @@ impl Repository {
     pub fn publish_generation(&self, number: u64, state: &Generation) -> Result<()> {
         let name = generation_name(number);
         let object = self.seal_object(ObjectKind::Generation, &name, &state.encode());
+        refuse_unreadable(&name, &object, GENERATION_BYTES_MAX)?;
         let late = || {
             Error::new(Kind::Busy, format!("another prune or check published {name} first; nothing was deleted"))
                 .hint("let it finish, then try again")
@@ -511,6 +513,17 @@ impl Repository {
             self.cache.remove(&gone)?;
         }
         Ok((problems, vanished))
+    }
+}
+
+/// Refuses to write an object that is longer than its readers allow.
+fn refuse_unreadable(name: &str, object: &[u8], bytes_max: u64) -> Result<()> {
+    match object.len() as u64 {
+        size if size > bytes_max => Err(Error::new(
+            Kind::Failed,
+            format!("{name} would have {size} bytes, at most {bytes_max} are allowed; it was not written"),
+        )),
+        _ => Ok(()),
     }
 }
 

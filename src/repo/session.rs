@@ -21,6 +21,7 @@ use std::time::Duration;
 use crate::env::lock;
 use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{self, Beat, beat_name, session_name};
+use crate::format::limits::MANIFEST_BYTES_MAX;
 use crate::format::manifest::{self, Header, Manifest, SealedManifest};
 use crate::format::{ObjectKind, associated_data, pack};
 use crate::id::{BlobId, PackId, SnapshotId};
@@ -32,7 +33,7 @@ use super::index::Location;
 use super::keys::DataKey;
 use super::parallel::{at_once, each};
 use super::rules::Rule;
-use super::{Indexed, Repository};
+use super::{Indexed, Repository, refuse_unreadable};
 
 /// How often a working session refreshes its heartbeat.
 const BEAT_INTERVAL: Duration = Duration::from_mins(1);
@@ -257,6 +258,8 @@ impl<'r> Session<'r> {
         let body_name = manifest::body_name(&name, &self.key.wrapped, &header);
         let body = seal(ObjectKind::ManifestBody, &self.key.key, &body_name, &plain);
         let object = SealedManifest { key: self.key.wrapped.clone(), header: &header, body: &body }.encode();
+        refuse_unreadable(&name, &object, MANIFEST_BYTES_MAX)
+            .map_err(|e| e.hint("there are too many parts or files: take several snapshots"))?;
         let beat = self.beat.take();
         if let Err(error) = repo.storage.put_new(&name, &object) {
             match self.settle(&object, error) {
@@ -302,7 +305,7 @@ impl Session<'_> {
             _ if !repo.rules.keep(Rule::Settle) => return Settled::Unpublished(error),
             _ => {}
         }
-        let published = || repo.storage.get(&manifest::object_name(self.id));
+        let published = || repo.storage.get(&manifest::object_name(self.id), MANIFEST_BYTES_MAX);
         let standing = if repo.storage.exclusive() {
             match fence(repo, self.id) {
                 Ok(true) => return Settled::Unpublished(error),

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Kind, Result};
+use crate::format::limits::MANIFEST_BYTES_MAX;
 use crate::format::manifest::{self, Digest, Header, Manifest, Part, Published, SealedManifest};
 use crate::format::{ObjectKind, associated_data};
 use crate::id::SnapshotId;
@@ -203,7 +204,7 @@ impl Repository {
         {
             return Ok(opened);
         }
-        let bytes = self.storage.get(&name)?;
+        let bytes = self.storage.get(&name, MANIFEST_BYTES_MAX)?;
         let opened = open(&bytes)?;
         self.cache.put_manifest(&id, &bytes)?;
         Ok(opened)

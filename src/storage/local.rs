@@ -26,7 +26,8 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::{Listed, OWN, Storage, check_name, check_prefix, too_short};
+use super::{LISTED_MAX, Listed, NAME_COMPONENTS_MAX, OWN, Storage};
+use super::{check_name, check_prefix, too_long, too_many_listed, too_short};
 use crate::env::lock;
 use crate::error::{Error, Kind, Result};
 
@@ -233,10 +234,22 @@ impl Local {
         }
     }
 
-    fn open_object(&self, name: &str) -> Result<OwnedFd> {
+    /// An object's file and its size. What is no regular file is no object: it is neither opened nor waited for.
+    fn open_object(&self, name: &str) -> Result<(OwnedFd, u64)> {
         check_object_name(name)?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        rustix::fs::openat(&self.root, name, flags, Mode::empty()).map_err(|errno| self.unreadable(name, errno))
+        let regular_size = |found: rustix::io::Result<rustix::fs::Stat>| match found {
+            Ok(found) if FileType::from_raw_mode(found.st_mode).is_file() => Ok(found.st_size as u64),
+            Ok(_) => Err(self.missing(name)),
+            Err(errno) => Err(self.unreadable(name, errno)),
+        };
+        // Opening alone has effects on some devices.
+        regular_size(rustix::fs::statat(&self.root, name, AtFlags::empty()))?;
+        // It may be another file by now: so without waiting for the other end of a pipe.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = rustix::fs::openat(&self.root, name, flags, Mode::empty());
+        let file = file.map_err(|errno| self.unreadable(name, errno))?;
+        let size = regular_size(rustix::fs::fstat(&file))?;
+        Ok((file, size))
     }
 
     /// Reads up to `len` bytes from `offset` into an empty buffer; less only where the file ends.
@@ -259,13 +272,23 @@ impl Local {
     }
 
     fn list_folder(&self, prefix: &str) -> io::Result<Vec<Listed>> {
-        let mut listed = Vec::new();
-        match open_folder(&self.root, if prefix.is_empty() { "." } else { prefix }) {
-            Ok(folder) => walk(folder, prefix, &mut listed)?,
-            Err(Errno::NOENT) => self.check_absent(prefix)?,
-            Err(errno) => return Err(errno.into()),
+        let mut walk = Walk::default();
+        let mut folder = open_folder(&self.root, ".")?;
+        for (end, _) in prefix.match_indices('/') {
+            // A link that leads back is no empty folder.
+            if !walk.enter(&folder)? {
+                return Err(Errno::LOOP.into());
+            }
+            folder = match open_folder(&self.root, &prefix[..end]) {
+                Err(Errno::NOENT) => return self.check_absent(&prefix[..end]).map(|()| Vec::new()),
+                opened => opened?,
+            };
         }
-        Ok(listed)
+        if !walk.enter(&folder)? {
+            return Err(Errno::LOOP.into());
+        }
+        walk.read(folder, prefix)?;
+        Ok(walk.listed)
     }
 
     /// A folder that could not be opened is an empty one only if it is truly not there: a dangling
@@ -309,22 +332,20 @@ impl Storage for Local {
         self.replace_object(name, bytes).map_err(|error| self.failed("replace", name, error))
     }
 
-    fn get(&self, name: &str) -> Result<Vec<u8>> {
+    fn get(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        self.get_into(name, &mut bytes)?;
+        self.get_into(name, bytes_max, &mut bytes)?;
         Ok(bytes)
     }
 
-    fn get_into(&self, name: &str, buffer: &mut Vec<u8>) -> Result<()> {
+    fn get_into(&self, name: &str, bytes_max: u64, buffer: &mut Vec<u8>) -> Result<()> {
         buffer.clear();
-        let file = self.open_object(name)?;
-        let found = rustix::fs::fstat(&file).map_err(|errno| self.unreadable(name, errno))?;
-        if !FileType::from_raw_mode(found.st_mode).is_file() {
-            return Err(self.missing(name));
+        let (file, size) = self.open_object(name)?;
+        if size > bytes_max {
+            return Err(too_long(name, size, bytes_max));
         }
-        let size = found.st_size as usize;
-        self.read(name, &file, 0, size, buffer)?;
-        if buffer.len() < size {
+        self.read(name, &file, 0, size as usize, buffer)?;
+        if (buffer.len() as u64) < size {
             // Objects never change: somebody cut the file while it was read.
             return Err(Error::damaged(name, format!("ended after {} of {size} bytes", buffer.len())));
         }
@@ -332,18 +353,18 @@ impl Storage for Local {
     }
 
     fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
-        let file = self.open_object(name)?;
-        // The kernel's offsets are signed; nothing lies beyond.
-        let is_possible = offset.checked_add(len as u64).is_some_and(|end| i64::try_from(end).is_ok());
+        let (file, size) = self.open_object(name)?;
+        if offset.checked_add(len as u64).is_none_or(|end| end > size) {
+            return Err(too_short(name, size, offset, len));
+        }
         let mut bytes = Vec::new();
-        if is_possible {
-            self.read(name, &file, offset, len, &mut bytes)?;
-        }
+        self.read(name, &file, offset, len, &mut bytes)?;
         if bytes.len() == len {
-            return Ok(bytes);
+            Ok(bytes)
+        } else {
+            // Objects never change: somebody cut the file while it was read.
+            Err(too_short(name, offset + bytes.len() as u64, offset, len))
         }
-        let size = rustix::fs::fstat(&file).map_err(|errno| self.unreadable(name, errno))?.st_size as u64;
-        Err(too_short(name, size, offset, len))
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
@@ -433,30 +454,71 @@ impl Drop for Temporary<'_> {
     }
 }
 
-/// Adds the objects below `folder`, whose names begin with `prefix`.
-fn walk(folder: OwnedFd, prefix: &str, listed: &mut Vec<Listed>) -> io::Result<()> {
-    let mut folder = Dir::new(folder)?;
-    while let Some(entry) = folder.read() {
-        let entry = entry?;
-        // What has no object's name is not ours: `.`, `..`, `lost+found`, a file browser's traces.
-        let Ok(component) = entry.file_name().to_str() else { continue };
-        let name = format!("{prefix}{component}");
-        if check_object_name(&name).is_err() {
-            continue;
+/// A listing under way.
+#[derive(Default)]
+struct Walk {
+    listed: Vec<Listed>,
+    /// Entries read so far, whatever they are.
+    entries: usize,
+    /// The folders from the repository's root to the one that is read, as device and inode. A link may lead back to
+    /// one of them: what is in it has a name already, so it is not followed.
+    path: Vec<(u64, u64)>,
+}
+
+impl Walk {
+    /// Puts `folder` at the end of the path; false when it is on the path already.
+    fn enter(&mut self, folder: &OwnedFd) -> io::Result<bool> {
+        let found = rustix::fs::fstat(folder)?;
+        let identity = (found.st_dev, found.st_ino);
+        let is_new = !self.path.contains(&identity);
+        if is_new {
+            self.path.push(identity);
         }
-        if entry.file_type() == FileType::Directory {
-            walk(open_folder(folder.fd()?, component)?, &format!("{name}/"), listed)?;
-            continue;
-        }
-        let Some(found) = stat_listed(folder.fd()?, component)? else { continue };
-        match FileType::from_raw_mode(found.st_mode) {
-            FileType::RegularFile => listed.push(Listed { name, size: found.st_size as u64 }),
-            // A symbolic link to a folder, or a file system that does not tell types in listings.
-            FileType::Directory => walk(open_folder(folder.fd()?, component)?, &format!("{name}/"), listed)?,
-            _ => {}
-        }
+        Ok(is_new)
     }
-    Ok(())
+
+    /// Adds the objects below `folder`, the end of the path, whose names begin with `prefix`.
+    fn read(&mut self, folder: OwnedFd, prefix: &str) -> io::Result<()> {
+        let mut folder = Dir::new(folder)?;
+        while let Some(entry) = folder.read() {
+            let entry = entry?;
+            self.entries += 1;
+            if self.entries > LISTED_MAX {
+                return Err(io::Error::other(too_many_listed()));
+            }
+            // What has no object's name is not ours: `.`, `..`, `lost+found`, a file browser's traces.
+            let Ok(component) = entry.file_name().to_str() else { continue };
+            let name = format!("{prefix}{component}");
+            if check_object_name(&name).is_err() {
+                continue;
+            }
+            if entry.file_type() == FileType::Directory {
+                self.subfolder(folder.fd()?, component, &name)?;
+                continue;
+            }
+            let Some(found) = stat_listed(folder.fd()?, component)? else { continue };
+            match FileType::from_raw_mode(found.st_mode) {
+                FileType::RegularFile => self.listed.push(Listed { name, size: found.st_size as u64 }),
+                // A symbolic link to a folder, or a file system that does not tell types in listings.
+                FileType::Directory => self.subfolder(folder.fd()?, component, &name)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the objects of the folder called `name`, unless it is too deep to hold any.
+    fn subfolder(&mut self, above: impl AsFd, component: &str, name: &str) -> io::Result<()> {
+        if name.split('/').count() >= NAME_COMPONENTS_MAX {
+            return Ok(());
+        }
+        let folder = open_folder(above, component)?;
+        if self.enter(&folder)? {
+            self.read(folder, &format!("{name}/"))?;
+            self.path.pop();
+        }
+        Ok(())
+    }
 }
 
 /// Looks at what a listing named; `None` when it was deleted since.
