@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod delta;
 mod demo;
+mod durability;
 mod engine;
 mod format;
 mod golden;

@@ -302,6 +302,13 @@ impl Session<'_> {
         let repo = self.repo();
         match error.kind() {
             Kind::AlreadyExists => return Settled::Unpublished(fenced(self.id)),
+            // It would be read from memory, not from the disk.
+            _ if error.is_durability_unknown() => {
+                return Settled::Unknown(error.during(format!(
+                    "snapshot {} may be listed, but is not known to be on the disk: take it again",
+                    self.id
+                )));
+            }
             _ if !repo.rules.keep(Rule::Settle) => return Settled::Unpublished(error),
             _ => {}
         }

@@ -44,6 +44,8 @@ pub struct Listed {
 /// Errors: a missing object is [`Kind::NotFound`], an existing one [`Kind::AlreadyExists`], what the
 /// credentials do not allow [`Kind::Denied`], everything else [`Kind::Storage`]; each with the object's
 /// name in the message. After a `Storage` error of a put or delete it may have happened all the same, even later.
+/// After one that [`Error::is_durability_unknown`] marks it may also be undone by a power loss, whatever a later read
+/// shows, and every later write of this `Storage` fails.
 pub trait Storage: Send + Sync {
     /// Creates an object, exclusively and durably: when this returns, the object survives a power
     /// loss; when the name exists, nothing changes and the error is `AlreadyExists`. Nobody ever
