@@ -128,7 +128,7 @@ fn copy(source: &Repository, to: &Path) {
         for _ in 0..COPIERS {
             scope.spawn(|| {
                 while let Some(object) = objects.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let bytes = source.storage.get(&object.name).expect("read");
+                    let bytes = source.storage.get(&object.name, u64::MAX).expect("read");
                     dest.put_new(&object.name, &bytes).expect("written");
                 }
             });

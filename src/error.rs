@@ -43,6 +43,7 @@ pub struct Error {
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
     hint: Option<String>,
     forged: bool,
+    is_durability_unknown: bool,
 }
 
 /// The library's result.
@@ -51,7 +52,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind`; `context` says what failed on which object.
     pub fn new(kind: Kind, context: impl Into<String>) -> Self {
-        Self { kind, context: context.into(), source: None, hint: None, forged: false }
+        Self { kind, context: context.into(), source: None, hint: None, forged: false, is_durability_unknown: false }
     }
 
     /// A stored object that is not what it should be. `object` is its name in the repository.
@@ -95,6 +96,19 @@ impl Error {
     pub fn as_kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
         self
+    }
+
+    /// Marks a write after which nobody knows what is on the disk: a sync failed. What is read back may come from
+    /// memory alone, so it proves nothing.
+    #[must_use]
+    pub fn with_unknown_durability(mut self) -> Self {
+        self.is_durability_unknown = true;
+        self
+    }
+
+    /// True when a sync failed: the object may be there, also for every reader, and be gone after a power loss.
+    pub fn is_durability_unknown(&self) -> bool {
+        self.is_durability_unknown
     }
 
     /// What sort of failure this is.

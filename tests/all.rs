@@ -7,11 +7,14 @@ mod crash;
 mod damage;
 mod delta;
 mod demo;
+mod durability;
 mod engine;
 mod files;
 mod format;
 mod golden;
 mod histories;
+#[cfg(feature = "s3")]
+mod hostile;
 mod index;
 mod keys;
 mod layers;

@@ -25,6 +25,9 @@ use alluvium::storage::probe::{Probed, probe};
 use alluvium::storage::{Caller, address::Address, remote::Remote};
 use tempfile::TempDir;
 
+/// A maximum for objects that are short.
+const ANY: u64 = u64::MAX;
+
 /// Makes a fresh, empty store.
 pub type Make<'a> = &'a dyn Fn() -> Box<dyn Storage>;
 
@@ -48,17 +51,19 @@ pub fn suite(make: Make) {
     deletes_twice(&*make());
     refuses_hostile_names(&*make());
     keeps_empty_and_large_objects(&*make());
+    reads_no_more_than_allowed(&*make());
     serves_many_threads(&*make());
 }
 
 fn creates_exclusively(store: &dyn Storage) {
     store.put_new("packs/4f/4f0c", b"first").expect("a new name");
     assert_eq!(kind(store.put_new("packs/4f/4f0c", b"second")), Kind::AlreadyExists);
-    assert_eq!(store.get("packs/4f/4f0c").expect("exists"), b"first", "nothing changed");
+    assert_eq!(store.get("packs/4f/4f0c", ANY).expect("exists"), b"first", "nothing changed");
     assert_eq!(names(store, ""), ["packs/4f/4f0c"]);
-    assert_eq!(kind(store.get("packs/4f/0000")), Kind::NotFound);
-    assert_eq!(kind(store.get("packs/4f")), Kind::NotFound, "a folder is not an object");
-    assert_eq!(kind(store.get("packs/4f/4f0c/deeper")), Kind::NotFound);
+    assert_eq!(kind(store.get("packs/4f/0000", ANY)), Kind::NotFound);
+    assert_eq!(kind(store.get("packs/4f", ANY)), Kind::NotFound, "a folder is not an object");
+    store.put_new("index/1", b"1").expect("a new name");
+    assert_eq!(kind(store.get("index/1/deeper", ANY)), Kind::NotFound);
 }
 
 /// What `init` finds out is what the store says of itself, and nothing is left behind.
@@ -84,7 +89,7 @@ fn one_of_many_wins(store: &dyn Storage) {
             racers.into_iter().filter_map(|racer| racer.join().expect("no panic")).collect()
         });
         assert_eq!(results.len(), 1, "exactly one creates {name}, but {results:?} did");
-        assert_eq!(store.get(&name).expect("exists"), [results[0]; 5000], "the winner's bytes are there");
+        assert_eq!(store.get(&name, ANY).expect("exists"), [results[0]; 5000], "the winner's bytes are there");
     }
 }
 
@@ -102,11 +107,11 @@ fn race_result(thread: u8, result: Result<(), Error>) -> Option<u8> {
 fn replaces(store: &dyn Storage) {
     store.put_replace("sessions/a", b"one").expect("creates");
     store.put_replace("sessions/a", b"twenty-two").expect("replaces");
-    assert_eq!(store.get("sessions/a").expect("exists"), b"twenty-two");
+    assert_eq!(store.get("sessions/a", ANY).expect("exists"), b"twenty-two");
     assert_eq!(kind(store.put_new("sessions/a", b"x")), Kind::AlreadyExists);
     store.put_new("sessions/b", b"new").expect("a new name");
     store.put_replace("sessions/b", b"replaced").expect("replaces what put_new made");
-    assert_eq!(store.get("sessions/b").expect("exists"), b"replaced");
+    assert_eq!(store.get("sessions/b", ANY).expect("exists"), b"replaced");
 }
 
 fn reads_ranges_exactly(store: &dyn Storage) {
@@ -174,7 +179,7 @@ fn deletes_twice(store: &dyn Storage) {
     store.delete("nowhere/at/all").expect("was never there");
     store.delete("snapshots").expect("a folder is not an object, so there is nothing to delete");
     assert_eq!(names(store, ""), ["snapshots/2"]);
-    assert_eq!(kind(store.get("snapshots/1")), Kind::NotFound);
+    assert_eq!(kind(store.get("snapshots/1", ANY)), Kind::NotFound);
     store.put_new("snapshots/1", b"again").expect("the name is free again");
 }
 
@@ -198,6 +203,7 @@ fn refuses_hostile_names(store: &dyn Storage) {
         "ä",
         "a b",
         "packs/./x",
+        "packs/4f/4f0c/deeper",
         "*",
         "~",
         &long,
@@ -205,7 +211,7 @@ fn refuses_hostile_names(store: &dyn Storage) {
     for name in hostile {
         assert_eq!(kind(store.put_new(name, b"x")), Kind::Usage, "put_new {name:?}");
         assert_eq!(kind(store.put_replace(name, b"x")), Kind::Usage, "put_replace {name:?}");
-        assert_eq!(kind(store.get(name)), Kind::Usage, "get {name:?}");
+        assert_eq!(kind(store.get(name, ANY)), Kind::Usage, "get {name:?}");
         assert_eq!(kind(store.get_range(name, 0, 1)), Kind::Usage, "get_range {name:?}");
         assert_eq!(kind(store.stat(name)), Kind::Usage, "stat {name:?}");
         assert_eq!(kind(store.delete(name)), Kind::Usage, "delete {name:?}");
@@ -218,16 +224,35 @@ fn refuses_hostile_names(store: &dyn Storage) {
 
 fn keeps_empty_and_large_objects(store: &dyn Storage) {
     store.put_new("index/empty", b"").expect("puts");
-    assert_eq!(store.get("index/empty").expect("exists"), b"");
+    assert_eq!(store.get("index/empty", ANY).expect("exists"), b"");
     assert_eq!(store.stat("index/empty").expect("stats"), Some(0));
     assert_eq!(store.get_range("index/empty", 0, 0).expect("nothing of nothing"), b"");
     assert_eq!(kind(store.get_range("index/empty", 0, 1)), Kind::Damaged);
 
     let large: Vec<u8> = (0..20_u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     store.put_new("packs/ff/ff", &large).expect("puts");
-    assert!(store.get("packs/ff/ff").expect("exists") == large, "20 MiB come back as they were");
+    assert!(store.get("packs/ff/ff", ANY).expect("exists") == large, "20 MiB come back as they were");
     let tail = store.get_range("packs/ff/ff", (19 << 20) + 3, (1 << 20) - 3).expect("inside");
     assert!(tail == large[(19 << 20) + 3..]);
+}
+
+fn reads_no_more_than_allowed(store: &dyn Storage) {
+    store.put_new("index/1", &[7; 1000]).expect("puts");
+    store.put_new("index/empty", b"").expect("puts");
+    assert_eq!(store.get("index/1", 1000).expect("just as long"), [7; 1000]);
+    assert_eq!(store.get("index/empty", 0).expect("nothing is allowed"), b"");
+    let mut buffer = vec![1; 5000];
+    store.get_into("index/1", 1000, &mut buffer).expect("just as long");
+    assert_eq!(buffer, [7; 1000]);
+    for bytes_max in [0, 1, 999] {
+        let refused = [store.get("index/1", bytes_max).map(drop), store.get_into("index/1", bytes_max, &mut buffer)];
+        for error in refused.map(|result| result.expect_err("too long")) {
+            assert_eq!(error.kind(), Kind::Damaged, "{error}");
+            let message = format!("index/1: has 1000 bytes, at most {bytes_max} are allowed");
+            assert_eq!(error.to_string(), message);
+        }
+    }
+    assert_eq!(kind(store.get("index/2", 0)), Kind::NotFound);
 }
 
 fn serves_many_threads(store: &dyn Storage) {
@@ -243,11 +268,11 @@ fn serves_many_threads(store: &dyn Storage) {
                     if thread == 0 || store.exclusive() {
                         store.put_replace("sessions/shared", name.as_bytes()).expect("replaces");
                     }
-                    assert_eq!(store.get(&name).expect("its own object at once"), name.as_bytes());
+                    assert_eq!(store.get(&name, ANY).expect("its own object at once"), name.as_bytes());
                     assert!(store.list("packs/").expect("lists").iter().any(|object| object.name == name));
                     store.put_new(&format!("prune/{thread}"), b"").expect("puts");
                     store.delete(&format!("prune/{thread}")).expect("deletes");
-                    let shared = store.get("sessions/shared").expect("is replaced, never absent");
+                    let shared = store.get("sessions/shared", ANY).expect("is replaced, never absent");
                     assert!(shared.starts_with(b"packs/") && shared.len() <= 13, "never a part of one");
                 }
             });
@@ -373,7 +398,7 @@ fn local_creates_folders_and_keeps_existing_ones() {
     let path = folder.path().join("a/b/c");
     Local::create(&path).expect("creates").put_new("config", b"x").expect("puts");
     let again = Local::create(&path).expect("an existing folder is fine");
-    assert_eq!(again.get("config").expect("still there"), b"x");
+    assert_eq!(again.get("config", ANY).expect("still there"), b"x");
     assert_eq!(again.location(), path.display().to_string());
 }
 
@@ -408,7 +433,7 @@ fn local_lists_neither_temporaries_nor_foreign_files() {
     for result in [local.put_new("tmp/x", b""), local.put_replace("tmp/x", b""), local.delete("tmp/leftover")] {
         assert_eq!(kind(result), Kind::Usage);
     }
-    assert_eq!(kind(local.get("tmp/leftover")), Kind::Usage);
+    assert_eq!(kind(local.get("tmp/leftover", ANY)), Kind::Usage);
 }
 
 #[test]
@@ -454,9 +479,74 @@ fn local_stays_with_the_folder_that_it_opened() {
     local.put_new("config", b"old").expect("puts");
     fs::rename(folder.path().join("repository"), folder.path().join("moved")).expect("moves");
     fs::create_dir(folder.path().join("repository")).expect("makes");
-    assert_eq!(local.get("config").expect("the same repository"), b"old");
+    assert_eq!(local.get("config", ANY).expect("the same repository"), b"old");
     local.put_new("index/1", b"x").expect("puts");
     assert!(folder.path().join("moved/index/1").exists());
+}
+
+#[test]
+fn local_looks_at_the_length_before_it_reads() {
+    let (folder, local) = local();
+    let path = folder.path().join("repository");
+    local.put_new("index/1", b"x").expect("puts");
+    // More than any memory: who tries to read it is killed.
+    const HUGE: u64 = 1 << 42;
+    fs::File::create(path.join("config")).and_then(|file| file.set_len(HUGE)).expect("a sparse file");
+    let error = local.get("config", 64 << 10).expect_err("too long");
+    assert_eq!((error.kind(), local.stat("config").expect("stats")), (Kind::Damaged, Some(HUGE)));
+    assert!(error.to_string().contains(&HUGE.to_string()), "{error}");
+    assert_eq!(local.get_range("config", HUGE - 3, 3).expect("a hole is zeros"), [0; 3]);
+    for (offset, len) in [(0, 1 << 42), (1, usize::MAX), (u64::MAX, usize::MAX)] {
+        assert_eq!(kind(local.get_range("index/1", offset, len)), Kind::Damaged, "takes no memory");
+    }
+}
+
+/// Links that lead back to a folder above are not followed, others are.
+#[test]
+fn local_lists_each_object_once_whatever_the_links_say() {
+    let (folder, local) = local();
+    let path = folder.path().join("repository");
+    local.put_new("config", b"x").expect("puts");
+    local.put_new("packs/4f/4f0c", b"x").expect("puts");
+    let another_disk = folder.path().join("another-disk");
+    fs::create_dir_all(another_disk.join("x")).expect("makes");
+    fs::write(another_disk.join("a001"), b"x").expect("writes");
+    symlink(&another_disk, path.join("packs/a0")).expect("links");
+    // Folders too deep for any object, and a way back from the other disk.
+    fs::create_dir_all(path.join("packs/4f/deep/deeper")).expect("makes");
+    fs::write(path.join("packs/4f/deep/object"), b"x").expect("writes");
+    symlink(&path, another_disk.join("x/back")).expect("links");
+    for (target, link) in [(".", "a"), ("..", "b"), ("../packs", "c"), ("..", "4f/d"), ("../..", "4f/e")] {
+        symlink(target, path.join("packs").join(link)).expect("links");
+    }
+    symlink(&path, path.join("index")).expect("links");
+    assert_eq!(names(&local, "packs/"), ["packs/4f/4f0c", "packs/a0/a001"]);
+    assert_eq!(names(&local, "packs/4f/"), ["packs/4f/4f0c"]);
+    assert_eq!(names(&local, ""), ["config", "packs/4f/4f0c", "packs/a0/a001"]);
+    for prefix in ["index/", "packs/a/"] {
+        assert_eq!(kind(local.list(prefix)), Kind::Storage, "{prefix} leads back: that is no empty folder");
+    }
+}
+
+/// Pipes, sockets and devices in the place of objects are no objects, and nobody waits for them.
+#[test]
+fn local_takes_only_files_for_objects() {
+    let (folder, local) = local();
+    let path = folder.path().join("repository");
+    local.put_new("packs/4f/4f0c", b"x").expect("puts");
+    let pipe = Command::new("mkfifo").arg(path.join("packs/4f/pipe")).status().expect("runs");
+    assert!(pipe.success());
+    let _socket = std::os::unix::net::UnixListener::bind(path.join("packs/4f/socket")).expect("binds");
+    symlink("/dev/zero", path.join("packs/4f/device")).expect("links");
+    symlink("../4f", path.join("packs/4f/folder")).expect("links");
+    assert_eq!(names(&local, ""), ["packs/4f/4f0c"]);
+    for what in ["pipe", "socket", "device", "folder"] {
+        let name = format!("packs/4f/{what}");
+        assert_eq!(kind(local.get(&name, ANY)), Kind::NotFound, "{what}");
+        assert_eq!(kind(local.get_range(&name, 0, 1)), Kind::NotFound, "{what}");
+        assert_eq!(local.stat(&name).expect("stats"), None, "{what}");
+        assert_eq!(kind(local.put_new(&name, b"x")), Kind::AlreadyExists, "{what}");
+    }
 }
 
 /// Runs itself again in a mount namespace of its own, on a disk of 1 MiB that is then filled, then
@@ -512,7 +602,7 @@ fn fill_the_disk(place: &Path) {
     let error = local.put_replace("packs/00/10", &vec![0; 2 << 20]).expect_err("too large");
     assert_eq!(error.kind(), Kind::Storage);
     assert!(temporaries(place).is_empty());
-    assert_eq!(local.get("packs/00/10").expect("not replaced"), [10; 1024]);
+    assert_eq!(local.get("packs/00/10", ANY).expect("not replaced"), [10; 1024]);
     local.put_new("packs/00/small", b"x").expect("fits");
 
     let above = place.parent().expect("has one");
@@ -529,7 +619,7 @@ fn advise_on_a_read_only_disk(local: &Local, place: &Path) {
     for error in read_only.map(|result| result.expect_err("read-only")) {
         assert!(error.advice().is_some_and(|advice| advice.contains("remount")), "{error:?}");
     }
-    assert_eq!(Local::open(place).expect("opens").get("packs/00/small").expect("reads"), b"x");
+    assert_eq!(Local::open(place).expect("opens").get("packs/00/small", ANY).expect("reads"), b"x");
 }
 
 // ---- memory ----------------------------------------------------------------------------------
@@ -545,13 +635,13 @@ fn memory_clones_share_and_forks_do_not() {
     memory.put_new("b", b"2").expect("puts");
     memory.tamper("a", |bytes| bytes[0] ^= 0xff).expect("exists");
     assert_eq!(fork.names(), ["a"]);
-    assert_eq!(fork.get("a").expect("exists"), b"1");
-    assert_eq!(handle.get("a").expect("exists"), [b'1' ^ 0xff]);
+    assert_eq!(fork.get("a", ANY).expect("exists"), b"1");
+    assert_eq!(handle.get("a", ANY).expect("exists"), [b'1' ^ 0xff]);
     assert_eq!(kind(memory.tamper("missing", Vec::clear)), Kind::NotFound);
 
     memory.rewind_to(&fork);
     assert_eq!(handle.names(), ["a"], "clones go back as well");
-    assert_eq!(handle.get("a").expect("exists"), b"1");
+    assert_eq!(handle.get("a", ANY).expect("exists"), b"1");
 }
 
 // ---- fault -----------------------------------------------------------------------------------
@@ -561,7 +651,7 @@ fn fault_records_every_call_in_order() {
     let fault = Fault::new(Memory::new());
     fault.put_new("packs/1", b"12345").expect("puts");
     fault.put_new("packs/1", b"123").expect_err("exists");
-    fault.get("packs/1").expect("exists");
+    fault.get("packs/1", ANY).expect("exists");
     fault.get_range("packs/1", 1, 2).expect("exists");
     fault.list("packs/").expect("lists");
     fault.stat("packs/1").expect("stats");
@@ -621,7 +711,7 @@ fn fault_dies_at_every_operation_and_stays_dead() {
             assert_eq!(error.kind(), Kind::Storage);
             assert!(error.to_string().contains("the machine is off"), "{error}");
             assert!(fault.is_off());
-            assert_eq!(kind(fault.get("packs/1")), Kind::Storage, "later operations fail too");
+            assert_eq!(kind(fault.get("packs/1", ANY)), Kind::Storage, "later operations fail too");
             assert_eq!(fault.operations(), k + 1, "and do not reach the store");
             assert_eq!(fault.inner().names().len(), objects, "at operation {k}");
             fault.heal();
@@ -636,9 +726,9 @@ fn fault_damages_what_is_read_but_not_what_is_stored() {
     fault.put_new("packs/1", b"12345").expect("puts");
     fault.when(on(Operation::Get, "packs/"), Effect::Damage(Box::new(|bytes| bytes[0] ^= 1)));
     fault.when(on(Operation::GetRange, "packs/"), Effect::Damage(Box::new(|bytes| bytes.truncate(1))));
-    assert_eq!(fault.get("packs/1").expect("reads"), b"02345");
+    assert_eq!(fault.get("packs/1", ANY).expect("reads"), b"02345");
     assert_eq!(fault.get_range("packs/1", 1, 3).expect("reads"), b"2");
-    assert_eq!(fault.inner().get("packs/1").expect("reads"), b"12345");
+    assert_eq!(fault.inner().get("packs/1", ANY).expect("reads"), b"12345");
 }
 
 #[test]
@@ -654,7 +744,7 @@ fn fault_lists_stale_and_cut() {
     fault.heal();
     fault.when(from(0), Effect::Stale(100));
     assert!(names(&fault, "packs/").is_empty());
-    assert_eq!(fault.get("packs/4").expect("reads are never stale"), b"");
+    assert_eq!(fault.get("packs/4", ANY).expect("reads are never stale"), b"");
 }
 
 #[test]
@@ -685,11 +775,11 @@ fn fault_takes_back_what_a_lying_disk_never_wrote() {
     assert_eq!(fault.inner().names(), ["packs/1", "packs/2", "sessions/1"]);
 
     fault.power_loss().expect("the store below works");
-    assert_eq!(kind(fault.get("packs/1")), Kind::Storage, "the machine is off");
+    assert_eq!(kind(fault.get("packs/1", ANY)), Kind::Storage, "the machine is off");
     fault.heal();
     assert_eq!(fault.inner().names(), before.names());
     for name in before.names() {
-        assert_eq!(fault.get(&name).expect("is back"), before.get(&name).expect("was there"), "{name}");
+        assert_eq!(fault.get(&name, ANY).expect("is back"), before.get(&name, ANY).expect("was there"), "{name}");
     }
 }
 

@@ -83,11 +83,11 @@ fn every_kind(seed: u64) -> (Memory, Arc<World>, BTreeMap<String, Vec<u8>>) {
 
 /// Changes `name` in `storage`; `false` when the change would change nothing or has no material.
 fn apply(storage: &Memory, foreign: &Memory, name: &str, change: Change) -> bool {
-    let before = storage.get(name).expect("get");
+    let before = storage.get(name, u64::MAX).expect("get");
     let of_kind = |from: &Memory, same: bool| {
         let mut names = from.names();
         names.retain(|n| (kind(n) == kind(name)) == same && n != name);
-        names.first().map(|n| from.get(n).expect("get"))
+        names.first().map(|n| from.get(n, u64::MAX).expect("get"))
     };
     let after = match change {
         Change::Delete => {
@@ -106,7 +106,7 @@ fn apply(storage: &Memory, foreign: &Memory, name: &str, change: Change) -> bool
         Change::Extend => Some([&before[..], b"more"].concat()),
         Change::SwapSame => of_kind(storage, true),
         Change::SwapOther => of_kind(storage, false),
-        Change::Replay => foreign.get(name).ok().or_else(|| of_kind(foreign, true)),
+        Change::Replay => foreign.get(name, u64::MAX).ok().or_else(|| of_kind(foreign, true)),
     };
     match after {
         Some(after) if after != before => {

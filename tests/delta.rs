@@ -204,8 +204,8 @@ impl Storage for Stumbling {
     fn put_replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
         self.inner.put_replace(name, bytes)
     }
-    fn get(&self, name: &str) -> Result<Vec<u8>> {
-        self.inner.get(name)
+    fn get(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
+        self.inner.get(name, bytes_max)
     }
     fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
         let mut bytes = self.inner.get_range(name, offset, len)?;

@@ -447,7 +447,7 @@ fn write_golden(storage: &Memory, snapshots: BTreeMap<String, ExpectedSnapshot>)
     let mut objects = BTreeMap::new();
     let mut total = 0;
     for name in storage.names() {
-        let bytes = storage.get(&name).expect("an object");
+        let bytes = storage.get(&name, u64::MAX).expect("an object");
         let path = format.join("repository").join(&name);
         fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
         fs::write(path, &bytes).expect("a file");

@@ -111,7 +111,7 @@ fn nothing_that_a_write_only_slot_orders_counts() {
         // As a claim of its own, which is longer, and with a signature of its own in place of the authority's.
         storage.put_new(&name, &thief.seal_object(kind, &name, &content)).expect("put");
         let repo = open(storage.clone(), &world).expect("open");
-        let error = repo.keys.open_order(kind, &name, &storage.get(&name).expect("get"));
+        let error = repo.keys.open_order(kind, &name, &storage.get(&name, 1 << 20).expect("get"));
         assert!(error.expect_err("refused").is_forged(), "{name}");
     }
     take(&owner, "shop", &dump(30, 0)).expect("take");

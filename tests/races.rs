@@ -372,8 +372,8 @@ impl Storage for Guarded {
     fn put_replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
         self.0.put_replace(name, bytes)
     }
-    fn get(&self, name: &str) -> Result<Vec<u8>> {
-        self.0.get(name)
+    fn get(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
+        self.0.get(name, bytes_max)
     }
     fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
         self.0.get_range(name, offset, len)
@@ -479,7 +479,7 @@ fn damaged_and_removed_slots_do_not_count() {
     let (storage, world, one, other) = two_slots(211);
     let (repo, theirs) = (open(storage.clone(), &world).expect("open"), open_with(storage.clone(), &world, OTHER));
     let name = alluvium::format::keyslot::object_name(one);
-    let whole = storage.get(&name).expect("the slot");
+    let whole = storage.get(&name, 1 << 20).expect("the slot");
     storage.tamper(&name, |bytes| bytes[0] ^= 1).expect("tamper");
     let error = key::remove(&repo, &other.to_string()).expect_err("the last that can be read");
     assert_eq!(error.kind(), Kind::Usage, "{error}");

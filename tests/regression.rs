@@ -238,7 +238,7 @@ fn init_refuses_the_remains_of_a_repository() {
     let (storage, world) = (Memory::new(), World::new(58));
     let repo = init(storage.clone(), &world);
     take(&repo, "shop", &dump(100, 0)).expect("take");
-    let config = storage.get("config").expect("config");
+    let config = storage.get("config", u64::MAX).expect("config");
     storage.delete("config").expect("delete");
     assert_eq!(open(storage.clone(), &world).err().expect("refused").kind(), Kind::Damaged);
     let sizes = InitOptions { kdf: CHEAP, ..InitOptions::default() };
@@ -255,7 +255,7 @@ fn what_comes_back_is_well_again() {
     let repo = init(storage.clone(), &world);
     take(&repo, "shop", &noise(200_000, 1)).expect("take");
     let pack = storage.names().into_iter().find(|n| n.starts_with("packs/")).expect("a pack");
-    let bytes = storage.get(&pack).expect("get");
+    let bytes = storage.get(&pack, u64::MAX).expect("get");
     storage.delete(&pack).expect("delete");
     assert!(!check(&repo, None, &Silent, &Cancel::new()).expect("check").problems.is_empty());
     storage.put_new(&pack, &bytes).expect("put");
@@ -296,7 +296,7 @@ fn what_is_harmed_is_not_the_last_good_snapshot() {
     let newest = take(&repo, "shop", &noise(300_000, 9)).expect("take").id;
     let packs = storage.names().into_iter().filter(|name| name.starts_with("packs/") && !before.contains(name));
     for pack in packs {
-        let mut bytes = storage.get(&pack).expect("the pack");
+        let mut bytes = storage.get(&pack, u64::MAX).expect("the pack");
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         storage.put_replace(&pack, &bytes).expect("damaged");
@@ -321,7 +321,7 @@ fn a_policy_counts_on_no_manifest_that_only_the_cache_holds() {
     let (repo, ids) = three_days(&storage, &world);
     assert_eq!(repo.snapshots().expect("cached").0.len(), 3);
     let name = object_name(ids[2]);
-    let mut bytes = storage.get(&name).expect("the manifest");
+    let mut bytes = storage.get(&name, u64::MAX).expect("the manifest");
     bytes[50] ^= 1;
     storage.put_replace(&name, &bytes).expect("damaged");
     let policy = Policy { keep_last: Some(Count::N(1)), ..Policy::default() };

@@ -28,8 +28,8 @@ impl Storage for Careless {
     fn put_replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
         self.inner.put_replace(name, bytes)
     }
-    fn get(&self, name: &str) -> Result<Vec<u8>> {
-        self.inner.get(name)
+    fn get(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
+        self.inner.get(name, bytes_max)
     }
     fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
         self.inner.get_range(name, offset, len)
@@ -107,7 +107,7 @@ fn a_second_writer_is_refused_until_the_first_has_ended_or_is_dead() {
     // One that was killed counts for an hour.
     let killed = Session::begin(&repo, &writing(), &Silent).expect("alone");
     let traces: Vec<_> = store.list("sessions/").expect("lists").into_iter().map(|o| o.name).collect();
-    let traces: Vec<_> = traces.iter().map(|name| (name, store.get(name).expect("reads"))).collect();
+    let traces: Vec<_> = traces.iter().map(|name| (name, store.get(name, u64::MAX).expect("reads"))).collect();
     drop(killed);
     for (name, bytes) in traces {
         store.put_replace(name, &bytes).expect("puts back");

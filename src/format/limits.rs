@@ -16,6 +16,24 @@ pub const INDEX_PACKS_MAX: usize = 1 << 16;
 pub const INDEX_BYTES_MAX: usize = 256 << 20;
 /// Most data keys in one index object.
 pub const INDEX_KEYS_MAX: usize = 1 << 16;
+/// What sealing and the plain front of an object add to its plain bytes, rounded up.
+const SEALING_BYTES_MAX: u64 = 1024;
+/// Largest `config`.
+pub const CONFIG_BYTES_MAX: u64 = 64 << 10;
+/// Largest key slot.
+pub const KEY_SLOT_BYTES_MAX: u64 = 64 << 10;
+/// Largest slot certificate.
+pub const CERTIFICATE_BYTES_MAX: u64 = 64 << 10;
+/// Largest order that begins a key epoch.
+pub const EPOCH_BYTES_MAX: u64 = 16 << 20;
+/// Largest session object, heartbeat or fence.
+pub const SESSION_BYTES_MAX: u64 = 64 << 10;
+/// Largest generation.
+pub const GENERATION_BYTES_MAX: u64 = 64 << 20;
+/// Largest manifest.
+pub const MANIFEST_BYTES_MAX: u64 = 64 << 20;
+/// Largest index object as it is stored: [`INDEX_BYTES_MAX`] and its seal.
+pub const INDEX_OBJECT_BYTES_MAX: u64 = INDEX_BYTES_MAX as u64 + SEALING_BYTES_MAX;
 /// Largest JSON document (a manifest of a great many files).
 pub const JSON_BYTES_MAX: usize = 256 << 20;
 /// Most recipe entries that a manifest holds inline; longer recipes are stored as chunks.
@@ -30,10 +48,6 @@ pub const KDF_MEMORY_KIB_MAX: u32 = 4 << 20;
 pub const KDF_PASSES_MAX: u32 = 64;
 /// Most Argon2 lanes that a key slot may ask for.
 pub const KDF_LANES_MAX: u32 = 64;
-/// Largest certificate.
-pub const CERTIFICATE_BYTES_MAX: usize = 64 << 10;
-/// Largest key epoch.
-pub const EPOCH_BYTES_MAX: usize = 16 << 20;
 /// Most parts of a snapshot.
 pub const PARTS_MAX: u64 = 1 << 24;
 /// Longest record of a part in bytes, its line feed included.

@@ -21,6 +21,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{
     Beat, Distrusted, GENERATION_PREFIX, Generation, SESSION_PREFIX, Session, generation_of, is_beat, session_of,
 };
+use crate::format::limits::{GENERATION_BYTES_MAX, SESSION_BYTES_MAX};
 use crate::format::pack::{object_name, with_offsets};
 use crate::format::{ObjectKind, config, epoch, keyslot, manifest};
 use crate::id::{BlobId, IndexId, PackId, RepoId, SlotId, SnapshotId};
@@ -249,9 +250,14 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
     }
     for object in repo.storage.list("")? {
         let name = object.name.as_str();
-        let bytes = || repo.storage.get(name);
-        let sealed = |kind| bytes().and_then(|bytes| repo.open_object(kind, name, &bytes));
-        let ordered = |kind| bytes().and_then(|bytes| repo.keys.open_order(kind, name, &bytes));
+        let bytes = |bytes_max| repo.storage.get(name, bytes_max);
+        let claimed = || {
+            bytes(SESSION_BYTES_MAX).and_then(|bytes| repo.open_object(ObjectKind::Session, name, &bytes))
+        };
+        let ordered = || {
+            bytes(GENERATION_BYTES_MAX)
+                .and_then(|bytes| repo.keys.open_order(ObjectKind::Generation, name, &bytes))
+        };
         let decoded = match name.split_once('/') {
             None if name == config::OBJECT_NAME || name == super::prune::RESERVE => Ok(()),
             Some(("keys", id)) if id.len() == 32 => Ok(()),
@@ -270,17 +276,18 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
             }
             // What `init` tried the storage with, and might not delete.
             Some(("sessions", probe)) if probe.strip_suffix(PROBE_SUFFIX).is_some() => Ok(()),
-            _ if session_of(name).is_some() && name.starts_with(SESSION_PREFIX) => sealed(ObjectKind::Session)
-                .and_then(|(_, plain)| {
+            _ if session_of(name).is_some() && name.starts_with(SESSION_PREFIX) => {
+                claimed().and_then(|(_, plain)| {
                     let ok = if is_beat(name) {
                         Beat::decode(&plain).map(|_| ())
                     } else {
                         Session::decode(&plain).map(|_| ())
                     };
                     ok.map_err(|e| e.in_object(name))
-                }),
+                })
+            }
             _ if generation_of(name).is_some() && name.starts_with(GENERATION_PREFIX) => {
-                ordered(ObjectKind::Generation)
+                ordered()
                     .and_then(|(_, plain)| Generation::decode(&plain).map(|_| ()).map_err(|e| e.in_object(name)))
             }
             _ => Err(Error::new(Kind::Damaged, format!("{name}: not an object of this repository"))),

@@ -18,6 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::env::{Cancel, Env, lock};
 use crate::error::{Error, Kind, Result};
+use crate::format::limits::PACK_BYTES_MAX;
 use crate::format::pack::object_name;
 use crate::id::SnapshotId;
 use crate::repo::reader::Reader;
@@ -285,7 +286,7 @@ impl Story<'_> {
         let location = indexed.usable(&entries[entries.len() / 2].id)?;
         let location = location.ok_or_else(|| Error::new(Kind::Failed, "the demo finds no chunk to damage"))?;
         let name = object_name(location.pack);
-        let mut bytes = self.repo.storage.get(&name)?;
+        let mut bytes = self.repo.storage.get(&name, PACK_BYTES_MAX)?;
         bytes[(location.offset + location.stored_len / 2) as usize] ^= 1;
         self.repo.storage.delete(&name)?;
         self.repo.storage.put_new(&name, &bytes)

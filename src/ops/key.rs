@@ -15,6 +15,7 @@ use std::path::Path;
 use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{Generation, RemovedSlot};
 use crate::format::certificate::Certificate;
+use crate::format::limits::KEY_SLOT_BYTES_MAX;
 use crate::format::keyslot::{self, KeySlot, SlotKind};
 use crate::id::SlotId;
 use crate::repo::Repository;
@@ -171,7 +172,7 @@ fn usable_slots(repo: &Repository, state: &Generation, new: Option<SlotId>) -> R
     let mut slots = list_slots(repo.storage.as_ref())?;
     if let Some(new) = new.filter(|new| slots.iter().all(|(id, _)| id != new)) {
         let name = keyslot::object_name(new);
-        let bytes = repo.storage.get(&name)?;
+        let bytes = repo.storage.get(&name, KEY_SLOT_BYTES_MAX)?;
         let decoded = KeySlot::decode(&bytes).map_err(|e| e.in_object(&name));
         slots.push((new, decoded.map(|slot| (slot, bytes))));
     }

@@ -136,6 +136,7 @@ pub fn prune(
         prune_once(repo, &mut generation, options, report, cancel)
     };
     let result = match once() {
+        Err(e) if e.is_durability_unknown() => return Err(e),
         Err(e) if e.kind() == Kind::Storage && !cancel.is_cancelled() && repo.storage.stat(RESERVE)?.is_some() => {
             report.warn(&format!("{e}: giving up the reserve to make room"));
             repo.storage.delete(RESERVE)?;
@@ -227,7 +228,11 @@ pub fn put_reserve(storage: &dyn Storage, env: &dyn Env) -> Result<()> {
     if storage.fills_up() && storage.stat(RESERVE)?.is_none() {
         let mut bytes = vec![0; RESERVE_BYTES];
         env.fill_random(&mut bytes);
-        let _ = storage.put_new(RESERVE, &bytes);
+        if let Err(e) = storage.put_new(RESERVE, &bytes)
+            && e.is_durability_unknown()
+        {
+            return Err(e);
+        }
     }
     Ok(())
 }

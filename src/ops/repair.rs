@@ -15,6 +15,7 @@ use crate::error::{Kind, Result};
 use crate::format::ObjectKind;
 use crate::format::coordination::{Condemned, GENERATION_PREFIX, Generation, generation_name, generation_of};
 use crate::format::index::{IndexObject, IndexedPack, object_name as index_name};
+use crate::format::limits::GENERATION_BYTES_MAX;
 use crate::format::pack::{WrappedKey, object_name};
 use crate::id::{BlobId, DataKeyId, IndexId, PackId};
 use crate::repo::Repository;
@@ -272,7 +273,8 @@ fn readable_generation(repo: &Repository, number: u64) -> Result<Generation> {
     numbers.sort_unstable();
     let read = |n: &u64| {
         let name = generation_name(*n);
-        let (_, plain) = repo.keys.open_order(ObjectKind::Generation, &name, &repo.storage.get(&name).ok()?).ok()?;
+        let bytes = repo.storage.get(&name, GENERATION_BYTES_MAX).ok()?;
+        let (_, plain) = repo.keys.open_order(ObjectKind::Generation, &name, &bytes).ok()?;
         Generation::decode(&plain).ok()
     };
     let mut readable = numbers.iter().rev().filter_map(read);
@@ -291,7 +293,11 @@ fn remove_unreadable_generations(repo: &Repository) -> Result<()> {
     for object in repo.storage.list(GENERATION_PREFIX)? {
         let readable = |bytes: Vec<u8>| repo.keys.open_order(ObjectKind::Generation, &object.name, &bytes);
         if generation_of(&object.name).is_some_and(|n| n < newest)
-            && repo.storage.get(&object.name).and_then(readable).is_err_and(|e| e.kind() == Kind::Damaged)
+            && repo
+                .storage
+                .get(&object.name, GENERATION_BYTES_MAX)
+                .and_then(readable)
+                .is_err_and(|e| e.kind() == Kind::Damaged)
         {
             repo.storage.delete(&object.name)?;
         }

@@ -11,6 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::error::{Kind, Result};
 use crate::format::coordination::{Beat, SESSION_PREFIX, Session, beat_name, session_name, session_of};
+use crate::format::limits::SESSION_BYTES_MAX;
 use crate::format::manifest;
 use crate::format::{Malformed, ObjectKind};
 use crate::id::SnapshotId;
@@ -75,7 +76,7 @@ fn live_among(repo: &Repository, listed: &[Listed], except: Option<SnapshotId>) 
 fn read<T>(repo: &Repository, name: &str, decode: impl Fn(&[u8]) -> Result<T, Malformed>) -> Result<Option<T>> {
     let opened = repo
         .storage
-        .get(name)
+        .get(name, SESSION_BYTES_MAX)
         .and_then(|bytes| repo.open_object(ObjectKind::Session, name, &bytes))
         .and_then(|(_, plain)| decode(&plain).map_err(|e| e.in_object(name)));
     match opened {

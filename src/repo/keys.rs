@@ -22,7 +22,7 @@ use crate::format::certificate::{self, Certificate};
 use crate::format::config::Config;
 use crate::format::epoch::{self, Epoch, Listed, SealedSecrets};
 use crate::format::keyslot::{self, EpochSecrets, Kdf, KeySlot, SecretBytes, SlotKeys, SlotKind};
-use crate::format::limits::NAME_BYTES_MAX;
+use crate::format::limits::{KEY_SLOT_BYTES_MAX, NAME_BYTES_MAX};
 use crate::format::pack::WrappedKey;
 use crate::format::signed::{Claim, Order};
 use crate::format::{Malformed, ObjectKind, associated_data};
@@ -34,6 +34,7 @@ use crate::transform::sign::{self, Signer};
 use crate::transform::{kdf, seal};
 
 use super::parallel::{at_once, each};
+use super::refuse_unreadable;
 use super::ring::{KnownSlot, RawRing, Ring, open_order, secrets_name};
 
 /// What the one line of a key file begins with; 64 hexadecimal digits follow.
@@ -578,6 +579,7 @@ impl MadeSlot {
         let wrapping = seal::SealKey::new(&key);
         let sealed = wrapping.seal(env, &slot_name(repo, id), &Zeroizing::new(plain.encode()));
         let object = KeySlot::new(repo, kdf, sealed).encode();
+        refuse_unreadable(&keyslot::object_name(id), &object, KEY_SLOT_BYTES_MAX)?;
         let certificate = Certificate {
             kind,
             label: label.to_owned(),
@@ -676,7 +678,7 @@ pub fn list_slots(storage: &dyn Storage) -> Result<Slots> {
     let ids: Vec<SlotId> = listed.iter().filter_map(|o| o.name.strip_prefix(keyslot::PREFIX)?.parse().ok()).collect();
     let read = each(at_once(storage), &ids, |id| {
         let name = keyslot::object_name(*id);
-        let bytes = storage.get(&name)?;
+        let bytes = storage.get(&name, KEY_SLOT_BYTES_MAX)?;
         let slot = KeySlot::decode(&bytes).map_err(|e: Malformed| e.in_object(&name))?;
         Ok((slot, bytes))
     });

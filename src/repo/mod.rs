@@ -42,6 +42,7 @@ use crate::format::coordination::{GENERATION_PREFIX, Generation, generation_name
 use crate::format::index::IndexObject;
 use crate::format::keyslot::SlotKind;
 use crate::format::keyslot::object_name as slot_name;
+use crate::format::limits::{GENERATION_BYTES_MAX, INDEX_OBJECT_BYTES_MAX};
 use crate::format::signed::Claim;
 use crate::format::{FORMAT_VERSION, ObjectKind, envelope, manifest};
 use crate::id::{BlobId, IndexId, PackId, RepoId, SnapshotId};
@@ -258,7 +259,8 @@ impl Repository {
     /// `Damaged`, `NotFound`, `Storage`.
     pub fn read_index_object(&self, id: IndexId) -> Result<IndexObject> {
         let name = crate::format::index::object_name(id);
-        let (_, plain) = self.open_object(ObjectKind::Index, &name, &self.storage.get(&name)?)?;
+        let bytes = self.storage.get(&name, INDEX_OBJECT_BYTES_MAX)?;
+        let (_, plain) = self.open_object(ObjectKind::Index, &name, &bytes)?;
         IndexObject::decode(&plain).map_err(|e| e.in_object(&name))
     }
 
@@ -345,7 +347,8 @@ impl Repository {
             return Ok(Generation::default());
         }
         let name = generation_name(number);
-        let (_, plain) = self.keys.open_order(ObjectKind::Generation, &name, &self.storage.get(&name)?)?;
+        let bytes = self.storage.get(&name, GENERATION_BYTES_MAX)?;
+        let (_, plain) = self.keys.open_order(ObjectKind::Generation, &name, &bytes)?;
         Generation::decode(&plain).map_err(|e| e.in_object(&name))
     }
 
@@ -391,6 +394,7 @@ impl Repository {
     pub fn publish_generation(&self, number: u64, state: &Generation) -> Result<()> {
         let name = generation_name(number);
         let object = self.keys.seal_order(self.env.as_ref(), ObjectKind::Generation, &name, &state.encode())?;
+        refuse_unreadable(&name, &object, GENERATION_BYTES_MAX)?;
         let late = || {
             let what = "another prune, check, forget or key change published";
             Error::new(Kind::Busy, format!("{what} {name} first; nothing was deleted"))
@@ -569,6 +573,17 @@ impl Repository {
             self.cache.remove(&gone)?;
         }
         Ok((problems, vanished))
+    }
+}
+
+/// Refuses to write an object that is longer than its readers allow.
+fn refuse_unreadable(name: &str, object: &[u8], bytes_max: u64) -> Result<()> {
+    match object.len() as u64 {
+        size if size > bytes_max => Err(Error::new(
+            Kind::Failed,
+            format!("{name} would have {size} bytes, at most {bytes_max} are allowed; it was not written"),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::format::config::{self, Config, Parameters};
+use crate::format::limits::CONFIG_BYTES_MAX;
 use crate::format::{ObjectKind, associated_data};
 use crate::id::RepoId;
 use crate::storage::Storage;
@@ -132,7 +133,7 @@ pub(super) fn refuse_remains(storage: &dyn Storage, kind: Kind) -> Result<()> {
 /// # Errors
 /// `NoRepository`, `Damaged`, `Storage`, `Denied`.
 pub fn read_config(storage: &dyn Storage) -> Result<Config> {
-    let bytes = match storage.get(config::OBJECT_NAME) {
+    let bytes = match storage.get(config::OBJECT_NAME, CONFIG_BYTES_MAX) {
         Err(error) if error.kind() == Kind::NotFound => {
             storage.look()?;
             refuse_remains(storage, Kind::Damaged)?;

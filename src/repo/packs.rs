@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::format::ObjectKind;
 use crate::format::index::IndexedPack;
+use crate::format::limits::PACK_BYTES_MAX;
 use crate::format::pack::{self, FOOTER_LEN, HEADER_LEN, PackHeader, Trailer, WrappedKey, blobs_end, decode_footer};
 use crate::id::PackId;
 use crate::transform::hash::stream_digest;
@@ -43,6 +44,9 @@ impl Repository {
         let name = pack::object_name(id);
         if size < (HEADER_LEN + FOOTER_LEN) as u64 {
             return Err(Error::damaged(name, format!("{size} bytes are no pack (truncated?)")));
+        }
+        if size > PACK_BYTES_MAX {
+            return Err(Error::damaged(name, format!("has {size} bytes, at most {PACK_BYTES_MAX} are allowed")));
         }
         let (header, _) = self.read_pack_header(id)?;
         let footer = self.storage.get_range(&name, size - FOOTER_LEN as u64, FOOTER_LEN)?;

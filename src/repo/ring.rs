@@ -42,7 +42,7 @@ impl RawRing {
         let numbers: Vec<u32> = epochs?.iter().filter_map(|object| epoch::number_of(&object.name)).collect();
         let slots: Vec<SlotId> =
             slots?.iter().filter_map(|object| object.name.strip_prefix(certificate::PREFIX)?.parse().ok()).collect();
-        let read = |name: &str, max: usize| get(storage, name, max);
+        let read = |name: &str, max| storage.get(name, max);
         let threads = at_once(storage);
         let epochs = each(threads, &numbers, |n| read(&epoch::object_name(*n), EPOCH_BYTES_MAX));
         let certificates = each(threads, &slots, |id| read(&certificate::object_name(*id), CERTIFICATE_BYTES_MAX));
@@ -239,12 +239,4 @@ fn secrets_of(repo: RepoId, number: u32, epoch: &Epoch, plain: &SlotKeys, slot: 
     let fits = seal::public_key(&secrets.secret.0) == epoch.public
         && Signer::new(&secrets.authority.0).public() == epoch.authority;
     fits.then_some(secrets)
-}
-
-fn get(storage: &dyn Storage, name: &str, max: usize) -> Result<Vec<u8>> {
-    let bytes = storage.get(name)?;
-    if bytes.len() > max {
-        return Err(Error::damaged(name, format!("has {} bytes, at most {max} are allowed", bytes.len())));
-    }
-    Ok(bytes)
 }

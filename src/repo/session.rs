@@ -21,6 +21,7 @@ use std::time::Duration;
 use crate::env::lock;
 use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{self, Beat, beat_name, session_name};
+use crate::format::limits::MANIFEST_BYTES_MAX;
 use crate::format::manifest::{self, Header, Manifest, SealedManifest};
 use crate::format::pack::WrappedKey;
 use crate::format::{ObjectKind, associated_data, pack};
@@ -32,7 +33,7 @@ use super::index::Location;
 use super::keys::DataKey;
 use super::parallel::{at_once, each};
 use super::rules::Rule;
-use super::{Indexed, Repository};
+use super::{Indexed, Repository, refuse_unreadable};
 
 /// How often a working session refreshes its heartbeat.
 const BEAT_INTERVAL: Duration = Duration::from_mins(1);
@@ -273,6 +274,8 @@ impl<'r> Session<'r> {
         let header = Header { body: manifest::body_digest(key, &body), ..header.clone() };
         let header = repo.keys.seal_claim(env, ObjectKind::ManifestHeader, name.as_bytes(), &header.encode());
         let object = SealedManifest { key: self.key.wrapped.clone(), header: &header, body: &body }.encode();
+        refuse_unreadable(&name, &object, MANIFEST_BYTES_MAX)
+            .map_err(|e| e.hint("there are too many parts or files: take several snapshots"))?;
         let beat = self.beat.take();
         if let Err(error) = repo.storage.put_new(&name, &object) {
             match self.settle(&object, error) {
@@ -315,10 +318,17 @@ impl Session<'_> {
         let repo = self.repo();
         match error.kind() {
             Kind::AlreadyExists => return Settled::Unpublished(fenced(self.id)),
+            // It would be read from memory, not from the disk.
+            _ if error.is_durability_unknown() => {
+                return Settled::Unknown(error.during(format!(
+                    "snapshot {} may be listed, but is not known to be on the disk: take it again",
+                    self.id
+                )));
+            }
             _ if !repo.rules.keep(Rule::Settle) => return Settled::Unpublished(error),
             _ => {}
         }
-        let published = || repo.storage.get(&manifest::object_name(self.id));
+        let published = || repo.storage.get(&manifest::object_name(self.id), MANIFEST_BYTES_MAX);
         let standing = if repo.storage.exclusive() {
             match fence(repo, self.id) {
                 Ok(true) => return Settled::Unpublished(error),

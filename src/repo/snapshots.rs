@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use jiff::Timestamp;
 
 use crate::error::{Error, Kind, Result};
+use crate::format::limits::MANIFEST_BYTES_MAX;
 use crate::format::manifest::{self, Digest, Header, Listing, Manifest, Part, PartList, Published, SealedManifest};
 use crate::format::signed::Claim;
 use crate::format::{ObjectKind, associated_data};
@@ -262,7 +263,7 @@ impl Repository {
         {
             return Ok(opened);
         }
-        let bytes = self.storage.get(&name)?;
+        let bytes = self.storage.get(&name, MANIFEST_BYTES_MAX)?;
         let opened = open(&bytes)?;
         self.cache.put_manifest(&id, &bytes)?;
         Ok(opened)

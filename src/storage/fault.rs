@@ -296,8 +296,8 @@ impl<S: Storage> Storage for Fault<S> {
         self.call(Operation::PutReplace, name, bytes.len(), |inner| inner.put_replace(name, bytes)).map(drop)
     }
 
-    fn get(&self, name: &str) -> Result<Vec<u8>> {
-        let (bytes, turn) = self.call(Operation::Get, name, 0, |inner| inner.get(name))?;
+    fn get(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
+        let (bytes, turn) = self.call(Operation::Get, name, 0, |inner| inner.get(name, bytes_max))?;
         Ok(self.received(&turn, bytes))
     }
 
@@ -368,7 +368,7 @@ impl Turn {
 }
 
 fn before(inner: &impl Storage, name: &str) -> Result<Option<Vec<u8>>> {
-    match inner.get(name) {
+    match inner.get(name, u64::MAX) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == Kind::NotFound => Ok(None),
         Err(error) => Err(error),

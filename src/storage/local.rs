@@ -10,23 +10,29 @@
 //! lies in `tmp/`, is never listed, and is swept later ([`Storage::sweep_temporary`]). A living writer that is
 //! that slow loses its put, not data.
 //!
+//! A sync that failed once stays a failure: the kernel reports an error once and then takes the pages for clean, so
+//! neither a second sync nor reading the object back proves anything. From then on every write of this [`Local`]
+//! fails. A folder is opened before it is changed, since only then its sync reports all errors that follow.
+//!
 //! Modes: folders 0700, objects 0400 (written once, never again), replaceable objects 0600.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::{Listed, OWN, Storage, check_name, check_prefix, too_short};
+use super::{LISTED_MAX, Listed, NAME_COMPONENTS_MAX, OWN, Storage};
+use super::{check_name, check_prefix, too_long, too_many_listed, too_short};
 use crate::env::lock;
 use crate::error::{Error, Kind, Result};
 
@@ -48,6 +54,28 @@ pub struct Local {
     /// The file system has no rename that refuses to replace: hard links do it.
     links_only: AtomicBool,
     temporaries: AtomicU64,
+    /// The first sync that failed.
+    failed_sync: OnceLock<FailedSync>,
+    sync_fault: Option<SyncFault>,
+}
+
+/// A sync that failed.
+#[derive(Debug)]
+struct FailedSync {
+    /// The file or folder, as a path from the repository's root.
+    synced: String,
+    /// The object that was being written or deleted.
+    object: String,
+    errno: Errno,
+}
+
+/// Whether the sync of a file or folder for an object fails, in tests.
+struct SyncFault(Box<dyn Fn(&str, &str) -> bool + Send + Sync>);
+
+impl fmt::Debug for SyncFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SyncFault")
+    }
 }
 
 impl Local {
@@ -64,6 +92,8 @@ impl Local {
             durable_folders: Mutex::default(),
             links_only: AtomicBool::new(false),
             temporaries: AtomicU64::new(0),
+            failed_sync: OnceLock::new(),
+            sync_fault: None,
         })
     }
 
@@ -114,6 +144,13 @@ impl Local {
         self
     }
 
+    /// Syncs fail where `fails` says so, by the path from the root of what is synced (`tmp/…`, `packs/4f`, `.`) and the
+    /// name of the object: a broken disk, for tests on any disk.
+    #[must_use]
+    pub fn with_sync_fault(self, fails: impl Fn(&str, &str) -> bool + Send + Sync + 'static) -> Self {
+        Self { sync_fault: Some(SyncFault(Box::new(fails))), ..self }
+    }
+
     fn sweep(&self, older_than: Duration) -> io::Result<usize> {
         let mut folder = match open_folder(&self.root, TEMPORARY) {
             Ok(folder) => Dir::new(folder)?,
@@ -143,8 +180,8 @@ impl Local {
         Ok(swept)
     }
 
-    /// Writes and syncs a temporary that holds `bytes`.
-    fn write_temporary(&self, bytes: &[u8], mode: Mode) -> io::Result<Temporary<'_>> {
+    /// Writes and syncs a temporary that holds the `bytes` of the object `name`.
+    fn write_temporary(&self, name: &str, bytes: &[u8], mode: Mode) -> io::Result<Temporary<'_>> {
         let mut temporary = self.new_temporary()?;
         temporary.file.write_all(bytes)?;
         if mode != MODE_REPLACEABLE {
@@ -154,7 +191,7 @@ impl Local {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        temporary.file.sync_all()?;
+        self.sync(&temporary.file, &temporary.name, name)?;
         Ok(temporary)
     }
 
@@ -189,54 +226,105 @@ impl Local {
     fn make_parents(&self, name: &str) -> io::Result<()> {
         for (end, _) in name.match_indices('/') {
             let folder = &name[..end];
+            let above = open_folder(&self.root, parent(folder))?;
             let is_new = self.make_folder(folder)?;
             if is_new || !lock(&self.durable_folders).contains(folder) {
-                self.sync_folder(parent(folder))?;
+                self.sync(&above, parent(folder), name)?;
                 lock(&self.durable_folders).insert(folder.to_owned());
             }
         }
         Ok(())
     }
 
-    fn sync_folder(&self, folder: &str) -> io::Result<()> {
-        sync(&open_folder(&self.root, folder)?)
+    /// Syncs the file or folder at the path `synced` from the root, for `object`.
+    fn sync(&self, handle: impl AsFd, synced: &str, object: &str) -> io::Result<()> {
+        let is_broken = self.sync_fault.as_ref().is_some_and(|fault| fault.0(synced, object));
+        let result = if is_broken { Err(Errno::IO.into()) } else { sync(handle) };
+        let Err(error) = result else { return Ok(()) };
+        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        // Where only room is missing, the temporary goes, and nobody ever saw it: nothing else is in doubt. Network file
+        // systems report a full disk here, and prune must be able to go on.
+        let is_full = matches!(errno, Errno::NOSPC | Errno::DQUOT) && synced.starts_with(TEMPORARY);
+        if !is_full {
+            let failed = FailedSync { synced: synced.to_owned(), object: object.to_owned(), errno };
+            let _ = self.failed_sync.set(failed);
+        }
+        Err(error)
+    }
+
+    /// Does a write of the object `name`, unless a sync has failed; also one of another thread: it may have been told
+    /// the error that this write should have got.
+    fn write<T>(&self, verb: &str, name: &str, work: impl FnOnce() -> io::Result<T>) -> Result<T> {
+        self.check_synced(verb, name)?;
+        let done = work().map_err(|error| self.failed(verb, name, error));
+        self.check_synced(verb, name)?;
+        done
+    }
+
+    /// Refuses to `verb` the object `name` once a sync has failed.
+    fn check_synced(&self, verb: &str, name: &str) -> Result<()> {
+        let Some(FailedSync { synced, object, errno }) = self.failed_sync.get() else { return Ok(()) };
+        let shown = self.path.display();
+        let context = if object == name {
+            format!("cannot {verb} {name} in {shown}: the sync of {synced} failed")
+        } else {
+            format!("cannot {verb} {name} in {shown}: the sync of {synced} for {object} failed before")
+        };
+        Err(Error::storage(context, io::Error::from(*errno))
+            .hint("nothing is written any more: check the disk and the kernel's log; when the disk is sound, run it again")
+            .with_unknown_durability())
     }
 
     /// False when the name was taken.
     fn create_object(&self, name: &str, bytes: &[u8]) -> io::Result<bool> {
-        let mut temporary = self.write_temporary(bytes, MODE_IMMUTABLE)?;
+        let mut temporary = self.write_temporary(name, bytes, MODE_IMMUTABLE)?;
         self.make_parents(name)?;
+        let folder = open_folder(&self.root, parent(name))?;
         if !temporary.claim(name)? {
             return Ok(false);
         }
-        self.sync_folder(parent(name))?;
+        self.sync(folder, parent(name), name)?;
         Ok(true)
     }
 
     fn replace_object(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let mut temporary = self.write_temporary(bytes, MODE_REPLACEABLE)?;
+        let mut temporary = self.write_temporary(name, bytes, MODE_REPLACEABLE)?;
         self.make_parents(name)?;
+        let folder = open_folder(&self.root, parent(name))?;
         temporary.replace(name)?;
-        self.sync_folder(parent(name))
+        self.sync(folder, parent(name), name)
     }
 
     fn delete_object(&self, name: &str) -> io::Result<()> {
+        let folder = match open_folder(&self.root, parent(name)) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            opened => opened?,
+        };
         match rustix::fs::unlinkat(&self.root, name, AtFlags::empty()) {
             // A missing object may be a delete that was killed before it was durable: sync all the same.
             Ok(()) | Err(Errno::NOENT) => {}
             Err(Errno::NOTDIR | Errno::ISDIR) => return Ok(()),
             Err(errno) => return Err(errno.into()),
         }
-        match self.sync_folder(parent(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            synced => synced,
-        }
+        self.sync(folder, parent(name), name)
     }
 
-    fn open_object(&self, name: &str) -> Result<OwnedFd> {
+    /// An object's file and its size. What is no regular file is no object: it is neither opened nor waited for.
+    fn open_object(&self, name: &str) -> Result<(OwnedFd, u64)> {
         check_object_name(name)?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        rustix::fs::openat(&self.root, name, flags, Mode::empty()).map_err(|errno| self.unreadable(name, errno))
+        let regular_size = |found: rustix::io::Result<rustix::fs::Stat>| match found {
+            Ok(found) if FileType::from_raw_mode(found.st_mode).is_file() => Ok(found.st_size as u64),
+            Ok(_) => Err(self.missing(name)),
+            Err(errno) => Err(self.unreadable(name, errno)),
+        };
+        // Opening alone has effects on some devices.
+        regular_size(rustix::fs::statat(&self.root, name, AtFlags::empty()))?;
+        // It may be another file by now: so without waiting for the other end of a pipe.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = rustix::fs::openat(&self.root, name, flags, Mode::empty());
+        let file = file.map_err(|errno| self.unreadable(name, errno))?;
+        let size = regular_size(rustix::fs::fstat(&file))?;
+        Ok((file, size))
     }
 
     /// Reads up to `len` bytes from `offset` into an empty buffer; less only where the file ends.
@@ -259,13 +347,23 @@ impl Local {
     }
 
     fn list_folder(&self, prefix: &str) -> io::Result<Vec<Listed>> {
-        let mut listed = Vec::new();
-        match open_folder(&self.root, if prefix.is_empty() { "." } else { prefix }) {
-            Ok(folder) => walk(folder, prefix, &mut listed)?,
-            Err(Errno::NOENT) => self.check_absent(prefix)?,
-            Err(errno) => return Err(errno.into()),
+        let mut walk = Walk::default();
+        let mut folder = open_folder(&self.root, ".")?;
+        for (end, _) in prefix.match_indices('/') {
+            // A link that leads back is no empty folder.
+            if !walk.enter(&folder)? {
+                return Err(Errno::LOOP.into());
+            }
+            folder = match open_folder(&self.root, &prefix[..end]) {
+                Err(Errno::NOENT) => return self.check_absent(&prefix[..end]).map(|()| Vec::new()),
+                opened => opened?,
+            };
         }
-        Ok(listed)
+        if !walk.enter(&folder)? {
+            return Err(Errno::LOOP.into());
+        }
+        walk.read(folder, prefix)?;
+        Ok(walk.listed)
     }
 
     /// A folder that could not be opened is an empty one only if it is truly not there: a dangling
@@ -297,7 +395,7 @@ impl Local {
 impl Storage for Local {
     fn put_new(&self, name: &str, bytes: &[u8]) -> Result<()> {
         check_object_name(name)?;
-        if self.create_object(name, bytes).map_err(|error| self.failed("write", name, error))? {
+        if self.write("write", name, || self.create_object(name, bytes))? {
             Ok(())
         } else {
             Err(Error::new(Kind::AlreadyExists, format!("{name} exists already in {}", self.path.display())))
@@ -306,25 +404,23 @@ impl Storage for Local {
 
     fn put_replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
         check_object_name(name)?;
-        self.replace_object(name, bytes).map_err(|error| self.failed("replace", name, error))
+        self.write("replace", name, || self.replace_object(name, bytes))
     }
 
-    fn get(&self, name: &str) -> Result<Vec<u8>> {
+    fn get(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        self.get_into(name, &mut bytes)?;
+        self.get_into(name, bytes_max, &mut bytes)?;
         Ok(bytes)
     }
 
-    fn get_into(&self, name: &str, buffer: &mut Vec<u8>) -> Result<()> {
+    fn get_into(&self, name: &str, bytes_max: u64, buffer: &mut Vec<u8>) -> Result<()> {
         buffer.clear();
-        let file = self.open_object(name)?;
-        let found = rustix::fs::fstat(&file).map_err(|errno| self.unreadable(name, errno))?;
-        if !FileType::from_raw_mode(found.st_mode).is_file() {
-            return Err(self.missing(name));
+        let (file, size) = self.open_object(name)?;
+        if size > bytes_max {
+            return Err(too_long(name, size, bytes_max));
         }
-        let size = found.st_size as usize;
-        self.read(name, &file, 0, size, buffer)?;
-        if buffer.len() < size {
+        self.read(name, &file, 0, size as usize, buffer)?;
+        if (buffer.len() as u64) < size {
             // Objects never change: somebody cut the file while it was read.
             return Err(Error::damaged(name, format!("ended after {} of {size} bytes", buffer.len())));
         }
@@ -332,18 +428,18 @@ impl Storage for Local {
     }
 
     fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
-        let file = self.open_object(name)?;
-        // The kernel's offsets are signed; nothing lies beyond.
-        let is_possible = offset.checked_add(len as u64).is_some_and(|end| i64::try_from(end).is_ok());
+        let (file, size) = self.open_object(name)?;
+        if offset.checked_add(len as u64).is_none_or(|end| end > size) {
+            return Err(too_short(name, size, offset, len));
+        }
         let mut bytes = Vec::new();
-        if is_possible {
-            self.read(name, &file, offset, len, &mut bytes)?;
-        }
+        self.read(name, &file, offset, len, &mut bytes)?;
         if bytes.len() == len {
-            return Ok(bytes);
+            Ok(bytes)
+        } else {
+            // Objects never change: somebody cut the file while it was read.
+            Err(too_short(name, offset + bytes.len() as u64, offset, len))
         }
-        let size = rustix::fs::fstat(&file).map_err(|errno| self.unreadable(name, errno))?.st_size as u64;
-        Err(too_short(name, size, offset, len))
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
@@ -363,7 +459,7 @@ impl Storage for Local {
 
     fn delete(&self, name: &str) -> Result<()> {
         check_object_name(name)?;
-        self.delete_object(name).map_err(|error| self.failed("delete", name, error))
+        self.write("delete", name, || self.delete_object(name))
     }
 
     fn fills_up(&self) -> bool {
@@ -433,30 +529,71 @@ impl Drop for Temporary<'_> {
     }
 }
 
-/// Adds the objects below `folder`, whose names begin with `prefix`.
-fn walk(folder: OwnedFd, prefix: &str, listed: &mut Vec<Listed>) -> io::Result<()> {
-    let mut folder = Dir::new(folder)?;
-    while let Some(entry) = folder.read() {
-        let entry = entry?;
-        // What has no object's name is not ours: `.`, `..`, `lost+found`, a file browser's traces.
-        let Ok(component) = entry.file_name().to_str() else { continue };
-        let name = format!("{prefix}{component}");
-        if check_object_name(&name).is_err() {
-            continue;
+/// A listing under way.
+#[derive(Default)]
+struct Walk {
+    listed: Vec<Listed>,
+    /// Entries read so far, whatever they are.
+    entries: usize,
+    /// The folders from the repository's root to the one that is read, as device and inode. A link may lead back to
+    /// one of them: what is in it has a name already, so it is not followed.
+    path: Vec<(u64, u64)>,
+}
+
+impl Walk {
+    /// Puts `folder` at the end of the path; false when it is on the path already.
+    fn enter(&mut self, folder: &OwnedFd) -> io::Result<bool> {
+        let found = rustix::fs::fstat(folder)?;
+        let identity = (found.st_dev, found.st_ino);
+        let is_new = !self.path.contains(&identity);
+        if is_new {
+            self.path.push(identity);
         }
-        if entry.file_type() == FileType::Directory {
-            walk(open_folder(folder.fd()?, component)?, &format!("{name}/"), listed)?;
-            continue;
-        }
-        let Some(found) = stat_listed(folder.fd()?, component)? else { continue };
-        match FileType::from_raw_mode(found.st_mode) {
-            FileType::RegularFile => listed.push(Listed { name, size: found.st_size as u64 }),
-            // A symbolic link to a folder, or a file system that does not tell types in listings.
-            FileType::Directory => walk(open_folder(folder.fd()?, component)?, &format!("{name}/"), listed)?,
-            _ => {}
-        }
+        Ok(is_new)
     }
-    Ok(())
+
+    /// Adds the objects below `folder`, the end of the path, whose names begin with `prefix`.
+    fn read(&mut self, folder: OwnedFd, prefix: &str) -> io::Result<()> {
+        let mut folder = Dir::new(folder)?;
+        while let Some(entry) = folder.read() {
+            let entry = entry?;
+            self.entries += 1;
+            if self.entries > LISTED_MAX {
+                return Err(io::Error::other(too_many_listed()));
+            }
+            // What has no object's name is not ours: `.`, `..`, `lost+found`, a file browser's traces.
+            let Ok(component) = entry.file_name().to_str() else { continue };
+            let name = format!("{prefix}{component}");
+            if check_object_name(&name).is_err() {
+                continue;
+            }
+            if entry.file_type() == FileType::Directory {
+                self.subfolder(folder.fd()?, component, &name)?;
+                continue;
+            }
+            let Some(found) = stat_listed(folder.fd()?, component)? else { continue };
+            match FileType::from_raw_mode(found.st_mode) {
+                FileType::RegularFile => self.listed.push(Listed { name, size: found.st_size as u64 }),
+                // A symbolic link to a folder, or a file system that does not tell types in listings.
+                FileType::Directory => self.subfolder(folder.fd()?, component, &name)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the objects of the folder called `name`, unless it is too deep to hold any.
+    fn subfolder(&mut self, above: impl AsFd, component: &str, name: &str) -> io::Result<()> {
+        if name.split('/').count() >= NAME_COMPONENTS_MAX {
+            return Ok(());
+        }
+        let folder = open_folder(above, component)?;
+        if self.enter(&folder)? {
+            self.read(folder, &format!("{name}/"))?;
+            self.path.pop();
+        }
+        Ok(())
+    }
 }
 
 /// Looks at what a listing named; `None` when it was deleted since.
@@ -476,30 +613,41 @@ fn open_folder(at: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Resul
     rustix::fs::openat(at, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-fn sync(folder: impl AsFd) -> io::Result<()> {
-    match rustix::fs::fsync(folder) {
+fn sync(handle: impl AsFd) -> io::Result<()> {
+    match rustix::io::retry_on_intr(|| rustix::fs::fsync(&handle)) {
+        Ok(()) => Ok(()),
         // Some network and FUSE file systems refuse to sync a folder, and have nothing to sync there.
-        Ok(()) | Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) if is_folder(&handle)? => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Makes `path` and the folders above it that are missing, each of them durable.
+fn is_folder(handle: impl AsFd) -> io::Result<bool> {
+    Ok(FileType::from_raw_mode(rustix::fs::fstat(handle)?.st_mode).is_dir())
+}
+
+/// Makes `path` and the folders above it that are missing, each of them durable. Who made the lowest one that exists may
+/// not have got it onto the disk.
 fn make_folders(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
     let above = match path.parent() {
         Some(above) if !above.as_os_str().is_empty() => above,
         _ => Path::new("."),
     };
+    if path.is_dir() {
+        return match File::open(above) {
+            // Who may not read it has not made anything in it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            opened => sync(opened?),
+        };
+    }
     make_folders(above)?;
+    let opened = File::open(above)?;
     match DirBuilder::new().mode(0o700).create(path) {
         // Somebody else was faster.
         Err(_) if path.is_dir() => {}
         made => made?,
     }
-    sync(File::open(above)?)
+    sync(opened)
 }
 
 /// The folder of an object or folder, as a path from the repository's root.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
-use super::{Listed, Storage, check_name, check_prefix, too_short};
+use super::{Listed, Storage, check_name, check_prefix, too_long, too_short};
 use crate::env::lock;
 use crate::error::{Error, Kind, Result};
 
@@ -81,8 +81,12 @@ impl Storage for Memory {
         Ok(())
     }
 
-    fn get(&self, name: &str) -> Result<Vec<u8>> {
-        Ok(self.object(name)?.to_vec())
+    fn get(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
+        let object = self.object(name)?;
+        match object.len() as u64 {
+            size if size > bytes_max => Err(too_long(name, size, bytes_max)),
+            _ => Ok(object.to_vec()),
+        }
     }
 
     fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {

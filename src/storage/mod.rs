@@ -25,6 +25,11 @@ use local::Local;
 /// What a repository's objects and folders are called at the top.
 const OWN: [&str; 9] = ["config", "keys", "packs", "index", "snapshots", "sessions", "prune", "reserve", "tmp"];
 
+/// Most entries of a listing, whether they are objects or not. A store that goes on listing gets an error.
+pub const LISTED_MAX: usize = 1 << 24;
+/// Most components of an object's name, as in `packs/4f/4f0c…`. Deeper folders are not listed.
+pub const NAME_COMPONENTS_MAX: usize = 3;
+
 /// An object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listed {
@@ -39,6 +44,8 @@ pub struct Listed {
 /// Errors: a missing object is [`Kind::NotFound`], an existing one [`Kind::AlreadyExists`], what the
 /// credentials do not allow [`Kind::Denied`], everything else [`Kind::Storage`]; each with the object's
 /// name in the message. After a `Storage` error of a put or delete it may have happened all the same, even later.
+/// After one that [`Error::is_durability_unknown`] marks it may also be undone by a power loss, whatever a later read
+/// shows, and every later write of this `Storage` fails.
 pub trait Storage: Send + Sync {
     /// Creates an object, exclusively and durably: when this returns, the object survives a power
     /// loss; when the name exists, nothing changes and the error is `AlreadyExists`. Nobody ever
@@ -54,24 +61,24 @@ pub trait Storage: Send + Sync {
     /// `Storage`.
     fn put_replace(&self, name: &str, bytes: &[u8]) -> Result<()>;
 
-    /// The whole object.
+    /// The whole object, of at most `bytes_max` bytes. A longer object is an error before its bytes take memory.
     ///
     /// # Errors
-    /// `NotFound`, `Storage`.
-    fn get(&self, name: &str) -> Result<Vec<u8>>;
+    /// `NotFound`, `Damaged` when the object is longer than `bytes_max`, `Storage`.
+    fn get(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>>;
 
-    /// `len` bytes from `offset`. Exactly `len`: a shorter object is an error.
+    /// `len` bytes from `offset`. Exactly `len`: a shorter object is an error, and takes no more memory than its bytes.
     ///
     /// # Errors
     /// `NotFound`, `Damaged` when the object ends early, `Storage`.
     fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>>;
 
     /// Every object whose name begins with `prefix` (a folder name that ends in `/`), in no
-    /// particular order. A listing that fails half-way is an error, never a shorter listing. A
-    /// folder that does not exist is empty.
+    /// particular order and none twice. A listing that fails half-way is an error, never a shorter
+    /// listing. A folder that does not exist is empty. A listing ends, whatever the store does.
     ///
     /// # Errors
-    /// `Storage`.
+    /// `Storage`, also for more than [`LISTED_MAX`] entries and for a store that repeats itself.
     fn list(&self, prefix: &str) -> Result<Vec<Listed>>;
 
     /// The object's size, or `None` when it does not exist.
@@ -91,8 +98,8 @@ pub trait Storage: Send + Sync {
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    fn get_into(&self, name: &str, buffer: &mut Vec<u8>) -> Result<()> {
-        *buffer = self.get(name)?;
+    fn get_into(&self, name: &str, bytes_max: u64, buffer: &mut Vec<u8>) -> Result<()> {
+        *buffer = self.get(name, bytes_max)?;
         Ok(())
     }
 
@@ -205,7 +212,8 @@ fn open_remote(address: &RemoteAddress, _: &Caller, _: bool) -> Result<Arc<dyn S
     Err(Error::new(Kind::Usage, format!("this program was built for folders only, not for {}", address.location())))
 }
 
-/// Refuses names that are not made of plain components, so that no name ever leaves the repository.
+/// Refuses names that are not made of one to [`NAME_COMPONENTS_MAX`] plain components, so that no name ever leaves
+/// the repository.
 ///
 /// # Errors
 /// `Usage` for a hostile or malformed name.
@@ -216,7 +224,7 @@ pub fn check_name(name: &str) -> Result<()> {
             && c != ".."
             && c.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
     };
-    if name.len() <= 255 && name.split('/').all(plain) {
+    if name.len() <= 255 && name.split('/').count() <= NAME_COMPONENTS_MAX && name.split('/').all(plain) {
         Ok(())
     } else {
         Err(Error::new(Kind::Usage, format!("`{}` is not an object name", name.escape_debug())))
@@ -240,4 +248,14 @@ fn check_prefix(prefix: &str) -> Result<()> {
 /// The error of a range that reaches past the end of its object.
 fn too_short(name: &str, size: u64, offset: u64, len: usize) -> Error {
     Error::damaged(name, format!("has {size} bytes, but {len} bytes from offset {offset} are needed"))
+}
+
+/// The error of an object that is longer than its reader allows.
+fn too_long(name: &str, size: u64, bytes_max: u64) -> Error {
+    Error::damaged(name, format!("has {size} bytes, at most {bytes_max} are allowed"))
+}
+
+/// Why a listing is given up.
+fn too_many_listed() -> String {
+    format!("more than {LISTED_MAX} entries")
 }

@@ -79,8 +79,8 @@ impl Storage for Throttle {
         self.inner.put_replace(name, bytes)
     }
 
-    fn get(&self, name: &str) -> Result<Vec<u8>> {
-        self.inner.get(name).inspect(|bytes| self.received(bytes.len()))
+    fn get(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
+        self.inner.get(name, bytes_max).inspect(|bytes| self.received(bytes.len()))
     }
 
     fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
@@ -99,8 +99,8 @@ impl Storage for Throttle {
         self.inner.delete(name)
     }
 
-    fn get_into(&self, name: &str, buffer: &mut Vec<u8>) -> Result<()> {
-        self.inner.get_into(name, buffer)?;
+    fn get_into(&self, name: &str, bytes_max: u64, buffer: &mut Vec<u8>) -> Result<()> {
+        self.inner.get_into(name, bytes_max, buffer)?;
         self.received(buffer.len());
         Ok(())
     }

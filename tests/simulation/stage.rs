@@ -402,8 +402,8 @@ impl Storage for Seat {
         self.write("put_replace", Write::Replace(name.to_owned(), bytes.to_vec()))
     }
 
-    fn get(&self, name: &str) -> Result<Vec<u8>> {
-        self.call("get", name, |stage, _| stage.truth.get(name))
+    fn get(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
+        self.call("get", name, |stage, _| stage.truth.get(name, bytes_max))
     }
 
     fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {

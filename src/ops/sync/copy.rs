@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 use crate::env::{Cancel, lock};
 use crate::error::{Error, Kind, Result};
+use crate::format::limits::PACK_BYTES_MAX;
 use crate::format::manifest::{Catalog, Manifest, Original, Part, PartList, PartName, Stored};
 use crate::format::pack::object_name;
 use crate::format::recipe::{Recipe, RecipeEntry};
@@ -270,7 +271,8 @@ impl<'c> Copying<'c> {
                 && lock(&failure).is_none()
                 && !self.cancel.is_cancelled()
             {
-                let read = source.storage.get_into(&object_name(id), &mut buffer).and_then(|()| {
+                let name = object_name(id);
+                let read = source.storage.get_into(&name, PACK_BYTES_MAX, &mut buffer).and_then(|()| {
                     tally.count(Counter::PackReads, 1);
                     tally.count(Counter::PackReadBytes, buffer.len() as u64);
                     take_over(session, source, id, std::mem::take(&mut buffer))

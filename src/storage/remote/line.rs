@@ -10,10 +10,12 @@
 //! large as the largest object, and neither tells a first contact from the thousandth.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use opendal::{ErrorKind, Result};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
@@ -91,18 +93,18 @@ impl Line {
         })
     }
 
-    /// As [`call`](Self::call), for a download.
+    /// As [`call`](Self::call), for a download; `None` when there was more than the caller takes.
     ///
     /// # Errors
     /// As [`call`](Self::call).
-    pub fn download<F: Future<Output = Result<Vec<u8>>>>(
+    pub fn download<F: Future<Output = Result<Option<Vec<u8>>>>>(
         &self,
         bytes: usize,
         attempt: impl Fn() -> F,
-    ) -> Result<Vec<u8>> {
+    ) -> Result<Option<Vec<u8>>> {
         self.wait(async {
             let found = self.persist(self.time_for(bytes), attempt).await?;
-            self.download.pass(found.len()).await;
+            self.download.pass(found.as_ref().map_or(0, Vec::len)).await;
             Ok(found)
         })
     }
@@ -157,7 +159,12 @@ impl Line {
     async fn attempt<T, F: Future<Output = Result<T>>>(&self, time: Duration, attempt: impl Fn() -> F) -> Result<T> {
         // Never closed, so there is always a permit to come.
         let _permit = self.permits.acquire().await;
-        tokio::time::timeout(time, attempt()).await.unwrap_or_else(|_| Err(no_answer(time)))
+        // OpenDAL panics over some answers that no honest server gives, such as a path outside of the folder.
+        match tokio::time::timeout(time, AssertUnwindSafe(attempt()).catch_unwind()).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(opendal::Error::new(ErrorKind::Unexpected, "the server's answer makes no sense")),
+            Err(_) => Err(no_answer(time)),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod object_lock;
 mod service;
 mod transport;
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
@@ -26,7 +27,8 @@ use opendal::{Buffer, ErrorKind, Operator};
 use tokio::time::timeout;
 
 use super::address::RemoteAddress;
-use super::{Caller, Listed, OWN, Storage, check_name, check_prefix, too_short};
+use super::{Caller, LISTED_MAX, Listed, NAME_COMPONENTS_MAX, OWN, Storage};
+use super::{check_name, check_prefix, too_long, too_many_listed, too_short};
 use crate::env::lock;
 use crate::error::{Error, Kind, Result};
 
@@ -210,7 +212,8 @@ impl Remote {
         if self.create_once(name, body)? == Creation::Created {
             return Ok(Creation::Created);
         }
-        let is_ours = self.stat(name)? == Some(body.len() as u64) && self.get(name)? == body.to_vec();
+        let is_ours =
+            self.stat(name)? == Some(body.len() as u64) && self.get(name, body.len() as u64)? == body.to_vec();
         Ok(if is_ours { Creation::Created } else { Creation::Taken })
     }
 
@@ -296,33 +299,103 @@ impl Remote {
         self.stat(name)?.ok_or_else(|| self.missing(name))
     }
 
-    fn read(&self, name: &str) -> Result<Vec<u8>> {
+    fn read(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
         if self.has_folders() {
             // Reading a folder gives a page about it.
             self.size(name)?;
         }
-        self.line
-            .download(0, || async { Ok(self.operators.plain.read(name).await?.to_vec()) })
-            .map_err(|e| self.failed("read", name, &e))
+        let read = self.line.download(0, || self.read_at_most(name, None, bytes_max));
+        match read.map_err(|e| self.failed("read", name, &e))? {
+            Some(bytes) => Ok(bytes),
+            // Whatever its size is said to be: more than it may have came.
+            None => Err(too_long(name, self.size(name)?.max(bytes_max.saturating_add(1)), bytes_max)),
+        }
+    }
+
+    /// An object or a range of it; `None` when more than `bytes_max` bytes come.
+    async fn read_at_most(
+        &self,
+        name: &str,
+        range: Option<Range<u64>>,
+        bytes_max: u64,
+    ) -> opendal::Result<Option<Vec<u8>>> {
+        let is_whole = range.is_none();
+        let reader = self.operators.plain.reader(name).await?;
+        let mut stream = match range {
+            Some(range) => reader.into_stream(range).await?,
+            None => reader.into_stream(..).await?,
+        };
+        let object_bytes = match stream.metadata().await {
+            Ok(metadata) => metadata.content_length(),
+            // SFTP does not announce it.
+            Err(e) if e.kind() == ErrorKind::Unsupported => 0,
+            Err(e) => return Err(e),
+        };
+        if is_whole && object_bytes > bytes_max {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        let no_memory = |e| opendal::Error::new(ErrorKind::Unexpected, "no memory").set_source(e);
+        bytes.try_reserve_exact(object_bytes.min(bytes_max) as usize).map_err(no_memory)?;
+        while let Some(piece) = stream.try_next().await? {
+            if (bytes.len() + piece.len()) as u64 > bytes_max {
+                return Ok(None);
+            }
+            piece.for_each(|part| bytes.extend_from_slice(&part));
+        }
+        Ok(Some(bytes))
     }
 
     fn list_objects(&self, prefix: &str) -> opendal::Result<Vec<Listed>> {
         let path = if prefix.is_empty() { "/" } else { prefix };
         self.line.call_long(|| async {
-            let mut listed = Vec::new();
-            let time = self.line.time();
-            let late = |_| no_answer(time);
-            let mut lister = self.operators.plain.lister_with(path).recursive(true).await?;
-            // Each page has its own time: there may be thousands.
-            while let Some(entry) = timeout(time, lister.try_next()).await.map_err(late)?? {
-                let (name, metadata) = (entry.path(), entry.metadata());
-                let is_object = metadata.is_file() && check_name(name).is_ok() && name.starts_with(prefix);
-                if is_object && !name.starts_with(TEMPORARY) {
-                    listed.push(Listed { name: name.to_owned(), size: metadata.content_length() });
+            let mut listing = Listing::default();
+            if self.has_folders() {
+                // Folder by folder: a server may answer with folders in folders for ever.
+                let mut folders = vec![path.to_owned()];
+                while let Some(folder) = folders.pop() {
+                    self.list_into(&folder, &mut listing, Some(&mut folders)).await?;
                 }
+            } else {
+                self.list_into(path, &mut listing, None).await?;
             }
-            Ok(listed)
+            listing.objects()
         })
+    }
+
+    /// Adds the objects below `folder`; where folders are real, only those in it, and its folders to `folders`.
+    async fn list_into(
+        &self,
+        folder: &str,
+        listing: &mut Listing,
+        mut folders: Option<&mut Vec<String>>,
+    ) -> opendal::Result<()> {
+        let time = self.line.time();
+        let late = |_| no_answer(time);
+        let prefix = folder.trim_start_matches('/');
+        listing.mark.clear();
+        let mut lister = self.operators.plain.lister_with(folder).recursive(folders.is_none()).await?;
+        // Each page has its own time: there may be thousands.
+        while let Some(entry) = timeout(time, lister.try_next()).await.map_err(late)?? {
+            let (name, metadata) = (entry.path(), entry.metadata());
+            // A folder is in its own page, too.
+            listing.count(if name == folder { "" } else { name })?;
+            let Some(rest) = name.strip_prefix(prefix) else { continue };
+            let is_inside = folders.is_none() || !rest.trim_end_matches('/').contains('/');
+            if !is_inside || check_name(name.trim_end_matches('/')).is_err() || name.starts_with(TEMPORARY) {
+                continue;
+            }
+            if metadata.is_file() {
+                listing.objects.push(Listed { name: name.to_owned(), size: metadata.content_length() });
+            } else if let Some(folders) = &mut folders
+                && name.ends_with('/')
+                && !rest.is_empty()
+                && name.split('/').count() <= NAME_COMPONENTS_MAX
+            {
+                folders.push(name.to_owned());
+            }
+        }
+        Ok(())
     }
 
     fn missing(&self, name: &str) -> Error {
@@ -357,6 +430,47 @@ impl Remote {
     }
 }
 
+/// A listing under way.
+#[derive(Default)]
+struct Listing {
+    objects: Vec<Listed>,
+    /// Entries that the server has named so far.
+    entries: usize,
+    /// The entry before the latest power of two. A server that goes round in a circle of pages names it again:
+    /// R. P. Brent, "An improved Monte Carlo factorization algorithm", 1980.
+    mark: String,
+}
+
+impl Listing {
+    /// Counts an entry. A server that repeats itself, or does not come to an end, gets an error.
+    fn count(&mut self, name: &str) -> opendal::Result<()> {
+        self.entries += 1;
+        if self.entries > LISTED_MAX {
+            return Err(opendal::Error::new(ErrorKind::Unexpected, too_many_listed()));
+        }
+        if !name.is_empty() && name == self.mark {
+            return Err(repeated(name));
+        }
+        if self.entries.is_power_of_two() {
+            name.clone_into(&mut self.mark);
+        }
+        Ok(())
+    }
+
+    /// All of them, each once.
+    fn objects(mut self) -> opendal::Result<Vec<Listed>> {
+        self.objects.sort_unstable();
+        match self.objects.windows(2).find(|pair| pair[0].name == pair[1].name) {
+            Some(pair) => Err(repeated(&pair[0].name)),
+            None => Ok(self.objects),
+        }
+    }
+}
+
+fn repeated(name: &str) -> opendal::Error {
+    opendal::Error::new(ErrorKind::Unexpected, format!("the server lists {} twice", name.escape_debug()))
+}
+
 /// What a first look at a place finds.
 enum Found {
     Nothing,
@@ -384,17 +498,17 @@ impl Storage for Remote {
         }
     }
 
-    fn get(&self, name: &str) -> Result<Vec<u8>> {
+    fn get(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
         check_name(name)?;
         // A move that replaces takes the old one away first on some servers: what is missing is looked for again.
         let looks = if self.has_folders() && name.starts_with(REPLACED) { LOOKS } else { 1 };
         for _ in 1..looks {
-            match self.read(name) {
+            match self.read(name, bytes_max) {
                 Err(e) if e.kind() == Kind::NotFound => std::thread::sleep(LOOK_PAUSE),
                 read => return read,
             }
         }
-        self.read(name)
+        self.read(name, bytes_max)
     }
 
     fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
@@ -405,11 +519,8 @@ impl Storage for Remote {
             let size = self.size(name)?;
             return if len == 0 { Ok(Vec::new()) } else { Err(too_short(name, size, offset, len)) };
         };
-        let read = self
-            .line
-            .download(len, || async { Ok(self.operators.plain.read_with(name).range(offset..end).await?.to_vec()) });
-        match read {
-            Ok(bytes) if bytes.len() == len => Ok(bytes),
+        match self.line.download(len, || self.read_at_most(name, Some(offset..end), len as u64)) {
+            Ok(Some(bytes)) if bytes.len() == len => Ok(bytes),
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
                 Err(self.failed("read", name, &e))
             }
@@ -418,10 +529,11 @@ impl Storage for Remote {
                 match short {
                     _ if size < end => Err(too_short(name, size, offset, len)),
                     Err(e) => Err(self.failed("read", name, &e)),
-                    Ok(bytes) => Err(Error::new(
-                        Kind::Storage,
-                        format!("{} gave {} bytes of {name} instead of {len}", self.location(), bytes.len()),
-                    )),
+                    Ok(bytes) => {
+                        let given = bytes.map_or_else(|| "more".to_owned(), |bytes| bytes.len().to_string());
+                        let what = format!("{} gave {given} bytes of {name} instead of {len}", self.location());
+                        Err(Error::new(Kind::Storage, what))
+                    }
                 }
             }
         }

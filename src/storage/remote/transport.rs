@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
-use http::{Request, Response};
+use futures_util::StreamExt;
+use http::{Method, Request, Response};
 use opendal::{Buffer, HttpBody, HttpTransport, HttpTransporter, Result};
 use opendal_http_transport_reqwest::ReqwestTransport;
+
+use crate::format::limits::PACK_BYTES_MAX;
 
 #[cfg(feature = "s3")]
 use super::object_lock::Locker;
@@ -17,6 +20,13 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Where clouds tell a machine its credentials. They answer at once, or this is no such machine.
 const METADATA_HOSTS: [&str; 3] = ["169.254.169.254", "169.254.170.2", "metadata.google.internal"];
 const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest answer about an object: OpenDAL reads the answers to listings, and what servers say of failures, into memory.
+const ANSWER_BYTES_MAX: u64 = 1 << 20;
+/// Longest page of a listing; WebDAV has a page for each folder.
+const PAGE_BYTES_MAX: u64 = 256 << 20;
+/// What the query of a listing has and that of an object has not.
+const LISTING_WORDS: [&str; 4] = ["list-type=", "comp=list", "prefix=", "delimiter="];
 
 /// A change to requests on their way.
 pub enum Change {
@@ -70,8 +80,35 @@ impl HttpTransport for Transport {
             #[cfg(feature = "s3")]
             Change::Lock(locker) => locker.lock(request).await?,
         };
-        self.client.fetch(request).await
+        let (method, is_listing) = (request.method().clone(), is_listing(&request));
+        let answer = self.client.fetch(request).await?;
+        let bytes_max = match (method, answer.status().is_success()) {
+            (_, true) if is_listing => PAGE_BYTES_MAX,
+            (Method::GET, true) => PACK_BYTES_MAX,
+            _ => ANSWER_BYTES_MAX,
+        };
+        Ok(answer.map(|body| at_most(body, bytes_max)))
     }
+}
+
+fn is_listing(request: &Request<Buffer>) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    request.method().as_str() == "PROPFIND" || LISTING_WORDS.iter().any(|word| query.contains(word))
+}
+
+/// The body, which fails where it goes on after `bytes_max`.
+fn at_most(body: HttpBody, bytes_max: u64) -> HttpBody {
+    let mut left = bytes_max;
+    body.map_inner(|pieces| {
+        Box::new(pieces.map(move |piece| {
+            let piece = piece?;
+            left = left.checked_sub(piece.len() as u64).ok_or_else(|| {
+                let what = format!("the server's answer has more than {bytes_max} bytes");
+                opendal::Error::new(opendal::ErrorKind::Unexpected, what)
+            })?;
+            Ok(piece)
+        }))
+    })
 }
 
 /// RFC 4918, 10.6: a `MOVE` with `Overwrite: F` fails when something is there.
