@@ -18,6 +18,7 @@ mod model;
 mod postgres;
 mod processes;
 mod proxy;
+mod races;
 mod regression;
 mod remote;
 mod retention;

@@ -56,8 +56,10 @@ pub fn publish_or_keep(
                 cancel.resume();
                 cancel.check()?;
                 let what = error.to_string();
-                session.begin_again(report)?;
-                rely_again(session, &manifest, options, report, cancel, error)?;
+                let former = session.begin_again(report)?;
+                if !session.rely_on_former(&former)? {
+                    rely_again(session, &manifest, options, report, cancel, error)?;
+                }
                 report.warn(&format!("{what}; all data is there: publishing it as {} instead", session.id));
             }
             other => return other,
@@ -66,11 +68,10 @@ pub fn publish_or_keep(
     publish_once(session, header, &mut manifest, options, report, cancel)
 }
 
-/// Relies on all that `manifest` needs, in a session that has stored none of it.
+/// Relies on all that `manifest` needs, chunk by chunk, in a session that has stored none of it.
 ///
 /// The session is like any other: it is registered, has read generation and index, and relies on a copy only where the
-/// index lists it in packs that are neither condemned nor missing. What the session before it knew of packs counts for
-/// nothing; its manifest is a list of chunks by name. What lies in condemned packs alone is stored again.
+/// index lists it in packs that are neither condemned nor missing. What lies in condemned packs alone is stored again.
 ///
 /// # Errors
 /// `error`, which kept the session before from publishing, when a chunk is nowhere or can't be read: the session is
@@ -103,13 +104,7 @@ fn rely_again(
             (0, _) => part.recipe.chunks.iter().try_for_each(|entry| visit(entry, 0)),
             // A write-only slot can't read which chunks these are.
             (_, false) => return Err(lost(error)),
-            _ => Reader::new(indexed)?.walk(
-                &part.recipe,
-                at_once(repo.storage.as_ref()),
-                report,
-                cancel,
-                &mut visit,
-            ),
+            _ => Reader::new(indexed)?.walk(&part.recipe, at_once(repo.storage.as_ref()), report, cancel, &mut visit),
         };
         match walked {
             Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => return Err(lost(error)),

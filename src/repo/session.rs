@@ -21,7 +21,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::env::{Env, lock};
 use crate::error::{Error, Kind, Result};
-use crate::format::coordination::{self, Beat, beat_name, session_name};
+use crate::format::coordination::{self, Beat, Distrusted, beat_name, session_name};
 use crate::format::manifest::{self, Header, Manifest, Published, SealedManifest};
 use crate::format::{ObjectKind, associated_data, pack};
 use crate::id::{BlobId, PackId, RepoId, SnapshotId};
@@ -68,6 +68,15 @@ pub struct Session<'r> {
     beat: Option<Heartbeat>,
 }
 
+/// What a session relied on that was replaced by another.
+#[derive(Debug)]
+pub struct Former {
+    /// The packs that it found chunks in, and those that it wrote.
+    packs: BTreeSet<PackId>,
+    /// What was distrusted when it did.
+    distrusted: Vec<Distrusted>,
+}
+
 /// What is to be done with a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
@@ -91,19 +100,44 @@ impl<'r> Session<'r> {
         Self::begin_without(repo, who, &BTreeSet::new(), report)
     }
 
-    /// Replaces this session by a new one under a new id, which reads generation and index afresh. Of this one only the
-    /// packs that were found missing are remembered. It is given up once the new one is registered, so that prune leaves
-    /// its packs alone until then.
+    /// Replaces this session by a new one under a new id, which reads generation and index afresh and relies on nothing yet.
+    /// Of this one only the packs that were found missing are remembered. It is given up once the new one is
+    /// registered, so that prune leaves its packs alone until then. Returns what it relied on.
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
-    pub fn begin_again(&mut self, report: &dyn Report) -> Result<()> {
+    pub fn begin_again(&mut self, report: &dyn Report) -> Result<Former> {
+        let mut packs = std::mem::take(&mut *lock(&self.relied));
+        packs.extend(lock(&self.written).keys());
+        let distrusted = std::mem::take(&mut self.indexed.state.distrusted);
         if !self.repo().storage.exclusive() {
             // There may be a single session.
             self.give_up();
         }
         *self = Self::begin_without(self.repo(), &self.who, self.indexed.missing(), report)?;
-        Ok(())
+        Ok(Former { packs, distrusted })
+    }
+
+    /// Relies on all packs that the session before this one relied on, if every one of them is listed, not condemned and
+    /// no more distrusted than it was. Packs never change, so they hold what that session found in them.
+    ///
+    /// # Errors
+    /// Of the local cache.
+    pub(super) fn rely_on_former(&self, former: &Former) -> Result<bool> {
+        let listed: HashSet<PackId> = self.repo().cache.packs()?.into_iter().map(|pack| pack.id).collect();
+        let distrusted_anew: HashSet<PackId> =
+            self.indexed.state.distrusted.iter().filter(|d| !former.distrusted.contains(d)).map(|d| d.pack).collect();
+        let usable = |pack: &PackId| {
+            listed.contains(pack)
+                && !self.indexed.is_condemned(*pack)
+                && !self.indexed.missing().contains(pack)
+                && !distrusted_anew.contains(pack)
+        };
+        if !former.packs.iter().all(usable) {
+            return Ok(false);
+        }
+        lock(&self.relied).extend(&former.packs);
+        Ok(true)
     }
 
     fn begin_without(
