@@ -1,7 +1,7 @@
 //! Plays histories of the simulation (`tests/simulation/`), any number of them, and says how many a second.
 //!
 //! ```sh
-//! cargo bench --bench simulation -- --histories 200000 --first 1    # until one loses something
+//! cargo bench --bench simulation -- --histories 200000 --first 1    # until one loses or surprises
 //! cargo bench --bench simulation -- --seed 4711                      # replays one, call by call
 //! cargo bench --bench simulation -- --without Fence                  # switches a rule off; must find a loss
 //! cargo bench --bench simulation -- --histories 500 --twice          # the same seed is the same history
@@ -45,6 +45,9 @@ fn main() {
             println!("{line}");
         }
         println!("digest {digest}\nloss: {loss:?}\nsurprise: {surprise:?}");
+        if loss.is_some() || surprise.is_some() {
+            std::process::exit(1);
+        }
         return;
     }
     let (first, histories) = (number("--first", 1), number("--histories", 2000));
@@ -78,6 +81,7 @@ fn main() {
                     }
                     if let Some(surprise) = &played.surprise {
                         println!("seed {seed}: surprise: {surprise}");
+                        found.store(true, Ordering::SeqCst);
                     }
                 }
             });
@@ -88,7 +92,7 @@ fn main() {
     println!(
         "{played} histories in {seconds:.1} s: {:.0} a second; {calls} storage calls, {taken} snapshots, {pruned} prunes, {deleted} packs deleted; {}",
         played as f64 / seconds,
-        if found.load(Ordering::SeqCst) { "LOSS OR DIFFERENCE FOUND" } else { "nothing lost" }
+        if found.load(Ordering::SeqCst) { "LOSS, SURPRISE OR DIFFERENCE FOUND" } else { "nothing lost" }
     );
     if found.load(Ordering::SeqCst) {
         std::process::exit(1);

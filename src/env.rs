@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -13,6 +14,10 @@ pub trait Env: Send + Sync {
     fn now(&self) -> Timestamp;
     /// Fills `bytes` with cryptographically secure randomness.
     fn fill_random(&self, bytes: &mut [u8]);
+    /// The time between two heartbeats of a session; far below the hour after which prune fences a silent one.
+    fn heartbeat_interval(&self) -> Duration {
+        Duration::from_mins(1)
+    }
 }
 
 /// The real clock and the operating system's entropy.
@@ -31,22 +36,35 @@ impl Env for SystemEnv {
 
 /// A request to stop, shared by all threads of one piece of work.
 #[derive(Debug, Default)]
-pub struct Cancel(AtomicBool);
+pub struct Cancel {
+    cancelled: AtomicBool,
+    failed: AtomicBool,
+}
 
 impl Cancel {
     /// A token that nobody has pulled yet.
     pub const fn new() -> Self {
-        Self(AtomicBool::new(false))
+        Self { cancelled: AtomicBool::new(false), failed: AtomicBool::new(false) }
     }
 
     /// Asks all work to end.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.cancelled.store(true, Ordering::SeqCst);
     }
 
-    /// True once [`cancel`](Self::cancel) was called.
+    /// Asks all work to end because a part of it failed, until [`resume`](Self::resume).
+    pub fn fail(&self) {
+        self.failed.store(true, Ordering::SeqCst);
+    }
+
+    /// Takes [`fail`](Self::fail) back, so that failed work can begin again. A [`cancel`](Self::cancel) stays.
+    pub fn resume(&self) {
+        self.failed.store(false, Ordering::SeqCst);
+    }
+
+    /// True once [`cancel`](Self::cancel) was called, or [`fail`](Self::fail) and not yet taken back.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.cancelled.load(Ordering::Relaxed) || self.failed.load(Ordering::Relaxed)
     }
 
     /// An [`Kind::Interrupted`] error once cancelled; called between steps of long work.

@@ -25,6 +25,7 @@ mod postgres;
 mod processes;
 mod proxy;
 mod races;
+mod retries;
 mod regression;
 mod remote;
 mod retention;

@@ -11,6 +11,7 @@ use alluvium::format::keyslot::SlotKind;
 use alluvium::format::manifest::{
     Digest, Header, Manifest, Part, PartKind, PartName, Shape, ShapeKind, SourceKind, Stored,
 };
+use alluvium::format::pack;
 use alluvium::format::recipe::Recipe;
 use alluvium::ops::check::{Subset, check};
 use alluvium::ops::restore::{Target, restore};
@@ -28,8 +29,8 @@ use jiff::SignedDuration;
 use proptest::prelude::*;
 
 use crate::support::{
-    CHEAP, PASSPHRASE, World, dump, forget_ids, indexed, init, noise, open, open_with, options, parts_of, pruned,
-    restored, take, take_with, wanted,
+    Before, CHEAP, PASSPHRASE, World, dump, forget_ids, indexed, init, noise, open, open_with, options, parts_of,
+    pruned, restored, take, take_with, wanted,
 };
 
 fn ids(repo: &Repository) -> Vec<alluvium::id::SnapshotId> {
@@ -348,6 +349,54 @@ fn a_fenced_writer_publishes_nothing() {
     world.pass(SignedDuration::from_hours(3));
     take(&writer, "shop", &data).expect("the next one succeeds");
     pruned(&repo).expect("prune");
+    assert!(check(&repo, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check").problems.is_empty());
+}
+
+/// A session puts an index object after it was fenced, its pack deleted and the pack no longer condemned: later writers
+/// find the pack in the index. They know by the fence that it may be gone, and store its chunks again. (Found by the
+/// simulation, in calm weather.)
+#[test]
+fn an_index_object_later_than_its_packs_deletion_fails_nobody() {
+    let (storage, world) = (Memory::new(), World::new(25));
+    let repo = init(storage.clone(), &world);
+    key::add(&repo, SlotKind::WriteOnly, "", b"write", CHEAP).expect("key add");
+    let old = [1, 2].map(|n| take(&repo, "old", &noise(150_000, n)).expect("take").id);
+    take(&repo, "other", &dump(100, 0)).expect("take");
+    let packs = |storage: &Memory| -> BTreeSet<String> {
+        storage.names().into_iter().filter(|name| name.starts_with("packs/")).collect()
+    };
+    let (before, keeper) = (packs(&storage), (storage.clone(), Arc::clone(&world)));
+    // The session has stored its packs and asked whether it is fenced: it is not. Now it sleeps.
+    let asleep = Before::new(&storage, Operation::PutNew, "index/", move |_| {
+        let (storage, world) = keeper;
+        let written: BTreeSet<String> = packs(&storage).difference(&before).cloned().collect();
+        world.pass(SignedDuration::from_hours(3));
+        let keeper = open(storage.clone(), &world).expect("open");
+        // The first prune fences it and deletes its packs; the second finds nobody at work and them gone and unlisted.
+        for old in old {
+            forget_ids(&keeper, &[old]).expect("forget");
+            pruned(&keeper).expect("prune");
+        }
+        let (_, state) = keeper.newest_generation().expect("generation");
+        assert!(!written.is_empty() && packs(&storage).is_disjoint(&written));
+        assert!(state.condemned.iter().all(|c| !written.contains(&pack::object_name(c.pack))));
+    });
+    let sleeper = open(asleep, &world).expect("open");
+    let data = noise(150_000, 3);
+    let error = take(&sleeper, "shop", &data).expect_err("a pipe can't be read again");
+    assert_eq!(error.kind(), Kind::Busy, "{error}");
+    assert!(error.advice().is_some_and(|hint| hint.contains("pipe")), "{:?}", error.advice());
+    // What it left: the index lists packs that are gone.
+    repo.index(&Silent).expect("index");
+    let there = packs(&storage);
+    let known = repo.cache.packs().expect("packs");
+    assert!(known.iter().any(|known| !there.contains(&pack::object_name(known.id))));
+    for passphrase in [PASSPHRASE, b"write".as_slice()] {
+        let writer = open_with(storage.clone(), &world, passphrase).expect("open");
+        let id = take(&writer, "shop", &data).expect("a pipe succeeds at once").id;
+        assert_eq!(restored(&repo, &repo.snapshot(id).expect("snapshot")).expect("restore"), data);
+    }
+    pruned(&repo).expect("prune takes the packs out of the index");
     assert!(check(&repo, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check").problems.is_empty());
 }
 

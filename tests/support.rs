@@ -1,8 +1,8 @@
 //! What the tests share: a world with its own clock and entropy, repositories in memory, data that looks like dumps.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use alluvium::env::{Cancel, Env};
 use alluvium::error::Result;
@@ -18,7 +18,9 @@ use alluvium::repo::snapshots::Snapshot;
 use alluvium::repo::writer::WriteOptions;
 use alluvium::repo::{Indexed, InitOptions, Repository};
 use alluvium::report::{Report, Silent};
-use alluvium::storage::Storage;
+use alluvium::storage::fault::Operation;
+use alluvium::storage::memory::Memory;
+use alluvium::storage::{Listed, Storage};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
@@ -52,6 +54,64 @@ impl Env for World {
     fn fill_random(&self, bytes: &mut [u8]) {
         let draw = self.drawn.fetch_add(1, Ordering::SeqCst);
         blake3::Hasher::new().update(&self.seed.to_le_bytes()).update(&draw.to_le_bytes()).finalize_xof().fill(bytes);
+    }
+}
+
+/// What [`Before`] does: given the call's name.
+type Work = Box<dyn FnOnce(&str) + Send>;
+
+/// A store that does something once, before a call is carried out: others act between two calls of one machine.
+pub struct Before {
+    inner: Memory,
+    operation: Operation,
+    prefix: &'static str,
+    work: Mutex<Option<Work>>,
+}
+
+impl Before {
+    /// Runs `work` before the first `operation` on an object whose name begins with `prefix`.
+    pub fn new(
+        inner: &Memory,
+        operation: Operation,
+        prefix: &'static str,
+        work: impl FnOnce(&str) + Send + 'static,
+    ) -> Self {
+        Self { inner: inner.clone(), operation, prefix, work: Mutex::new(Some(Box::new(work))) }
+    }
+
+    fn at(&self, operation: Operation, name: &str) -> &Memory {
+        if operation == self.operation && name.starts_with(self.prefix) {
+            let work = self.work.lock().expect("nobody panicked").take();
+            work.into_iter().for_each(|work| work(name));
+        }
+        &self.inner
+    }
+}
+
+impl Storage for Before {
+    fn put_new(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.at(Operation::PutNew, name).put_new(name, bytes)
+    }
+    fn put_replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.at(Operation::PutReplace, name).put_replace(name, bytes)
+    }
+    fn get(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
+        self.at(Operation::Get, name).get(name, bytes_max)
+    }
+    fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
+        self.at(Operation::GetRange, name).get_range(name, offset, len)
+    }
+    fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
+        self.at(Operation::List, prefix).list(prefix)
+    }
+    fn stat(&self, name: &str) -> Result<Option<u64>> {
+        self.at(Operation::Stat, name).stat(name)
+    }
+    fn delete(&self, name: &str) -> Result<()> {
+        self.at(Operation::Delete, name).delete(name)
+    }
+    fn location(&self) -> String {
+        self.inner.location()
     }
 }
 

@@ -27,7 +27,7 @@ use crate::format::recipe::Recipe;
 use crate::id::SnapshotId;
 use crate::repo::Repository;
 use crate::repo::predict::Prediction;
-use crate::repo::publish::publish;
+use crate::repo::publish::{SESSIONS_MAX, publish_or_keep};
 use crate::repo::reader::Reader;
 use crate::repo::session::{Session, Writing};
 use crate::repo::snapshots::{Snapshot, digest_of_stream};
@@ -55,6 +55,17 @@ pub enum Source<'s> {
     Command(Vec<String>),
     /// Files and folders.
     Files(Vec<PathBuf>),
+}
+
+impl Source<'_> {
+    /// The same source, to be read once more; `None` for a stream, which can be read once.
+    fn again(&self) -> Option<Self> {
+        match self {
+            Self::Stream { .. } => None,
+            Self::Command(argv) => Some(Self::Command(argv.clone())),
+            Self::Files(paths) => Some(Self::Files(paths.clone())),
+        }
+    }
 }
 
 /// How.
@@ -117,8 +128,7 @@ pub fn snapshot(
     cancel: &Cancel,
 ) -> Result<Taken> {
     check_names(options)?;
-    let time = repo.env.now();
-    let session =
+    let mut session =
         Session::begin(repo, &Writing { host: options.host.clone(), purpose: "snapshot".to_owned() }, report)?;
     for problem in &session.indexed.problems {
         report.problem(problem.clone());
@@ -128,11 +138,56 @@ pub fn snapshot(
         report.problem(Problem::new(crate::format::manifest::object_name(id), &error).harming([id]));
     }
     let older = repo.seen.compare(repo.storage.as_ref(), session.indexed.generation, &headers, report)?;
+    let mut source = source;
+    let mut sessions = 1;
+    let (taken, header) = loop {
+        let again = source.again();
+        let error = match take(&mut session, source, &headers, options, report, cancel) {
+            Err(error) if session.is_superseded() => error,
+            other => break other?,
+        };
+        // What failed has ended.
+        cancel.resume();
+        cancel.check()?;
+        let Some(again) = again else {
+            return Err(error.hint(
+                "the input was a pipe, which can't be read again: take the snapshot again; as a command \
+                 (`alluvium snapshot … -- COMMAND`) it would have begun again by itself",
+            ));
+        };
+        if sessions == SESSIONS_MAX {
+            return Err(error);
+        }
+        sessions += 1;
+        report.warn(&format!("{error}; beginning the snapshot again"));
+        session.begin_again(report)?;
+        source = again;
+    };
+    // While something is missed it goes on being missed, whatever was stored on top of the older state.
+    if older.is_empty() {
+        repo.seen.note(taken.id, &header, report)?;
+    }
+    report.count(Counter::FilterMisses, repo.cache.filter_misses());
+    Ok(Taken { older_than_seen: older, ..taken })
+}
+
+/// Stores, judges and publishes a source. After an error, a `session` that [is superseded](Session::is_superseded) says
+/// that another one might succeed.
+fn take(
+    session: &mut Session<'_>,
+    source: Source<'_>,
+    headers: &[(SnapshotId, Header)],
+    options: &SnapshotOptions,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<(Taken, Header)> {
+    let repo = session.repo();
+    let time = repo.env.now();
     let series = repo.keys.hasher.series(&options.host, &options.name);
-    let previous = predecessor(&headers, &series, SEQUENCE_MAX);
-    warn_of_the_chain(&headers, &series, previous.as_ref(), time, report);
+    let previous = predecessor(headers, &series, SEQUENCE_MAX);
+    warn_of_the_chain(headers, &series, previous.as_ref(), time, report);
     let sequence = next_sequence(previous.as_ref().map(|(_, header)| header), time);
-    let gathered = gather(&session, source, options, previous.as_ref(), report, cancel)?;
+    let gathered = gather(session, source, options, previous.as_ref(), report, cancel)?;
     let Gathered { kind, whole, shape, parts, catalog, mut stored, left_out, changed } = gathered;
     stored.stored_bytes = session.written_bytes();
 
@@ -170,14 +225,12 @@ pub fn snapshot(
         shrunk_from,
         original: None,
     };
-    let id = publish(session, &header, manifest, options.write, report, cancel)?;
-    // While something is missed it goes on being missed, whatever was stored on top of the older state.
-    if older.is_empty() {
-        repo.seen.note(id, &header, report)?;
-    }
-    report.count(Counter::FilterMisses, repo.cache.filter_misses());
+    let id = publish_or_keep(session, &header, manifest, options.write, report, cancel)?;
     let source = options.name.clone();
-    Ok(Taken { id, source, time, bytes, stored, previous, shrunk_from, left_out, changed, older_than_seen: older })
+    let older_than_seen = Vec::new();
+    let taken =
+        Taken { id, source, time, bytes, stored, previous, shrunk_from, left_out, changed, older_than_seen };
+    Ok((taken, header))
 }
 
 fn check_names(options: &SnapshotOptions) -> Result<()> {

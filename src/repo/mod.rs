@@ -612,6 +612,16 @@ pub struct Indexed<'r> {
 }
 
 impl Indexed<'_> {
+    /// Marks packs as missing: no new snapshot relies on what the index lists of them.
+    pub fn avoid(&mut self, packs: impl IntoIterator<Item = PackId>) {
+        self.trust.missing.extend(packs);
+    }
+
+    /// The packs that were marked by [`avoid`](Self::avoid).
+    pub fn missing(&self) -> &BTreeSet<PackId> {
+        &self.trust.missing
+    }
+
     /// A copy of the blob that a new snapshot may rely on: neither it nor what it is a difference to is condemned or known
     /// to be damaged.
     ///
@@ -731,6 +741,8 @@ impl Indexed<'_> {
 /// A generation's state in a form that answers quickly.
 struct Trust {
     condemned: HashSet<PackId>,
+    /// Packs that the index lists and the storage lacks.
+    missing: BTreeSet<PackId>,
     distrusted: HashMap<PackId, HashSet<BlobId>>,
 }
 
@@ -739,12 +751,13 @@ impl Trust {
         let condemned = state.condemned.iter().filter(|_| rules.keep(Rule::AvoidCondemned));
         Self {
             condemned: condemned.map(|c| c.pack).collect(),
+            missing: BTreeSet::new(),
             distrusted: state.distrusted.iter().map(|d| (d.pack, d.blobs.iter().copied().collect())).collect(),
         }
     }
 
     fn usable(&self, id: &BlobId, pack: PackId) -> bool {
-        !self.condemned.contains(&pack) && !self.distrusts(id, pack)
+        !self.condemned.contains(&pack) && !self.missing.contains(&pack) && !self.distrusts(id, pack)
     }
 
     fn distrusts(&self, id: &BlobId, pack: PackId) -> bool {

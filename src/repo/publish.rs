@@ -1,19 +1,145 @@
 //! The end of a write: what a prune condemned meanwhile is stored again, then the manifest goes out
-//! (rules I4 and I5).
+//! (rules I4 and I5). A session that can't publish any more is replaced by another, as long as its data is there.
+
+use std::collections::BTreeSet;
 
 use crate::env::Cancel;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::format::keyslot::SlotKind;
-use crate::format::manifest::{Header, Manifest};
+use crate::format::manifest::{Header, Listing, Manifest};
 use crate::format::pack::object_name;
-use crate::id::{PackId, SnapshotId};
+use crate::format::recipe::RecipeEntry;
+use crate::id::{BlobId, PackId, SnapshotId};
 use crate::report::Report;
 
-use super::reader::Reader;
+use super::parallel::at_once;
+use super::reader::{Reader, Walked, Walking};
 use super::session::Session;
 use super::writer::{WriteOptions, write};
 
+/// Sessions that one snapshot takes at most.
+pub const SESSIONS_MAX: usize = 3;
+
 /// Publishes a snapshot whose data is durable.
+///
+/// # Errors
+/// As [`publish_or_keep`].
+pub fn publish(
+    mut session: Session<'_>,
+    header: &Header,
+    manifest: Manifest,
+    options: WriteOptions,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<SnapshotId> {
+    publish_or_keep(&mut session, header, manifest, options, report, cancel)
+}
+
+/// Publishes a snapshot whose data is durable, under a new session where `session` can't publish any more. After an error
+/// `session` is the one that was used last; if it [is superseded](Session::is_superseded), only storing everything
+/// from the source again can help.
+///
+/// # Errors
+/// `Busy` when the session was fenced, `Damaged` when a pack is gone, `Storage`, `Interrupted`.
+pub fn publish_or_keep(
+    session: &mut Session<'_>,
+    header: &Header,
+    mut manifest: Manifest,
+    options: WriteOptions,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<SnapshotId> {
+    for _ in 1..SESSIONS_MAX {
+        match publish_once(session, header, &mut manifest, options, report, cancel) {
+            Err(error) if session.is_superseded() => {
+                // What failed has ended.
+                cancel.resume();
+                cancel.check()?;
+                let what = error.to_string();
+                let former = session.begin_again(report)?;
+                if !session.rely_on_former(&former)? {
+                    rely_again(session, &manifest, options, report, cancel, error)?;
+                }
+                report.warn(&format!("{what}; all data is there: publishing it as {} instead", session.id));
+            }
+            other => return other,
+        }
+    }
+    publish_once(session, header, &mut manifest, options, report, cancel)
+}
+
+/// Relies on all that `manifest` needs, chunk by chunk, in a session that has stored none of it.
+///
+/// The session is like any other: it is registered, has read generation and index, and relies on a copy only where the
+/// index lists it in packs that are neither condemned nor missing. What lies in condemned packs alone is stored again.
+///
+/// # Errors
+/// `error`, which kept the session before from publishing, when a chunk is nowhere or can't be read: the session is
+/// superseded then. `Storage`, `Interrupted`.
+fn rely_again(
+    session: &Session<'_>,
+    manifest: &Manifest,
+    options: WriteOptions,
+    report: &dyn Report,
+    cancel: &Cancel,
+    error: Error,
+) -> Result<()> {
+    let lost = |error: Error| {
+        session.supersede();
+        error
+    };
+    let repo = session.repo();
+    let is_full = repo.keys.kind() == SlotKind::Full;
+    let indexed = &session.indexed;
+    let mut unusable: BTreeSet<BlobId> = BTreeSet::new();
+    let mut visit = |entry: &RecipeEntry, _: u8| {
+        match indexed.usable_chain(&entry.id, u8::MAX)? {
+            Some(chain) => session.rely_on(&chain),
+            None => drop(unusable.insert(entry.id)),
+        }
+        Ok(())
+    };
+    if is_full {
+        let with = Walking { transfers: at_once(repo.storage.as_ref()), report, cancel };
+        let mut unreadable = false;
+        Reader::new(indexed)?.walk_snapshot(manifest, &mut Walked::default(), with, &mut visit, &mut |_| {
+            unreadable = true;
+            Ok(())
+        })?;
+        if unreadable {
+            return Err(lost(error));
+        }
+    } else {
+        // A write-only slot can't read which chunks a list or a recipe names.
+        let Listing::Inline(parts) = &manifest.parts.list else { return Err(lost(error)) };
+        if manifest.catalog.is_some() || parts.iter().any(|part| part.recipe.depth > 0) {
+            return Err(lost(error));
+        }
+        for entry in parts.iter().flat_map(|part| &part.recipe.chunks) {
+            visit(entry, 0)?;
+        }
+    }
+    if unusable.is_empty() {
+        return Ok(());
+    }
+    if !is_full {
+        return Err(lost(error));
+    }
+    let reader = Reader::new(indexed)?;
+    let stored = write(session, options, report, cancel, |writer| {
+        for id in unusable {
+            cancel.check()?;
+            writer.store_again(id, reader.blob(&id)?)?;
+        }
+        Ok(())
+    });
+    match stored {
+        Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => Err(lost(error)),
+        other => other,
+    }
+}
+
+/// Publishes a snapshot whose data is durable under this session, or not at all.
 ///
 /// A write-only session can't read what it would have to store again. It publishes as it is: prune
 /// deletes nothing that such a session may rely on before the session has ended, and then marks again, so
@@ -21,10 +147,10 @@ use super::writer::{WriteOptions, write};
 ///
 /// # Errors
 /// `Busy` when the session was fenced, `Damaged` when a pack is gone, `Storage`, `Interrupted`.
-pub fn publish(
-    mut session: Session<'_>,
+fn publish_once(
+    session: &mut Session<'_>,
     header: &Header,
-    mut manifest: Manifest,
+    manifest: &mut Manifest,
     options: WriteOptions,
     report: &dyn Report,
     cancel: &Cancel,
@@ -38,14 +164,14 @@ pub fn publish(
         }
         for pack in condemned {
             // Only of a session that was taken for dead does prune delete what it relies on.
-            store_again(&session, pack, options, report, cancel)
+            store_again(session, pack, options, report, cancel)
                 .map_err(|e| session.check_alive().err().unwrap_or(e))?;
             session.relies_no_longer(pack);
         }
     }
     manifest.generation = session.indexed.generation;
     cancel.check()?;
-    session.publish(header, &manifest)
+    session.publish_or_keep(header, manifest)
 }
 
 /// Stores again what a condemned pack holds, as far as no other pack has it. That may be more than this

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! begin:  put_new sessions/<id>     from now on prune leaves this session's packs alone
-//!         read the newest generation, then the index
+//!         read the newest generation, then the index; heartbeats meanwhile claim generation 0
 //!         put sessions/<id>.beat    "I rely on nothing that generation g or an older one condemned"
+//!         packs of fenced sessions that the index lists and the storage lacks are not relied on
 //! work:   packs, index objects; the heartbeat is refreshed
 //! commit: generation moved? -> store again what was relied on in newly condemned packs
 //!         every pack relied on exists with its size (I5)
@@ -11,32 +12,33 @@
 //!                                   session for dead takes this very name first, exactly one wins
 //! ```
 //!
-//! A session that is dropped without a commit leaves garbage, never a snapshot.
+//! A session that is dropped without a commit leaves garbage, never a snapshot. One that was fenced, or that relied
+//! on a pack that is gone, is replaced by another under a new id ([`Session::begin_again`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
 
-use crate::env::lock;
+use crate::env::{Env, lock};
 use crate::error::{Error, Kind, Result};
-use crate::format::coordination::{self, Beat, beat_name, session_name};
+use crate::format::coordination::{self, Beat, Distrusted, beat_name, session_name};
 use crate::format::limits::MANIFEST_BYTES_MAX;
-use crate::format::manifest::{self, Header, Manifest, SealedManifest};
+use crate::format::manifest::{self, Header, Manifest, Published, SealedManifest};
 use crate::format::pack::WrappedKey;
 use crate::format::{ObjectKind, associated_data, pack};
 use crate::id::{BlobId, DataKeyId, PackId, SnapshotId};
 use crate::report::{Report, Silent};
+use crate::storage::Storage;
 
 use super::fence::{PATIENCE, fence, live_sessions};
 use super::index::Location;
-use super::keys::DataKey;
-use super::parallel::{at_once, each};
+use super::keys::{DataKey, Keys};
+use super::parallel::{at_once, both, each};
 use super::rules::Rule;
 use super::{Indexed, Repository, refuse_unreadable};
 
-/// How often a working session refreshes its heartbeat.
-const BEAT_INTERVAL: Duration = Duration::from_mins(1);
+/// How many packs are asked for one by one before a listing of all packs is cheaper.
+const STATS_MAX: usize = 64;
 
 /// Who writes, for messages to others.
 #[derive(Clone, Debug)]
@@ -55,6 +57,9 @@ pub struct Session<'r> {
     pub indexed: Indexed<'r>,
     /// Seals this session's data.
     pub key: DataKey,
+    who: Writing,
+    /// Fenced, or relied on a pack that is gone: this session can't publish, another one might.
+    superseded: AtomicBool,
     /// Ids that this session has taken on to store and that no index object names yet.
     claimed: Mutex<HashSet<BlobId>>,
     /// Packs that the snapshot relies on: found by deduplication, or written here.
@@ -64,6 +69,15 @@ pub struct Session<'r> {
     /// Data keys of a twin, sealed to this repository.
     taken_over: Mutex<HashMap<DataKeyId, WrappedKey>>,
     beat: Option<Heartbeat>,
+}
+
+/// What a session relied on that was replaced by another.
+#[derive(Debug)]
+pub struct Former {
+    /// The packs that it found chunks in, and those that it wrote.
+    packs: BTreeSet<PackId>,
+    /// What was distrusted when it did.
+    distrusted: Vec<Distrusted>,
 }
 
 /// What is to be done with a chunk.
@@ -87,6 +101,55 @@ impl<'r> Session<'r> {
     /// `Busy` when there must be one writer at a time and there is another; `Storage`, `Damaged`.
     pub fn begin(repo: &'r Repository, who: &Writing, report: &dyn Report) -> Result<Self> {
         repo.seen.require_same_repository()?;
+        Self::begin_without(repo, who, &BTreeSet::new(), report)
+    }
+
+    /// Replaces this session by a new one under a new id, which reads generation and index afresh and relies on nothing yet.
+    /// Of this one only the packs that were found missing are remembered. It is given up once the new one is
+    /// registered, so that prune leaves its packs alone until then. Returns what it relied on.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub fn begin_again(&mut self, report: &dyn Report) -> Result<Former> {
+        let mut packs = std::mem::take(&mut *lock(&self.relied));
+        packs.extend(lock(&self.written).keys());
+        let distrusted = std::mem::take(&mut self.indexed.state.distrusted);
+        if !self.repo().storage.exclusive() {
+            // There may be a single session.
+            self.give_up();
+        }
+        *self = Self::begin_without(self.repo(), &self.who, self.indexed.missing(), report)?;
+        Ok(Former { packs, distrusted })
+    }
+
+    /// Relies on all packs that the session before this one relied on, if every one of them is listed, not condemned and
+    /// no more distrusted than it was. Packs never change, so they hold what that session found in them.
+    ///
+    /// # Errors
+    /// Of the local cache.
+    pub(super) fn rely_on_former(&self, former: &Former) -> Result<bool> {
+        let listed: HashSet<PackId> = self.repo().cache.packs()?.into_iter().map(|pack| pack.id).collect();
+        let distrusted_anew: HashSet<PackId> =
+            self.indexed.state.distrusted.iter().filter(|d| !former.distrusted.contains(d)).map(|d| d.pack).collect();
+        let usable = |pack: &PackId| {
+            listed.contains(pack)
+                && !self.indexed.is_condemned(*pack)
+                && !self.indexed.missing().contains(pack)
+                && !distrusted_anew.contains(pack)
+        };
+        if !former.packs.iter().all(usable) {
+            return Ok(false);
+        }
+        lock(&self.relied).extend(&former.packs);
+        Ok(true)
+    }
+
+    fn begin_without(
+        repo: &'r Repository,
+        who: &Writing,
+        missing: &BTreeSet<PackId>,
+        report: &dyn Report,
+    ) -> Result<Self> {
         let env = repo.env.as_ref();
         let id = SnapshotId::random(env);
         let session = coordination::Session {
@@ -99,19 +162,26 @@ impl<'r> Session<'r> {
         if repo.rules.keep(Rule::Register) {
             repo.storage.put_new(&name, &repo.seal_object(ObjectKind::Session, &name, &session.encode()))?;
         }
+        // From here on, not from the first use of the index: loading that may take longer than prune waits.
+        let beat = Heartbeat::start(repo, id);
         let ready = (|| {
             if !repo.storage.exclusive() {
                 be_alone(repo, id, report)?;
             }
-            let indexed = repo.index(report)?;
-            let beat = Heartbeat::start(repo, id, indexed.generation)?;
-            Ok((indexed, beat, repo.keys.new_data_key(env)?))
+            let mut indexed = repo.index(report)?;
+            let claim = || beat.claim(indexed.generation);
+            let (claimed, vanished) = both(repo.storage.as_ref(), claim, || vanished(repo));
+            claimed?;
+            indexed.avoid(vanished?.into_iter().chain(missing.iter().copied()));
+            Ok((indexed, repo.keys.new_data_key(env)?))
         })();
         match ready {
-            Ok((indexed, beat, key)) => Ok(Self {
+            Ok((indexed, key)) => Ok(Self {
                 id,
                 indexed,
                 key,
+                who: who.clone(),
+                superseded: AtomicBool::new(false),
                 claimed: Mutex::default(),
                 relied: Mutex::default(),
                 written: Mutex::default(),
@@ -119,10 +189,22 @@ impl<'r> Session<'r> {
                 beat: Some(beat),
             }),
             Err(error) => {
+                beat.stop();
                 remove(repo, id);
                 Err(error)
             }
         }
+    }
+
+    /// True when this session can't publish although the storage works: it was fenced, or it relied on a pack that is
+    /// gone. Another one might ([`begin_again`](Self::begin_again)).
+    pub fn is_superseded(&self) -> bool {
+        self.superseded.load(Ordering::SeqCst)
+    }
+
+    /// Makes [`is_superseded`](Self::is_superseded) true.
+    pub(super) fn supersede(&self) {
+        self.superseded.store(true, Ordering::SeqCst);
     }
 
     /// The repository.
@@ -180,8 +262,13 @@ impl<'r> Session<'r> {
     pub fn check_alive(&self) -> Result<()> {
         match self.repo().storage.stat(&manifest::object_name(self.id))? {
             None => Ok(()),
-            Some(_) => Err(fenced(self.id)),
+            Some(_) => Err(self.fenced()),
         }
+    }
+
+    fn fenced(&self) -> Error {
+        self.supersede();
+        fenced(self.id)
     }
 
     /// Bytes of the packs written so far.
@@ -207,7 +294,9 @@ impl<'r> Session<'r> {
         if number == self.indexed.generation {
             return Ok(Vec::new());
         }
-        self.indexed = self.repo().index_at(number, state, report)?;
+        let mut indexed = self.repo().index_at(number, state, report)?;
+        indexed.avoid(vanished(self.repo())?.into_iter().chain(self.indexed.missing().iter().copied()));
+        self.indexed = indexed;
         let relied = lock(&self.relied);
         Ok(relied.iter().copied().filter(|pack| self.indexed.is_condemned(*pack)).collect())
     }
@@ -218,13 +307,13 @@ impl<'r> Session<'r> {
     }
 
     /// Rule I5: every pack that the snapshot relies on exists with the size that the index says.
-    fn check_packs(&self) -> Result<()> {
+    fn check_packs(&mut self) -> Result<()> {
         let repo = self.repo();
         if !repo.rules.keep(Rule::PacksThere) {
             return Ok(());
         }
-        let written = lock(&self.written);
-        let relied = lock(&self.relied);
+        let written = lock(&self.written).clone();
+        let relied = lock(&self.relied).clone();
         let known = || -> Result<HashMap<PackId, u64>> {
             Ok(repo.cache.packs()?.into_iter().map(|p| (p.id, p.size)).collect())
         };
@@ -236,22 +325,29 @@ impl<'r> Session<'r> {
         }
         let packs: Vec<PackId> = relied.iter().chain(written.keys()).copied().collect();
         let found = each(at_once(repo.storage.as_ref()), &packs, |id| repo.storage.stat(&pack::object_name(*id)));
+        let (mut missing, mut first) = (Vec::new(), None);
         for (id, found) in packs.iter().zip(found) {
-            let name = pack::object_name(*id);
             let expected = written.get(id).or_else(|| sizes.get(id)).copied();
             let found = found?;
             if found.is_none() || found != expected {
-                // Prune has taken this session for dead, and with it its packs.
-                self.check_alive()?;
-                // Whatever told us about this pack is wrong: the next session reads the index afresh.
-                repo.cache.invalidate()?;
+                missing.push(*id);
                 let what = found
                     .map_or("is gone".to_owned(), |n| format!("has {n} bytes instead of {}", expected.unwrap_or(0)));
-                return Err(Error::damaged(name, format!("{what}; this snapshot needs it, and was not published"))
-                    .hint("run `alluvium check`; then take the snapshot again"));
+                first.get_or_insert_with(|| {
+                    let what = format!("{what}; this snapshot needs it, and was not published");
+                    Error::damaged(pack::object_name(*id), what)
+                        .hint("run `alluvium check`; then take the snapshot again")
+                });
             }
         }
-        Ok(())
+        let Some(error) = first else { return Ok(()) };
+        self.indexed.avoid(missing);
+        // Prune has taken this session for dead, and with it its packs.
+        self.check_alive()?;
+        // Whatever listed this pack is wrong: the next session reads the index afresh.
+        repo.cache.invalidate()?;
+        self.supersede();
+        Err(error)
     }
 
     /// Publishes the manifest and ends the session. Generation and packs are checked first; the
@@ -260,6 +356,12 @@ impl<'r> Session<'r> {
     /// # Errors
     /// `Busy` when prune has declared this session dead; `Damaged` when a pack is gone; `Storage`.
     pub fn publish(mut self, header: &Header, manifest: &Manifest) -> Result<SnapshotId> {
+        self.publish_or_keep(header, manifest)
+    }
+
+    /// As [`publish`](Self::publish). A session that could not publish is there for
+    /// [`begin_again`](Self::begin_again).
+    pub(super) fn publish_or_keep(&mut self, header: &Header, manifest: &Manifest) -> Result<SnapshotId> {
         self.check_packs()?;
         let repo = self.repo();
         let name = manifest::object_name(self.id);
@@ -316,32 +418,36 @@ impl Session<'_> {
     /// decides, as between writer and prune.
     fn settle(&self, object: &[u8], error: Error) -> Settled {
         let repo = self.repo();
-        match error.kind() {
-            Kind::AlreadyExists => return Settled::Unpublished(fenced(self.id)),
-            // It would be read from memory, not from the disk.
-            _ if error.is_durability_unknown() => {
-                return Settled::Unknown(error.during(format!(
-                    "snapshot {} may be listed, but is not known to be on the disk: take it again",
-                    self.id
-                )));
-            }
-            _ if !repo.rules.keep(Rule::Settle) => return Settled::Unpublished(error),
-            _ => {}
+        // It would be read from memory, not from the disk.
+        if error.is_durability_unknown() {
+            return Settled::Unknown(error.during(format!(
+                "snapshot {} may be listed, but is not known to be on the disk: take it again",
+                self.id
+            )));
         }
         let published = || repo.storage.get(&manifest::object_name(self.id), MANIFEST_BYTES_MAX);
-        let standing = if repo.storage.exclusive() {
-            match fence(repo, self.id) {
+        let standing = match error.kind() {
+            // Mostly a fence, but a request that the transport repeated meets its own first try.
+            Kind::AlreadyExists => published(),
+            _ if !repo.rules.keep(Rule::Settle) => return Settled::Unpublished(error),
+            _ if repo.storage.exclusive() => match fence(repo, self.id) {
                 Ok(true) => return Settled::Unpublished(error),
                 Ok(false) => published(),
                 Err(e) => Err(e),
-            }
-        } else {
+            },
             // A fence would not hold off a request that comes late. What is not there yet may still come.
-            published()
+            _ => published(),
         };
         match standing {
             Ok(bytes) if bytes == object => Settled::Published,
-            Ok(_) => Settled::Unpublished(fenced(self.id)),
+            Ok(bytes) if matches!(manifest::decode(&bytes), Ok(Published::Fence(_))) => {
+                Settled::Unpublished(self.fenced())
+            }
+            Ok(_) => {
+                self.supersede();
+                let what = format!("another object took the name of snapshot {}; nothing was published", self.id);
+                Settled::Unpublished(Error::new(Kind::Busy, what).hint("take the snapshot again"))
+            }
             Err(_) => {
                 Settled::Unknown(error.during("it is not known whether the snapshot was published").hint(format!(
                     "look for {} in `alluvium snapshots` when the storage answers again; if it is there it is whole",
@@ -352,14 +458,50 @@ impl Session<'_> {
     }
 }
 
-impl Drop for Session<'_> {
-    /// Gives up: the session's packs become garbage that prune may take.
-    fn drop(&mut self) {
+impl Session<'_> {
+    /// Ends a session that has not published: its packs become garbage that prune may take.
+    fn give_up(&mut self) {
         if let Some(beat) = self.beat.take() {
             beat.stop();
             remove(self.indexed.repo, self.id);
         }
     }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
+/// Packs of fenced sessions that the index lists and the storage lacks.
+///
+/// A fenced session does not know of its fence until it asks. It may have asked, been fenced, lost its packs to prune,
+/// and then put the index object that lists them (`docs/protocol.md`, section 6). Its fence is older than the deletion of
+/// the packs, and that is older than the index object: so whoever lists the fences after the index knows which packs to
+/// doubt.
+fn vanished(repo: &Repository) -> Result<BTreeSet<PackId>> {
+    let mut listed = repo.storage.list(manifest::PREFIX)?;
+    listed.retain(|object| object.size == manifest::FENCE_LEN);
+    if listed.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let fenced = super::snapshots::ids(&listed);
+    let mut doubted: Vec<PackId> =
+        repo.cache.packs()?.into_iter().filter(|pack| fenced.contains(&pack.session)).map(|pack| pack.id).collect();
+    doubted.sort_unstable();
+    if doubted.len() > STATS_MAX {
+        let there = repo.list_packs()?;
+        doubted.retain(|pack| !there.contains_key(pack));
+    }
+    let found = each(at_once(repo.storage.as_ref()), &doubted, |id| repo.storage.stat(&pack::object_name(*id)));
+    let mut vanished = BTreeSet::new();
+    for (pack, found) in doubted.into_iter().zip(found) {
+        if found?.is_none() {
+            vanished.insert(pack);
+        }
+    }
+    Ok(vanished)
 }
 
 fn fenced(id: SnapshotId) -> Error {
@@ -392,37 +534,66 @@ fn remove(repo: &Repository, id: SnapshotId) {
 
 /// The thread that refreshes a session's heartbeat.
 struct Heartbeat {
+    pulse: Arc<Pulse>,
     stop: Arc<(Mutex<bool>, Condvar)>,
     thread: std::thread::JoinHandle<()>,
 }
 
+/// Puts heartbeats, one after the other.
+struct Pulse {
+    storage: Arc<dyn Storage>,
+    env: Arc<dyn Env>,
+    keys: Arc<Keys>,
+    name: String,
+    /// Beats put so far, and the generation that they claim: 0 until it was read.
+    state: Mutex<(u64, u64)>,
+}
+
+impl Pulse {
+    /// Puts a beat; from now on all claim `generation`, if any.
+    fn put(&self, generation: Option<u64>) -> Result<()> {
+        // Held until it is put: no beat replaces a later one.
+        let mut state = lock(&self.state);
+        *state = (state.0 + 1, generation.unwrap_or(state.1));
+        let beat = Beat { count: state.0, time: self.env.now(), generation: state.1 };
+        let (env, name) = (self.env.as_ref(), self.name.as_bytes());
+        let sealed = self.keys.seal_claim(env, ObjectKind::Session, name, &beat.encode());
+        self.storage.put_replace(&self.name, &crate::format::envelope::encode(ObjectKind::Session, &sealed))
+    }
+}
+
 impl Heartbeat {
-    /// Puts the first beat at once, the next ones from a thread.
-    fn start(repo: &Repository, id: SnapshotId, generation: u64) -> Result<Self> {
-        let count = AtomicU64::new(0);
-        let (storage, env) = (Arc::clone(&repo.storage), Arc::clone(&repo.env));
-        let (keys, name) = (Arc::clone(&repo.keys), beat_name(id));
-        let put = move || {
-            let beat = Beat { count: count.fetch_add(1, Ordering::Relaxed) + 1, time: env.now(), generation };
-            let sealed = keys.seal_claim(env.as_ref(), ObjectKind::Session, name.as_bytes(), &beat.encode());
-            storage.put_replace(&name, &crate::format::envelope::encode(ObjectKind::Session, &sealed))
-        };
-        put()?;
+    /// Beats from a thread, the first time after an interval. Until a generation is claimed, the beats claim 0, as a
+    /// session without a heartbeat does.
+    fn start(repo: &Repository, id: SnapshotId) -> Self {
+        let pulse = Arc::new(Pulse {
+            storage: Arc::clone(&repo.storage),
+            env: Arc::clone(&repo.env),
+            keys: Arc::clone(&repo.keys),
+            name: beat_name(id),
+            state: Mutex::default(),
+        });
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
-        let waiting = Arc::clone(&stop);
+        let (waiting, beating) = (Arc::clone(&stop), Arc::clone(&pulse));
+        let interval = repo.env.heartbeat_interval();
         let thread = std::thread::spawn(move || {
             let (stopped, wake) = &*waiting;
             let mut guard = lock(stopped);
             while !*guard {
-                let (next, timeout) = wake.wait_timeout(guard, BEAT_INTERVAL).unwrap_or_else(PoisonError::into_inner);
+                let (next, timeout) = wake.wait_timeout(guard, interval).unwrap_or_else(PoisonError::into_inner);
                 guard = next;
                 if timeout.timed_out() && !*guard {
-                    // A beat that fails is one sign of life less; patience is an hour.
-                    let _ = put();
+                    // A beat that fails is one sign of life less; prune waits an hour.
+                    let _ = beating.put(None);
                 }
             }
         });
-        Ok(Self { stop, thread })
+        Self { pulse, stop, thread }
+    }
+
+    /// Claims that this generation was read and nothing is relied on that it condemns: puts a beat at once that says so.
+    fn claim(&self, generation: u64) -> Result<()> {
+        self.pulse.put(Some(generation))
     }
 
     fn stop(self) {

@@ -394,7 +394,7 @@ impl Writer<'_> {
             for (buffer, n) in buffers {
                 if cut.is_err() {
                     // The source is told; reading it to its end would help nobody.
-                    self.cancel.cancel();
+                    self.cancel.fail();
                     self.pool.give(buffer);
                     break;
                 }
@@ -678,7 +678,7 @@ impl Failure<'_> {
             .unwrap_or_else(|_| Err(Error::new(Kind::Failed, "a thread panicked; nothing was published")));
         if let Err(error) = result {
             self.set(State::Failed(error));
-            self.cancel.cancel();
+            self.cancel.fail();
         }
     }
 

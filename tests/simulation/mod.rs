@@ -16,3 +16,4 @@
 pub mod history;
 pub mod pool;
 pub mod stage;
+pub mod thief;
