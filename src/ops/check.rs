@@ -545,11 +545,11 @@ fn set_aside(
         let next = Generation { distrusted, judged: number + 1, ..state.clone() };
         attempts -= 1;
         match repo.publish_generation(number + 1, &next) {
-            Ok(()) if more => {
+            Ok(_) if more => {
                 report.note("what is damaged was set aside: the next snapshot of the same data stores it again");
                 return Ok(());
             }
-            Ok(()) => {
+            Ok(_) => {
                 if before.iter().any(|d| is_well(looked, damage, &d.pack, d.blobs.is_empty())) {
                     report.note("what was set aside earlier and is well is relied on again");
                 }

@@ -450,7 +450,8 @@ fn publish(repo: &Repository, plan: &Plan) -> Result<()> {
     }
     let mut forgotten: BTreeSet<SnapshotId> = repo.still_there(&state.forgotten)?.into_iter().collect();
     forgotten.extend(&plan.remove);
-    repo.publish_settled(number + 1, &Generation { forgotten: forgotten.into_iter().collect(), ..state.clone() })
+    let next = Generation { forgotten: forgotten.into_iter().collect(), ..state.clone() };
+    repo.publish_settled(number + 1, &next).map(drop)
 }
 
 fn remove_manifests(repo: &Repository, remove: &[SnapshotId], report: &dyn Report, cancel: &Cancel) -> Result<()> {

@@ -145,7 +145,7 @@ fn retire(repo: &Repository, id: SlotId, new: Option<SlotId>) -> Result<Vec<Slot
             next.removed_slots.push(RemovedSlot { slot: id, time: repo.env.now() });
             removed.push(id);
             match repo.publish_settled(number + 1, &next) {
-                Ok(()) => {}
+                Ok(_) => {}
                 Err(e) if e.kind() == Kind::Busy && attempt < ATTEMPTS => continue,
                 Err(e) if e.kind() == Kind::Denied => {
                     return Err(e.during("no key slot was removed").hint(
@@ -203,9 +203,15 @@ pub fn rotate(repo: &Repository) -> Result<u32> {
     }
     let epoch = repo.keys.begin_epoch(repo.storage.as_ref(), repo.env.as_ref(), &full)?;
     // The first order of the new authority: from now on those of the old one do not count.
-    let (number, state) = repo.newest_generation()?;
-    repo.publish_generation(number + 1, &state)?;
-    Ok(epoch)
+    for _ in 0..ATTEMPTS {
+        let (number, state) = repo.newest_generation()?;
+        match repo.publish_settled(number + 1, &state) {
+            Err(e) if e.kind() == Kind::Busy => {}
+            published => return published.map(|_| epoch),
+        }
+    }
+    Err(Error::new(Kind::Busy, format!("others go on publishing generations; key epoch {epoch} began all the same"))
+        .hint("run `alluvium prune`: what it publishes is signed with the new epoch's authority"))
 }
 
 /// Makes a key file at `path`, readable by its owner alone, and a slot that it opens.

@@ -316,8 +316,7 @@ impl Work<'_, '_> {
         if self.repo.rules.keep(Rule::CondemnFirst) {
             let condemned = condemned.clone();
             let next = Generation { condemned, distrusted, judged: number + 1, forgotten, ..state };
-            self.repo.publish_generation(number + 1, &next)?;
-            *self.generation = Some(number + 1);
+            *self.generation = Some(self.repo.publish_generation(number + 1, &next)?);
             self.distrusted.clone_from(&self.survey.flawed);
         }
         let candidates: HashSet<PackId> = packs.iter().copied().collect();

@@ -257,7 +257,7 @@ fn replace_generation(
     let going = listed.iter().filter(|(id, _)| before.contains(id) || !marks.holders.contains(id));
     let mut condemned: Vec<_> = going.map(|(&pack, &size)| Condemned { pack, size, since: number }).collect();
     condemned.sort_by_key(|c| c.pack);
-    repo.publish_generation(number, &Generation { condemned, judged: number, ..state })
+    repo.publish_generation(number, &Generation { condemned, judged: number, ..state }).map(drop)
 }
 
 /// The newest generation before `number` that can be read, and every key slot that an older one lists
@@ -287,12 +287,12 @@ fn readable_generation(repo: &Repository, number: u64) -> Result<Generation> {
     Ok(newest)
 }
 
-/// Only the newest generation counts, and it is readable now.
+/// Only the newest generation counts, and it is readable now. What does not count goes, whatever its number.
 fn remove_unreadable_generations(repo: &Repository) -> Result<()> {
     let (newest, _) = repo.probe_generation()?;
     for object in repo.storage.list(GENERATION_PREFIX)? {
         let readable = |bytes: Vec<u8>| repo.keys.open_order(ObjectKind::Generation, &object.name, &bytes);
-        if generation_of(&object.name).is_some_and(|n| n < newest)
+        if generation_of(&object.name).is_some_and(|n| n != newest)
             && repo
                 .storage
                 .get(&object.name, GENERATION_BYTES_MAX)

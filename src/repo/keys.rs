@@ -236,6 +236,26 @@ impl Keys {
         Ok(())
     }
 
+    /// The number of the newest key epoch that is known here.
+    pub fn newest_epoch(&self) -> u32 {
+        lock(&self.ring).newest().0
+    }
+
+    /// Reads the key ring again if the storage lists an epoch that is newer than the newest known. True
+    /// when there is one.
+    ///
+    /// # Errors
+    /// As [`refresh_ring`](Self::refresh_ring).
+    pub fn refresh_if_newer(&self, storage: &dyn Storage) -> Result<bool> {
+        let before = self.newest_epoch();
+        let listed = storage.list(epoch::PREFIX)?;
+        if listed.iter().filter_map(|o| epoch::number_of(&o.name)).all(|number| number <= before) {
+            return Ok(false);
+        }
+        self.refresh_ring(storage)?;
+        Ok(self.newest_epoch() > before)
+    }
+
     /// What the ring says of a slot.
     pub fn known_slot(&self, slot: SlotId) -> Option<KnownSlot> {
         lock(&self.ring).slots.get(&slot).cloned()

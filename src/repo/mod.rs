@@ -13,6 +13,7 @@
 pub mod bases;
 pub mod blob;
 pub mod fence;
+pub mod generations;
 pub mod index;
 pub mod keys;
 pub mod listing;
@@ -38,11 +39,11 @@ use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::format::certificate;
 use crate::format::config::{self, ChunkSizes, Parameters};
-use crate::format::coordination::{GENERATION_PREFIX, Generation, generation_name, generation_of};
+use crate::format::coordination::{Generation, generation_name};
 use crate::format::index::IndexObject;
 use crate::format::keyslot::SlotKind;
 use crate::format::keyslot::object_name as slot_name;
-use crate::format::limits::{GENERATION_BYTES_MAX, INDEX_OBJECT_BYTES_MAX};
+use crate::format::limits::INDEX_OBJECT_BYTES_MAX;
 use crate::format::signed::Claim;
 use crate::format::{FORMAT_VERSION, ObjectKind, envelope, manifest};
 use crate::id::{BlobId, IndexId, PackId, RepoId, SnapshotId};
@@ -74,13 +75,6 @@ pub struct InitOptions {
 pub const CHUNK_BYTES: u32 = 256 << 10;
 /// The default pack size.
 pub const PACK_BYTES: u64 = 16 << 20;
-/// Every generation whose number is a multiple of this stays for ever.
-const MILESTONE: u64 = 64;
-
-fn next_milestone(number: u64) -> u64 {
-    (number / MILESTONE + 1) * MILESTONE
-}
-
 /// Index objects that are held while the local cache is filled.
 const OBJECTS_AT_ONCE: usize = 256;
 /// Average chunk of a recipe: small, since a recipe changes where its stream does.
@@ -298,65 +292,6 @@ impl Repository {
         Ok(id)
     }
 
-    /// The newest generation and its number; 0 and nothing when there was never a prune. A listing may
-    /// be old, so later numbers are asked for by name.
-    ///
-    /// # Errors
-    /// `Damaged`, `Storage`.
-    pub fn newest_generation(&self) -> Result<(u64, Generation)> {
-        let (number, state) = self.probe_generation()?;
-        Ok((number, state?))
-    }
-
-    /// As [`newest_generation`](Self::newest_generation), but an unreadable one keeps its number.
-    ///
-    /// # Errors
-    /// `Storage`.
-    pub fn probe_generation(&self) -> Result<(u64, Result<Generation>)> {
-        let storage = self.storage.as_ref();
-        let exists = |number| -> Result<bool> { Ok(storage.stat(&generation_name(number))?.is_some()) };
-        let look = |number| both(storage, || exists(next_milestone(number)), || exists(number + 1));
-        // Mostly the newest is the one that this machine saw last. Over a network that is read, and what would follow it
-        // looked for, while the listing is waited for.
-        let guess = if at_once(storage) > 1 { Some(self.seen.generation()) } else { None };
-        let guessed = |number| (look(number), self.generation(number));
-        let (guessed, listed) = both(storage, || guess.map(guessed), || self.listed_generation());
-        let (mut number, mut looked, mut state) = (listed?, None, None);
-        if let Some((guess, (after, read))) = guess.zip(guessed)
-            && guess >= number
-            && (guess == number || read.is_ok())
-        {
-            (number, looked, state) = (guess, Some(after), read.ok().map(|read| (guess, read)));
-        }
-        // Mostly there is neither, and both are asked for at once.
-        loop {
-            let (milestone, next) = looked.take().unwrap_or_else(|| look(number));
-            number = match (milestone?, next?) {
-                (true, _) => next_milestone(number),
-                (false, true) => number + 1,
-                (false, false) => break,
-            };
-        }
-        let state = state.filter(|(guess, _)| *guess == number).map(|(_, read)| read);
-        Ok((number, state.map_or_else(|| self.generation(number), Ok)))
-    }
-
-    /// The state of generation `number`; that of 0, which is no object, is empty.
-    fn generation(&self, number: u64) -> Result<Generation> {
-        if number == 0 {
-            return Ok(Generation::default());
-        }
-        let name = generation_name(number);
-        let bytes = self.storage.get(&name, GENERATION_BYTES_MAX)?;
-        let (_, plain) = self.keys.open_order(ObjectKind::Generation, &name, &bytes)?;
-        Generation::decode(&plain).map_err(|e| e.in_object(&name))
-    }
-
-    /// The highest number that a listing shows.
-    fn listed_generation(&self) -> Result<u64> {
-        Ok(self.storage.list(GENERATION_PREFIX)?.iter().filter_map(|o| generation_of(&o.name)).max().unwrap_or(0))
-    }
-
     /// Refuses to write with a key slot that `state` lists as removed: whoever still holds its
     /// passphrase may read what the storage shows, and changes nothing.
     ///
@@ -387,77 +322,28 @@ impl Repository {
         Ok(there)
     }
 
-    /// Publishes generation `number`, exclusively: of two, one succeeds.
-    ///
-    /// # Errors
-    /// `Busy` when somebody else published it first; `Storage`.
-    pub fn publish_generation(&self, number: u64, state: &Generation) -> Result<()> {
-        let name = generation_name(number);
-        let object = self.keys.seal_order(self.env.as_ref(), ObjectKind::Generation, &name, &state.encode())?;
-        refuse_unreadable(&name, &object, GENERATION_BYTES_MAX)?;
-        let late = || {
-            let what = "another prune, check, forget or key change published";
-            Error::new(Kind::Busy, format!("{what} {name} first; nothing was deleted"))
-                .hint("let it finish, then try again")
-        };
-        self.storage.put_new(&name, &object).map_err(|error| match error.kind() {
-            Kind::AlreadyExists => late(),
-            _ => error,
-        })?;
-        // Whoever was asleep may get a name that others have used and given up since. Then a newer one is there, and this
-        // one counts for nothing.
-        if self.probe_generation()?.0 > number {
-            return Err(late());
-        }
-        self.forget_generations(number);
-        Ok(())
-    }
-
-    /// As [`publish_generation`](Self::publish_generation). When the answer gets lost, the storage is
-    /// asked what stands there: the same state is success, whoever published it.
-    ///
-    /// # Errors
-    /// As [`publish_generation`](Self::publish_generation).
-    pub fn publish_settled(&self, number: u64, state: &Generation) -> Result<()> {
-        match self.publish_generation(number, state) {
-            Err(e) if e.kind() == Kind::Storage => match self.newest_generation() {
-                Ok((newest, found)) if newest == number && found == *state => Ok(()),
-                _ => Err(e),
-            },
-            published => published,
-        }
-    }
-
-    /// Only the newest counts. The others stay as a path to it: whoever knows any of them, or none, finds the newest by
-    /// name, however old the listing is that he was shown. So every milestone stays for ever, and after the last one
-    /// all. What can't be deleted only takes room.
-    fn forget_generations(&self, newest: u64) {
-        let Ok(listed) = self.storage.list(GENERATION_PREFIX) else { return };
-        // The oldest first, and the first that stays ends it: so that they have no gap.
-        let old: BTreeSet<u64> = listed
-            .iter()
-            .filter_map(|o| generation_of(&o.name))
-            .filter(|n| n % MILESTONE != 0 && n + 2 * MILESTONE < newest)
-            .collect();
-        for number in old {
-            if self.storage.delete(&generation_name(number)).is_err() {
-                return;
-            }
-        }
-    }
-
     /// Brings the local cache up to date with the storage's index objects and reads the newest
     /// generation. Index objects that can't be read are told as problems; what only they list is unknown.
     ///
     /// # Errors
     /// `Damaged` for an unreadable generation; `WrongKey` when the slot in use was removed; `Storage`.
     pub fn index(&self, report: &dyn Report) -> Result<Indexed<'_>> {
-        let (number, state) = self.newest_generation().map_err(|e| match e.kind() {
+        let found = self.find_generation()?;
+        for (number, error) in &found.void {
+            report.problem(Problem::new(generation_name(*number), error));
+        }
+        let is_doubtful = found.is_doubtful;
+        let state = found.state.map_err(|e| match e.kind() {
             Kind::Damaged => e.hint("`alluvium repair index` publishes a new one"),
             _ => e,
         })?;
         self.refuse_removed_slot(&state)?;
-        self.index_at(number, state, report)
+        let mut indexed = self.index_at(found.number, state, report)?;
+        if is_doubtful {
+            report.warn("an object under prune/ is unreadable and may condemn any pack: nothing that is stored is relied on");
+            indexed.trust.trusts_nothing = true;
+        }
+        Ok(indexed)
     }
 
     /// As [`index`](Self::index), for reading only: an unreadable generation keeps nobody from a restore, since
@@ -740,6 +626,8 @@ impl Indexed<'_> {
 
 /// A generation's state in a form that answers quickly.
 struct Trust {
+    /// What is condemned is not known.
+    trusts_nothing: bool,
     condemned: HashSet<PackId>,
     /// Packs that the index lists and the storage lacks.
     missing: BTreeSet<PackId>,
@@ -750,6 +638,7 @@ impl Trust {
     fn new(state: &Generation, rules: Rules) -> Self {
         let condemned = state.condemned.iter().filter(|_| rules.keep(Rule::AvoidCondemned));
         Self {
+            trusts_nothing: false,
             condemned: condemned.map(|c| c.pack).collect(),
             missing: BTreeSet::new(),
             distrusted: state.distrusted.iter().map(|d| (d.pack, d.blobs.iter().copied().collect())).collect(),

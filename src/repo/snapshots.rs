@@ -171,11 +171,7 @@ impl Repository {
     /// # Errors
     /// `Storage`.
     pub fn older_by_listing(&self, listed: &BTreeSet<SnapshotId>, report: &dyn Report) -> Result<Vec<Problem>> {
-        let mut generation = self.listed_generation()?;
-        if generation < self.seen.generation() {
-            (generation, _) = self.probe_generation()?;
-        }
-        self.older_among(listed, generation, report)
+        self.older_among(listed, self.known_generation()?, report)
     }
 
     /// One snapshot by its full name.

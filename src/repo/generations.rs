@@ -1,0 +1,276 @@
+//! Generations: the newest that counts is found, and the next is published (rule I4).
+//!
+//! Anybody who may create objects can create one under `prune/`. So a generation counts when the
+//! authority of a key epoch signed it, and the newest is the one with the highest epoch, then the
+//! highest number. What does not count is skipped and reported: a **forged** one opens and is not
+//! signed, so no accident explains it; a **damaged** one does not open, and may have counted.
+//!
+//! A listing may be old. So numbers above the highest that it shows are asked for by name.
+
+use std::collections::BTreeSet;
+
+use crate::error::{Error, Kind, Result};
+use crate::format::ObjectKind;
+use crate::format::coordination::{
+    GENERATION_MAX, GENERATION_PREFIX, Generation, generation_name, generation_of,
+};
+use crate::format::limits::GENERATION_BYTES_MAX;
+
+use super::parallel::{at_once, both};
+use super::{Repository, refuse_unreadable};
+
+/// Every generation whose number is a multiple of this stays for ever.
+const MILESTONE: u64 = 64;
+/// Objects that do not count, and that are skipped before somebody has to clear them away.
+const VOID_MAX: usize = 1024;
+
+fn next_milestone(number: u64) -> u64 {
+    (number / MILESTONE + 1) * MILESTONE
+}
+
+/// What stands under a generation's name.
+enum Standing {
+    Nothing,
+    /// One that counts, with the epoch that signed it.
+    Valid(u32, Generation),
+    Void(Error),
+}
+
+/// The newest generation, and what was skipped to find it.
+pub struct Found {
+    /// The number of the newest that counts; 0 when there is none.
+    pub number: u64,
+    /// Its state; or why it can't be read, when this machine has seen it count.
+    pub state: Result<Generation>,
+    /// Objects that do not count, with higher numbers.
+    pub void: Vec<(u64, Error)>,
+    /// One of them is damaged: what it condemned, if it counted, is not known.
+    pub is_doubtful: bool,
+}
+
+impl Repository {
+    /// The newest generation and its number; 0 and nothing when there was never a prune.
+    ///
+    /// # Errors
+    /// `Damaged`, `Storage`.
+    pub fn newest_generation(&self) -> Result<(u64, Generation)> {
+        let (number, state) = self.probe_generation()?;
+        Ok((number, state?))
+    }
+
+    /// As [`newest_generation`](Self::newest_generation), but one that this machine has seen and that
+    /// can't be read now keeps its number.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn probe_generation(&self) -> Result<(u64, Result<Generation>)> {
+        let found = self.find_generation()?;
+        Ok((found.number, found.state))
+    }
+
+    /// Finds the newest generation that counts.
+    ///
+    /// # Errors
+    /// `Storage`; `Damaged` when too many objects stand in the way.
+    pub fn find_generation(&self) -> Result<Found> {
+        let storage = self.storage.as_ref();
+        let seen = self.seen.generation();
+        // Mostly the newest is the one that this machine saw last. Over a network it is read while the
+        // listing is waited for.
+        let guess = if at_once(storage) > 1 && seen > 0 { Some(seen) } else { None };
+        let (guessed, listed) =
+            both(storage, || guess.map(|number| self.standing(number)), || self.listed_generations());
+        let mut guessed = guess.zip(guessed);
+        let mut search = Search { best: None, void: Vec::new() };
+        let numbers: BTreeSet<u64> = listed?.into_iter().chain(guess).collect();
+        let newest_epoch = self.keys.newest_epoch();
+        for number in numbers.into_iter().rev() {
+            let standing = match guessed.take_if(|(guess, _)| *guess == number) {
+                Some((_, standing)) => standing?,
+                None => self.standing(number)?,
+            };
+            search.take(number, standing)?;
+            if search.best.as_ref().is_some_and(|(_, epoch, _)| *epoch >= newest_epoch) {
+                break;
+            }
+        }
+        self.climb(&mut search)?;
+        let (number, epoch, state) = search.best.unwrap_or_default();
+        let mut void = search.void;
+        void.retain(|(other, _)| *other > number);
+        // A generation of an epoch that has ended does not count, whatever its number.
+        debug_assert!(epoch <= self.keys.newest_epoch());
+        if let Some(at) = void.iter().position(|(other, error)| *other == seen && !error.is_forged()) {
+            let (number, error) = void.swap_remove(at);
+            return Ok(Found { number, state: Err(error), void, is_doubtful: false });
+        }
+        let is_doubtful = void.iter().any(|(_, error)| !error.is_forged());
+        Ok(Found { number, state: Ok(state), void, is_doubtful })
+    }
+
+    /// Goes on by name from the best that is known: to the next milestone that counts, or else to the
+    /// next number.
+    fn climb(&self, search: &mut Search) -> Result<()> {
+        let storage = self.storage.as_ref();
+        let exists = |number| -> Result<bool> { Ok(storage.stat(&generation_name(number))?.is_some()) };
+        let mut number = search.best.as_ref().map_or(0, |(number, ..)| *number);
+        // Mostly there is neither, and both are asked for at once.
+        loop {
+            let next = next_milestone(number);
+            let (milestone, follows) = both(storage, || exists(next), || exists(number + 1));
+            if milestone? && next != number + 1 {
+                let standing = self.standing(next)?;
+                if matches!(standing, Standing::Valid(..)) {
+                    search.take(next, standing)?;
+                    number = next;
+                    continue;
+                }
+            }
+            if !follows? {
+                return Ok(());
+            }
+            number += 1;
+            let standing = self.standing(number)?;
+            search.take(number, standing)?;
+        }
+    }
+
+    fn standing(&self, number: u64) -> Result<Standing> {
+        let name = generation_name(number);
+        let bytes = match self.storage.get(&name, GENERATION_BYTES_MAX) {
+            Err(e) if e.kind() == Kind::NotFound => return Ok(Standing::Nothing),
+            Err(e) if e.kind() == Kind::Damaged => return Ok(Standing::Void(e)),
+            read => read?,
+        };
+        let open = || -> Result<Standing> {
+            let (order, plain) = self.keys.open_order(ObjectKind::Generation, &name, &bytes)?;
+            let state = Generation::decode(&plain).map_err(|e| e.in_object(&name))?;
+            Ok(Standing::Valid(order.epoch, state))
+        };
+        match open() {
+            // Somebody may have begun a key epoch that is not known here.
+            Err(e) if e.is_forged() && self.keys.refresh_if_newer(self.storage.as_ref())? => {
+                Ok(open().unwrap_or_else(Standing::Void))
+            }
+            opened => Ok(opened.unwrap_or_else(Standing::Void)),
+        }
+    }
+
+    /// The numbers that a listing shows.
+    fn listed_generations(&self) -> Result<Vec<u64>> {
+        Ok(self.storage.list(GENERATION_PREFIX)?.iter().filter_map(|o| generation_of(&o.name)).collect())
+    }
+
+    /// The number of a generation that certainly counted here: that which this machine has seen, while
+    /// the storage lists it; else the newest.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub(super) fn known_generation(&self) -> Result<u64> {
+        let seen = self.seen.generation();
+        if seen == 0 || self.listed_generations()?.contains(&seen) {
+            return Ok(seen);
+        }
+        Ok(self.probe_generation()?.0)
+    }
+
+    /// Publishes a generation as the first one after `number - 1` whose name is free, or is taken by
+    /// what does not count: of two, one succeeds. Returns its number.
+    ///
+    /// # Errors
+    /// `Busy` when somebody else published first; `Storage`.
+    pub fn publish_generation(&self, number: u64, state: &Generation) -> Result<u64> {
+        for number in (number..GENERATION_MAX).take(VOID_MAX) {
+            let name = generation_name(number);
+            let object =
+                self.keys.seal_order(self.env.as_ref(), ObjectKind::Generation, &name, &state.encode())?;
+            refuse_unreadable(&name, &object, GENERATION_BYTES_MAX)?;
+            let late = || {
+                let what = "another prune, check, forget or key change published";
+                Error::new(Kind::Busy, format!("{what} {name} first; nothing was deleted"))
+                    .hint("let it finish, then try again")
+            };
+            match self.storage.put_new(&name, &object) {
+                Ok(()) => {}
+                Err(e) if e.kind() == Kind::AlreadyExists => match self.standing(number)? {
+                    Standing::Void(_) => continue,
+                    _ => return Err(late()),
+                },
+                Err(e) => return Err(e),
+            }
+            // Whoever was asleep may get a name that others have used and given up since. Then a newer
+            // one is there, and this one counts for nothing.
+            if self.probe_generation()?.0 > number {
+                return Err(late());
+            }
+            self.forget_generations(number);
+            return Ok(number);
+        }
+        Err(flooded())
+    }
+
+    /// As [`publish_generation`](Self::publish_generation). When the answer gets lost, the storage is
+    /// asked what stands there: the same state is success, whoever published it.
+    ///
+    /// # Errors
+    /// As [`publish_generation`](Self::publish_generation).
+    pub fn publish_settled(&self, number: u64, state: &Generation) -> Result<u64> {
+        match self.publish_generation(number, state) {
+            Err(e) if e.kind() == Kind::Storage && !e.is_durability_unknown() => {
+                match self.newest_generation() {
+                    Ok((newest, found)) if newest >= number && found == *state => Ok(newest),
+                    _ => Err(e),
+                }
+            }
+            published => published,
+        }
+    }
+
+    /// Only the newest counts. The others stay as a path to it: whoever knows any of them, or none, finds the newest by
+    /// name, however old the listing is that he was shown. So every milestone stays for ever, and after the last one
+    /// all. What can't be deleted only takes room.
+    fn forget_generations(&self, newest: u64) {
+        let Ok(listed) = self.listed_generations() else { return };
+        // The oldest first, and the first that stays ends it: so that they have no gap.
+        let old: BTreeSet<u64> =
+            listed.into_iter().filter(|n| n % MILESTONE != 0 && n + 2 * MILESTONE < newest).collect();
+        for number in old {
+            if self.storage.delete(&generation_name(number)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// A search under way.
+struct Search {
+    /// The best so far: number, epoch, state.
+    best: Option<(u64, u32, Generation)>,
+    void: Vec<(u64, Error)>,
+}
+
+impl Search {
+    fn take(&mut self, number: u64, standing: Standing) -> Result<()> {
+        match standing {
+            Standing::Nothing => {}
+            Standing::Valid(epoch, state) => {
+                let is_better = |(n, e, _): &(u64, u32, Generation)| (epoch, number) > (*e, *n);
+                if self.best.as_ref().is_none_or(is_better) {
+                    self.best = Some((number, epoch, state));
+                }
+            }
+            Standing::Void(error) => {
+                self.void.push((number, error));
+                if self.void.len() > VOID_MAX {
+                    return Err(flooded());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn flooded() -> Error {
+    Error::damaged(GENERATION_PREFIX, format!("holds more than {VOID_MAX} objects that do not count"))
+        .hint("`alluvium repair index` removes them; look who may create objects in this storage")
+}
