@@ -748,7 +748,7 @@ impl Place {
     /// Takes snapshots of `shop` with clocks that say these seconds.
     fn take_at(&self, seconds: &[i64]) -> Vec<String> {
         let world = crate::support::World::new(7);
-        let storage = alluvium::storage::local::Local::open(&self.path("repository")).expect("a repository");
+        let storage = alluvium::storage::local::Local::open(self.path("repository")).expect("a repository");
         let repo = crate::support::open_with(storage, &world, b"correct horse").expect("open");
         let mut clock = alluvium::env::Env::now(world.as_ref()).as_second();
         let mut take = |second: &i64| {
@@ -762,7 +762,7 @@ impl Place {
 
 /// The second of three was taken with a clock that was eleven years ahead.
 #[test]
-fn a_time_that_contradicts_the_chain_is_shown_and_told() {
+fn a_time_that_contradicts_the_chain_is_shown_and_reported() {
     let place = Place::with_repository();
     let (first, ahead, last) = (1_577_836_800, 1_924_992_000, 1_577_923_200);
     let ids = place.take_at(&[first, ahead, last]);
@@ -810,7 +810,8 @@ fn a_sync_of_an_older_source_says_13_and_removes_nothing() {
         assert_eq!(document["older_than_seen"][0]["object"], format!("snapshots/{last}"), "{document}");
         assert_eq!(document["removed"], serde_json::json!([]));
     }
-    // A machine that has not seen the newest can't know that; nothing explains that it was forgotten.
+    // A machine that has not seen the newest can't know that; nothing explains that it was
+    // forgotten.
     let mut elsewhere = place.program(&["--json", "--cache-dir", "elsewhere", "sync", "offsite", "--mirror"]);
     let ran = finish(elsewhere.env("ALLUVIUM_TO_PASSWORD", "offsite").spawn().expect("the program starts")).expect(3);
     let document: Value = serde_json::from_slice(&ran.out).expect("a document");
@@ -821,7 +822,8 @@ fn a_sync_of_an_older_source_says_13_and_removes_nothing() {
     assert_eq!(document["removed"][0]["original"]["snapshot"], last.as_str(), "{document}");
 }
 
-/// Writing to another repository than before fails until a person says that it is right; reading goes on.
+/// Writing to another repository than before fails until a person says that it is right; reading
+/// goes on.
 #[test]
 fn another_repository_in_the_place_of_the_one_before_is_refused() {
     let place = Place::with_repository();

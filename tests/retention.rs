@@ -382,7 +382,8 @@ fn verdicts(groups: &[Group]) -> Verdicts {
 
 // ---- Clocks ----
 
-/// Snapshots of one source, each taken at a day of its own by the clock of its machine. The newest, and what
+/// Snapshots of one source, each taken at a day of its own by the clock of its machine. The newest,
+/// and what
 /// `--keep-last` keeps on the day `now`, by the numbers of the snapshots.
 fn kept_of_clocks(days: &[i64], keep: u32, now: i64) -> (usize, Vec<usize>) {
     let (world, storage) = (crate::support::World::new(1), alluvium::storage::memory::Memory::new());

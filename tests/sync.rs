@@ -437,7 +437,8 @@ fn the_mirror_refuses_many_and_the_unreadable() {
     assert_eq!(ids(&dest).len(), 8);
 }
 
-/// A source with six nights of one database, all of them copied, and a machine that has seen both sides.
+/// A source with six nights of one database, all of them copied, and a machine that has seen both
+/// sides.
 struct Nights {
     world: Arc<World>,
     source: Memory,
@@ -493,7 +494,8 @@ fn mirror(how: Mirror) -> SyncOptions {
     SyncOptions { mirror: how, ..options() }
 }
 
-/// The storage of the source takes the three newest of six snapshots away: the copies are the only ones left.
+/// The storage of the source takes the three newest of six snapshots away: the copies are the only
+/// ones left.
 #[test]
 fn a_source_that_is_older_than_seen_is_reported_and_its_mirror_removes_nothing() {
     for how in [Mirror::Off, Mirror::Guarded, Mirror::Anyway] {
@@ -614,7 +616,8 @@ fn a_copy_keeps_its_sequence_and_follows_the_highest_below() {
     }
 }
 
-/// Somebody put another repository where this machine knew one: nothing is copied from there or to there.
+/// Somebody put another repository where this machine knew one: nothing is copied from there or to
+/// there.
 #[test]
 fn another_repository_at_either_address_is_refused() {
     let scene = Scene::new(24, Way::Streams);

@@ -144,7 +144,8 @@ impl<'c> Context<'c> {
         }
     }
 
-    /// Remembers that this machine has made the repository `id` in `storage`: whatever stood there before is gone.
+    /// Remembers that this machine has made the repository `id` in `storage`: whatever stood there
+    /// before is gone.
     pub fn remember_new(&self, id: RepoId, storage: &dyn Storage) {
         let folder = self.cache_folder();
         let address = folder.map(|folder| address_memory(&folder, id, storage));

@@ -19,7 +19,8 @@
 //! | an empty policy | refused, unless unsafe-allow-remove-all | refused, always |
 //!
 //! An hour that the clock runs through twice is one hour, as in restic. Times are effective times
-//! ([`crate::repo::series`]): one snapshot that was taken with a wrong clock counts as taken when its neighbours were.
+//! ([`crate::repo::series`]): one snapshot that was taken with a wrong clock counts as taken when
+//! its neighbours were.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,6 +1,6 @@
-//! What people call a snapshot: `latest`, a source's name, `NAME@TIME`, the beginning of its id or of its original's,
-//! each with `:PART` behind it where a part is meant. Which is the newest, and which was there at a time, the effective
-//! times tell ([`crate::repo::series`]).
+//! What people call a snapshot: `latest`, a source's name, `NAME@TIME`, the beginning of its id or
+//! of its original's, each with `:PART` behind it where a part is meant. Which is the newest, and
+//! which was there at a time, the effective times tell ([`crate::repo::series`]).
 
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;

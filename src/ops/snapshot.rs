@@ -258,8 +258,8 @@ pub(super) fn predecessor(
     before.max_by_key(|(id, h)| (h.sequence, h.time, *id)).cloned()
 }
 
-/// The sequence of a snapshot that is begun at `time`: a hybrid logical clock. Seconds since 1970, so that the chains
-/// of two repositories mix by time; more where the predecessor's is not lower.
+/// The sequence of a snapshot that is begun at `time`: a hybrid logical clock. Seconds since 1970,
+/// so that the chains of two repositories mix by time; more where the predecessor's is not lower.
 fn next_sequence(previous: Option<&Header>, time: Timestamp) -> u64 {
     let seconds = u64::try_from(time.as_second()).unwrap_or(0);
     let next = previous.map_or(1, |header| header.sequence + 1);
@@ -571,7 +571,8 @@ mod tests {
 
     #[test]
     fn the_predecessor_is_the_highest_of_the_series_whatever_the_clocks_say() {
-        // 2 was taken with a clock that was ahead, 3 with one that was behind; 9 is of another series.
+        // 2 was taken with a clock that was ahead, 3 with one that was behind; 9 is of another
+        // series.
         let headers = [header(1, 7, 10, 10), header(2, 7, 5000, 5000), header(3, 7, 5001, 1), header(9, 8, 9000, 9000)];
         let before = |below| predecessor(&headers, &[7; 32], below).map(|(id, _)| id.0[0]);
         assert_eq!(before(SEQUENCE_MAX), Some(3));

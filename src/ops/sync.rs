@@ -159,9 +159,11 @@ pub struct Synced {
     pub failed: Vec<Failed>,
     /// Copies that went because their originals are gone; in a dry run, those that would go.
     pub removed: Vec<Copied>,
-    /// Copies that a mirror keeps: their originals are gone, and nothing explains that they were forgotten.
+    /// Copies that a mirror keeps: their originals are gone, and nothing explains that they were
+    /// forgotten.
     pub kept: Vec<Copied>,
-    /// What this machine had seen in either repository and is not there any more ([`crate::repo::seen`]).
+    /// What this machine had seen in either repository and is not there any more
+    /// ([`crate::repo::seen`]).
     pub older_than_seen: Vec<Problem>,
     /// Packs taken over whole.
     pub packs_copied: u64,
@@ -275,7 +277,8 @@ struct Plan {
     failed: Vec<Failed>,
     /// What is older than this machine has seen, on either side.
     older: Vec<Problem>,
-    /// Whether the copies may count as seen: while something is missed in the destination, it goes on being missed.
+    /// Whether the copies may count as seen: while something is missed in the destination, it goes
+    /// on being missed.
     remember: bool,
 }
 

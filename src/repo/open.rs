@@ -23,7 +23,7 @@ use super::keys::{self, Slots, list_slots};
 use super::parallel::both;
 use super::ring::RawRing;
 use super::rules::Rules;
-use super::seen::{AddressMemory, Seen};
+use super::seen::{AddressMemory, Seen, hexadecimal};
 
 /// A repository that was found, and that no passphrase has opened yet.
 pub struct Locked {
@@ -109,8 +109,7 @@ fn cache_file(cache_folder: &Path, id: RepoId, storage: &dyn Storage) -> PathBuf
 /// Where this machine remembers that the repository `id` stands at this address.
 pub fn address_memory(cache_folder: &Path, id: RepoId, storage: &dyn Storage) -> AddressMemory {
     let digest = stream_digest(storage.identity().as_bytes());
-    let name: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    let file = cache_folder.join(format!("address-{name}.json"));
+    let file = cache_folder.join(format!("address-{}.json", hexadecimal(&digest[..16])));
     AddressMemory { file, location: storage.location(), repository: id }
 }
 

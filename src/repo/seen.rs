@@ -11,9 +11,10 @@
 //!                 (then it was forgotten by rules); or this machine has forgotten it
 //! ```
 //!
-//! What is missing is told each time, until a person says that it is right. The memory is a file beside the local
-//! cache and one for each address in the cache folder; they hold ids and times, no names. Deleting them forgets, and
-//! harms nothing. They are replaced durably: a power loss leaves the old or the new content.
+//! What is missing is told each time, until a person says that it is right. The memory is a file
+//! beside the local cache and one for each address in the cache folder; they hold ids and times, no
+//! names. Deleting them forgets, and harms nothing. They are replaced durably: a power loss leaves
+//! the old or the new content.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -49,7 +50,8 @@ struct Head {
 }
 
 impl Head {
-    /// The head that a snapshot may be. One that nothing can follow is none: it would hide what comes after it.
+    /// The head that a snapshot may be. One that nothing can follow is none: it would hide what
+    /// comes after it.
     fn of(id: SnapshotId, header: &Header) -> Option<Self> {
         let head = Self { sequence: header.sequence, id, time: header.time };
         Some(head).filter(|head| head.sequence < SEQUENCE_MAX)
@@ -82,7 +84,8 @@ pub struct Forgotten {
 }
 
 impl Forgotten {
-    /// True when this machine has forgotten the snapshot, or a person has accepted a state without it.
+    /// True when this machine has forgotten the snapshot, or a person has accepted a state without
+    /// it.
     pub fn has(&self, series: &[u8; 32], id: SnapshotId, sequence: u64) -> bool {
         self.ids.contains(&id) || self.accepted.get(&hexadecimal(series)).is_some_and(|head| sequence <= head.sequence)
     }
@@ -363,7 +366,8 @@ impl<'h> Chain<'h> {
     }
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+/// Writes bytes as lower-case hexadecimal.
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").expect("a string takes all that is written");
         text
@@ -379,7 +383,8 @@ fn read<T: DeserializeOwned>(file: &Path) -> io::Result<Option<T>> {
     }
 }
 
-/// Replaces a memory durably: when this returns, the new content survives a power loss; before, the old one does.
+/// Replaces a memory durably: when this returns, the new content survives a power loss; before, the
+/// old one does.
 fn write<T: Serialize>(file: &Path, content: &T) -> io::Result<()> {
     let temporary = file.with_extension("new");
     let mut new = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;

@@ -1,8 +1,9 @@
 //! The order of the snapshots of a series, and which of their times to believe.
 //!
-//! The order is the chain of predecessors: a snapshot's sequence is higher than that of the one that it follows,
-//! whatever the clocks said ([`Header::sequence`](crate::format::manifest::Header::sequence)). Times are for people,
-//! and a clock may have been wrong. In chain order, true times never fall:
+//! The order is the chain of predecessors: a snapshot's sequence is higher than that of the one
+//! that it follows, whatever the clocks said
+//! ([`Header::sequence`](crate::format::manifest::Header::sequence)). Times are for people, and a
+//! clock may have been wrong. In chain order, true times never fall:
 //!
 //! ```text
 //! chain      1      2      3      4      5
@@ -11,9 +12,9 @@
 //! effective  Mon    Mon    Wed    Thu    Fri     that of the nearest believed predecessor
 //! ```
 //!
-//! A time that is not believed contradicts a neighbour's, and is reported. Pure functions: no I/O, the time now is a
-//! parameter. The clock of the machine that reads may be wrong, too: behind, it makes all times future ones, which
-//! are judged by the same rule.
+//! A time that is not believed contradicts a neighbour's, and is reported. Pure functions: no I/O,
+//! the time now is a parameter. The clock of the machine that reads may be wrong, too: behind, it
+//! makes all times future ones, which are judged by the same rule.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -78,7 +79,8 @@ pub struct Times {
     pub contradictions: Vec<Contradiction>,
 }
 
-/// Decides which times to believe, in each series by itself. The order of `members` does not matter.
+/// Decides which times to believe, in each series by itself. The order of `members` does not
+/// matter.
 pub fn effective_times<K: Ord>(members: impl IntoIterator<Item = Member<K>>, now: Timestamp) -> Times {
     let mut chains: BTreeMap<K, Vec<(u64, Timestamp, SnapshotId)>> = BTreeMap::new();
     for Member { id, series, sequence, time } in members {
@@ -101,9 +103,10 @@ pub struct Link {
     pub previous: Option<SnapshotId>,
 }
 
-/// True when the chain below `newest` explains why the snapshot `absent` with `sequence` is not listed: `newest` is
-/// higher, and its chain of predecessors leads to `absent`, or is broken before it gets that low, since one in
-/// between was forgotten. A chain that passes `absent` by was made by writers that had never seen it.
+/// True when the chain below `newest` explains why the snapshot `absent` with `sequence` is not
+/// listed: `newest` is higher, and its chain of predecessors leads to `absent`, or is broken before
+/// it gets that low, since one in between was forgotten. A chain that passes `absent` by was made
+/// by writers that had never seen it.
 pub fn explains_absence(
     newest: SnapshotId,
     link: impl Fn(SnapshotId) -> Option<Link>,
@@ -158,8 +161,8 @@ fn judge(chain: &[(u64, Timestamp, SnapshotId)], now: Timestamp, times: &mut Tim
     }
 }
 
-/// The positions of the times to believe, in order. Of those not after `now` the longest non-decreasing subsequence;
-/// then, of the future ones that no believed one follows, the same.
+/// The positions of the times to believe, in order. Of those not after `now` the longest
+/// non-decreasing subsequence; then, of the future ones that no believed one follows, the same.
 fn believed(said: &[Timestamp], now: Timestamp) -> Vec<usize> {
     let past: Vec<usize> = (0..said.len()).filter(|&n| said[n] <= now).collect();
     let mut believed = longest_non_decreasing(said, &past);
@@ -169,9 +172,10 @@ fn believed(said: &[Timestamp], now: Timestamp) -> Vec<usize> {
     believed
 }
 
-/// The longest non-decreasing subsequence of `said` at `positions`; of several, the one with the greatest last time,
-/// then the greatest last but one, and so on. Patience sorting: pile `n` has the positions where a longest such
-/// subsequence of `n + 1` times ends. The times of a pile fall from bottom to top.
+/// The longest non-decreasing subsequence of `said` at `positions`; of several, the one with the
+/// greatest last time, then the greatest last but one, and so on. Patience sorting: pile `n` has
+/// the positions where a longest such subsequence of `n + 1` times ends. The times of a pile fall
+/// from bottom to top.
 fn longest_non_decreasing(said: &[Timestamp], positions: &[usize]) -> Vec<usize> {
     let mut piles: Vec<Vec<usize>> = Vec::new();
     let mut before: HashMap<usize, usize> = HashMap::new();
@@ -213,7 +217,8 @@ mod tests {
         said.iter().enumerate().map(member).collect()
     }
 
-    /// Effective seconds in chain order, and the positions of contradictions with those of their neighbours.
+    /// Effective seconds in chain order, and the positions of contradictions with those of their
+    /// neighbours.
     fn judged(said: &[i64], now: i64) -> (Vec<i64>, Vec<(usize, usize)>) {
         let times = effective_times(chain(said), at(now));
         let position = |id: SnapshotId| u128::from_be_bytes(id.0) as usize;
@@ -321,7 +326,8 @@ mod tests {
             let (effective, contradictions) = judged(&said, now);
             prop_assert_eq!(&effective, &slow_judged(&said, now));
             prop_assert!(effective.is_sorted(), "effective times never fall along the chain: {:?}", effective);
-            // Each time that does not count is reported, with a neighbour that it really contradicts.
+            // Each time that does not count is reported, with a neighbour that it really
+            // contradicts.
             let wrong: Vec<usize> = (0..said.len()).filter(|&n| effective[n] != said[n]).collect();
             let told: Vec<usize> = contradictions.iter().map(|(n, _)| *n).collect();
             prop_assert_eq!(wrong, told);

@@ -31,8 +31,8 @@ pub struct Snapshot {
     pub author: SlotId,
     /// What it says.
     pub manifest: Manifest,
-    /// When it was taken, as far as that is believed ([`super::series`]). Of a snapshot that was read without the
-    /// others of its series: what it says.
+    /// When it was taken, as far as that is believed ([`super::series`]). Of a snapshot that was
+    /// read without the others of its series: what it says.
     pub effective_time: Timestamp,
     /// Why the time that it says is not believed.
     pub time_contradicts: Option<Contradiction>,
@@ -165,8 +165,8 @@ impl Repository {
         self.seen.compare(self.storage.as_ref(), generation, &headers, report)
     }
 
-    /// As [`older_among`](Self::older_among), with a listing of the generations. No more requests are made unless
-    /// something seems to be older.
+    /// As [`older_among`](Self::older_among), with a listing of the generations. No more requests
+    /// are made unless something seems to be older.
     ///
     /// # Errors
     /// `Storage`.

@@ -1,9 +1,10 @@
-//! Which copies go because their originals were forgotten; and when that looks like an accident, or like somebody
-//! who deletes the source: then none does.
+//! Which copies go because their originals were forgotten; and when that looks like an accident, or
+//! like somebody who deletes the source: then none does.
 //!
-//! A source that shows an older state than this machine has seen was rolled back, or lost snapshots: nothing goes. A
-//! machine that has not seen the newer state has only the chains of the source to go by: a copy goes when they
-//! explain that its original was forgotten, or when this machine has forgotten it, or a person has accepted it.
+//! A source that shows an older state than this machine has seen was rolled back, or lost
+//! snapshots: nothing goes. A machine that has not seen the newer state has only the chains of the
+//! source to go by: a copy goes when they explain that its original was forgotten, or when this
+//! machine has forgotten it, or a person has accepted it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -29,8 +30,9 @@ pub(super) struct Mirrored {
     pub(super) kept: Vec<Copied>,
 }
 
-/// Finds the copies in `dest` of snapshots that `source` had and has no more. Only those that name `source` as their
-/// original's repository: what came from elsewhere is no concern of this mirror. Those that are kept are reported.
+/// Finds the copies in `dest` of snapshots that `source` had and has no more. Only those that name
+/// `source` as their original's repository: what came from elsewhere is no concern of this mirror.
+/// Those that are kept are reported.
 ///
 /// # Errors
 /// `Failed` when the guard refuses; `Storage`.
@@ -101,7 +103,8 @@ struct Chains<'s> {
 impl<'s> Chains<'s> {
     fn of(listed: &'s [Snapshot]) -> Self {
         let mut chains = Self { links: HashMap::new(), newest: HashMap::new() };
-        // What has the highest sequence is no predecessor, and stands for nothing that came before it.
+        // What has the highest sequence is no predecessor, and stands for nothing that came before
+        // it.
         for Snapshot { id, manifest, .. } in listed.iter().filter(|s| s.manifest.sequence < SEQUENCE_MAX) {
             let here = (manifest.sequence, *id);
             chains.links.insert(*id, Link { sequence: manifest.sequence, previous: manifest.previous });
