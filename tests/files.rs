@@ -205,7 +205,7 @@ fn mode_and_times_are_those_of_the_file_that_is_read() {
     let place = TempDir::new().expect("a folder");
     let file = place.path().join("file");
     fs::write(&file, "short").expect("a file");
-    let found = walk(&[file.clone()], &Silent).expect("a walk");
+    let found = walk(std::slice::from_ref(&file), &Silent).expect("a walk");
     assert_eq!(found[0].kind, FoundKind::File { bytes: 5 });
     fs::write(&file, "longer than before").expect("written");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o604)).expect("its mode");
@@ -229,9 +229,9 @@ fn a_file_that_changes_while_it_is_open_is_noticed() {
     for change in change {
         fs::write(&file, "what it was").expect("a file");
         // Older than the change by more than a clock's tick.
-        let past = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+        let past = std::time::SystemTime::now() - std::time::Duration::from_mins(1);
         File::options().write(true).open(&file).and_then(|file| file.set_modified(past)).expect("its time");
-        let found = walk(&[file.clone()], &Silent).expect("a walk");
+        let found = walk(std::slice::from_ref(&file), &Silent).expect("a walk");
         let opened = Opener::default().open(&found[0]).expect("a file");
         assert!(!opened.has_changed());
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -349,7 +349,7 @@ fn a_path_longer_than_a_part_name_may_be_is_left_out_and_reported() {
     let long: Vec<String> = (0..21).map(|_| "n".repeat(200)).collect();
     make_nested(&home, &long);
     let report = Collect::default();
-    let found = walk(&[home.clone()], &report).expect("a walk");
+    let found = walk(std::slice::from_ref(&home), &report).expect("a walk");
     assert!(found.iter().all(|found| found.name.len() <= 4096) && found.len() > 15, "{}", found.len());
     assert_eq!(report.problems().len(), 1, "{:?}", report.problems());
     assert!(Command::new("rm").arg("-rf").arg(home.join(&long[0])).status().expect("rm").success());
