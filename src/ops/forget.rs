@@ -323,12 +323,12 @@ fn last_good_goes(
     remove: &BTreeSet<SnapshotId>,
     walker: &mut Walker<'_>,
 ) -> Result<Option<String>> {
-    let mut series: BTreeMap<(&str, &str), (Vec<&Snapshot>, Vec<&Snapshot>)> = BTreeMap::new();
+    let mut series: BTreeMap<(&str, &str), [Vec<&Snapshot>; 2]> = BTreeMap::new();
     for snapshot in snapshots.iter().filter(|s| s.manifest.shrunk_from.is_none()) {
-        let (going, staying) = series.entry((&snapshot.manifest.host, &snapshot.manifest.source)).or_default();
+        let [going, staying] = series.entry((&snapshot.manifest.host, &snapshot.manifest.source)).or_default();
         if remove.contains(&snapshot.id) { going } else { staying }.push(snapshot);
     }
-    for ((_, source), (going, staying)) in series {
+    for ((_, source), [going, staying]) in series {
         if going.is_empty() || any_restorable(&staying, walker)? {
             continue;
         }

@@ -210,10 +210,10 @@ fn prune_once(
         cancel,
     };
     work.rewrite_index(&survey.ghosts.iter().map(|ghost| (*ghost, 0)).collect())?;
-    work.condemn_and_delete(unused)?;
+    work.condemn_and_delete(&unused)?;
     if !repack.is_empty() {
         work.repack(&repack, options)?;
-        work.condemn_and_delete(repack)?;
+        work.condemn_and_delete(&repack)?;
     }
     work.compact_index()?;
     Ok(plan)
@@ -255,13 +255,13 @@ struct Work<'w, 'r> {
 
 impl Work<'_, '_> {
     /// Condemns `packs` and deletes those that no running session may rely on.
-    fn condemn_and_delete(&mut self, packs: Vec<PackId>) -> Result<()> {
+    fn condemn_and_delete(&mut self, packs: &[PackId]) -> Result<()> {
         self.cancel.check()?;
         if packs.is_empty() && self.survey.flawed.is_subset(&self.distrusted) {
             return Ok(());
         }
         for attempt in 1.. {
-            match self.condemn(&packs) {
+            match self.condemn(packs) {
                 // A forget or a key change was faster: what this prune has judged stands.
                 Err(e) if e.kind() == Kind::Busy && attempt < CONDEMN_ATTEMPTS && self.still_judges()? => {}
                 condemned => return self.delete_condemned(&condemned?),
