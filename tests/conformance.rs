@@ -437,6 +437,18 @@ fn local_lists_neither_temporaries_nor_foreign_files() {
 }
 
 #[test]
+fn local_lists_when_objects_were_written() {
+    let (folder, local) = local();
+    local.put_new("index/1", b"x").expect("puts");
+    let file = fs::File::open(folder.path().join("repository/index/1")).expect("opens");
+    for (seconds, expected) in [(1_790_000_000, "2026-09-21T14:13:20Z"), (0, "1970-01-01T00:00:00Z")] {
+        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(seconds)).expect("sets the time");
+        let listed = local.list("index/").expect("lists");
+        assert_eq!(listed[0].modified, Some(expected.parse().expect("a time")));
+    }
+}
+
+#[test]
 fn local_sweeps_what_killed_writers_left() {
     let (folder, local) = local();
     let path = folder.path().join("repository");
@@ -486,11 +498,11 @@ fn local_stays_with_the_folder_that_it_opened() {
 
 #[test]
 fn local_looks_at_the_length_before_it_reads() {
+    // More than any memory: who tries to read it is killed.
+    const HUGE: u64 = 1 << 42;
     let (folder, local) = local();
     let path = folder.path().join("repository");
     local.put_new("index/1", b"x").expect("puts");
-    // More than any memory: who tries to read it is killed.
-    const HUGE: u64 = 1 << 42;
     fs::File::create(path.join("config")).and_then(|file| file.set_len(HUGE)).expect("a sparse file");
     let error = local.get("config", 64 << 10).expect_err("too long");
     assert_eq!((error.kind(), local.stat("config").expect("stats")), (Kind::Damaged, Some(HUGE)));

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use alluvium::error::Kind;
 use alluvium::storage::address::Address;
 use alluvium::storage::remote::Remote;
-use alluvium::storage::{Caller, Storage};
+use alluvium::storage::{Caller, Listed, Storage};
 
 /// What a server says that it has: no test could hold it.
 const HUGE: u64 = 1 << 40;
@@ -108,9 +108,11 @@ fn serve(mut connection: &TcpStream, answer: &dyn Fn(&Request) -> Answer, sent: 
             continue;
         }
         connection.write_all(&body).ok()?;
-        while is_endless {
-            connection.write_all(&[0; 1 << 16]).ok()?;
-            sent.fetch_add(1 << 16, Ordering::SeqCst);
+        if is_endless {
+            loop {
+                connection.write_all(&[0; 1 << 14]).ok()?;
+                sent.fetch_add(1 << 14, Ordering::SeqCst);
+            }
         }
     }
 }
@@ -188,6 +190,23 @@ fn an_answer_that_makes_no_sense_is_a_failure() {
     });
     let store = open(&format!("webdav://127.0.0.1:{}/shop?timeout=2s&retries=0", server.port));
     assert_eq!(store.list("packs/").expect_err("makes no sense").kind(), Kind::Storage);
+}
+
+#[cfg(feature = "webdav")]
+#[test]
+fn a_listing_tells_when_objects_were_written() {
+    let server = Server::start(|_| {
+        let body = "<?xml version=\"1.0\"?><D:multistatus xmlns:D=\"DAV:\"><D:response>\
+             <D:href>/shop/index/1</D:href><D:propstat><D:prop><D:resourcetype/>\
+             <D:getcontentlength>3</D:getcontentlength>\
+             <D:getlastmodified>Thu, 01 Jan 2026 00:00:00 GMT</D:getlastmodified></D:prop>\
+             <D:status>HTTP/1.1 200 OK</D:status></D:propstat></D:response></D:multistatus>";
+        Answer { headers: "content-type: application/xml\r\n".to_owned(), ..Answer::new(207, body) }
+    });
+    let store = open(&format!("webdav://127.0.0.1:{}/shop?timeout=2s&retries=0", server.port));
+    let listed = store.list("index/").expect("lists");
+    let modified = Some("2026-01-01T00:00:00Z".parse().expect("a time"));
+    assert_eq!(listed, [Listed { name: "index/1".to_owned(), size: 3, modified }]);
 }
 
 /// Every folder of the server has itself, the folder above and a folder in it.

@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -70,7 +71,9 @@ struct FailedSync {
 }
 
 /// Whether the sync of a file or folder for an object fails, in tests.
-struct SyncFault(Box<dyn Fn(&str, &str) -> bool + Send + Sync>);
+struct SyncFault(Box<FailsSync>);
+
+type FailsSync = dyn Fn(&str, &str) -> bool + Send + Sync;
 
 impl fmt::Debug for SyncFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -573,7 +576,10 @@ impl Walk {
             }
             let Some(found) = stat_listed(folder.fd()?, component)? else { continue };
             match FileType::from_raw_mode(found.st_mode) {
-                FileType::RegularFile => self.listed.push(Listed { name, size: found.st_size as u64 }),
+                FileType::RegularFile => {
+                    let modified = Timestamp::new(found.st_mtime, found.st_mtime_nsec as i32).ok();
+                    self.listed.push(Listed { name, size: found.st_size as u64, modified });
+                }
                 // A symbolic link to a folder, or a file system that does not tell types in listings.
                 FileType::Directory => self.subfolder(folder.fd()?, component, &name)?,
                 _ => {}

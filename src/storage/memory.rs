@@ -105,7 +105,7 @@ impl Storage for Memory {
         let from_prefix = objects.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
         Ok(from_prefix
             .take_while(|(name, _)| name.starts_with(prefix))
-            .map(|(name, bytes)| Listed { name: name.clone(), size: bytes.len() as u64 })
+            .map(|(name, bytes)| Listed { name: name.clone(), size: bytes.len() as u64, modified: None })
             .collect())
     }
 

@@ -17,6 +17,8 @@ pub mod throttle;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::error::{Error, Kind, Result};
 
 use address::{Address, RemoteAddress};
@@ -37,6 +39,8 @@ pub struct Listed {
     pub name: String,
     /// Its size in bytes.
     pub size: u64,
+    /// When it was written, by the storage's own clock; `None` where the storage does not tell.
+    pub modified: Option<Timestamp>,
 }
 
 /// A place for objects. All methods may be called from many threads at once.

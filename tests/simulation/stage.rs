@@ -234,7 +234,7 @@ impl Stage {
                 };
             }
         }
-        Ok(objects.into_iter().map(|(name, size)| Listed { name, size }).collect())
+        Ok(objects.into_iter().map(|(name, size)| Listed { name, size, modified: None }).collect())
     }
 }
 

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures_util::TryStreamExt;
+use jiff::Timestamp;
 use opendal::{Buffer, ErrorKind, Operator};
 use tokio::time::timeout;
 
@@ -386,7 +387,9 @@ impl Remote {
                 continue;
             }
             if metadata.is_file() {
-                listing.objects.push(Listed { name: name.to_owned(), size: metadata.content_length() });
+                let modified = metadata.last_modified().map(SystemTime::from);
+                let modified = modified.and_then(|time| Timestamp::try_from(time).ok());
+                listing.objects.push(Listed { name: name.to_owned(), size: metadata.content_length(), modified });
             } else if let Some(folders) = &mut folders
                 && name.ends_with('/')
                 && !rest.is_empty()

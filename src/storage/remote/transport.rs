@@ -21,7 +21,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 const METADATA_HOSTS: [&str; 3] = ["169.254.169.254", "169.254.170.2", "metadata.google.internal"];
 const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Longest answer about an object: OpenDAL reads the answers to listings, and what servers say of failures, into memory.
+/// Longest answer that holds no object. `OpenDAL` reads it into memory, like a page of a listing.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 /// Longest page of a listing; WebDAV has a page for each folder.
 const PAGE_BYTES_MAX: u64 = 256 << 20;
