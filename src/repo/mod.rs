@@ -45,7 +45,7 @@ use crate::storage::{Listed, Storage};
 use crate::transform::chunk::Chunker;
 use crate::transform::sketch::Sketcher;
 
-use index::{Index, Location};
+use index::{Index, IndexSource, Location};
 use keys::{KdfCost, Keys, NewSlot};
 use listing::LOOKS;
 use open::refuse_remains;
@@ -97,7 +97,7 @@ pub struct Repository {
     /// How it stores.
     pub parameters: Parameters,
     /// Its keys, as far as the passphrase's slot goes.
-    pub keys: Keys,
+    pub keys: Arc<Keys>,
     /// The local cache.
     pub cache: Index,
     /// What this machine has seen of it.
@@ -234,11 +234,7 @@ impl Repository {
     /// # Errors
     /// `Damaged`, naming the object.
     pub fn open_object(&self, kind: ObjectKind, name: &str, bytes: &[u8]) -> Result<Vec<u8>> {
-        let sealed = envelope::decode(kind, bytes).map_err(|e| e.in_object(name))?;
-        self.keys
-            .index
-            .open(&associated_data(kind, self.id, name.as_bytes()), sealed)
-            .ok_or_else(|| Error::damaged(name, "does not open: altered, swapped, or from another repository"))
+        open_object(&self.keys, kind, name, bytes)
     }
 
     /// Reads one index object from the storage.
@@ -246,9 +242,7 @@ impl Repository {
     /// # Errors
     /// `Damaged`, `NotFound`, `Storage`.
     pub fn read_index_object(&self, id: IndexId) -> Result<IndexObject> {
-        let name = crate::format::index::object_name(id);
-        let plain = self.open_object(ObjectKind::Index, &name, &self.storage.get(&name)?)?;
-        IndexObject::decode(&plain).map_err(|e| e.in_object(&name))
+        read_index_object(self.storage.as_ref(), &self.keys, id)
     }
 
     /// The index objects that the storage lists. Like all listings sorted, so that the same repository is worked on
@@ -508,9 +502,39 @@ impl Repository {
         }
         let gone: Vec<_> = loaded.iter().filter(|id| !listed.contains(*id)).copied().collect();
         if !gone.is_empty() {
-            self.cache.remove(&gone)?;
+            self.cache.drop_gone(&gone)?;
         }
         Ok((problems, vanished))
+    }
+}
+
+fn open_object(keys: &Keys, kind: ObjectKind, name: &str, bytes: &[u8]) -> Result<Vec<u8>> {
+    let sealed = envelope::decode(kind, bytes).map_err(|e| e.in_object(name))?;
+    keys.index
+        .open(&associated_data(kind, keys.repo(), name.as_bytes()), sealed)
+        .ok_or_else(|| Error::damaged(name, "does not open: altered, swapped, or from another repository"))
+}
+
+fn read_index_object(storage: &dyn Storage, keys: &Keys, id: IndexId) -> Result<IndexObject> {
+    let name = crate::format::index::object_name(id);
+    let plain = open_object(keys, ObjectKind::Index, &name, &storage.get(&name)?)?;
+    IndexObject::decode(&plain).map_err(|e| e.in_object(&name))
+}
+
+/// Reads index objects for a local cache that must be rebuilt.
+struct StoredIndex {
+    storage: Arc<dyn Storage>,
+    keys: Arc<Keys>,
+}
+
+impl IndexSource for StoredIndex {
+    fn list(&self) -> Result<BTreeSet<IndexId>> {
+        Ok(index_ids(&self.storage.list("index/")?))
+    }
+
+    fn read(&self, ids: &[IndexId]) -> Vec<Result<IndexObject>> {
+        let storage = self.storage.as_ref();
+        each(at_once(storage), ids, |&id| read_index_object(storage, &self.keys, id))
     }
 }
 

@@ -97,9 +97,11 @@ impl<'r> Reader<'r> {
         }
     }
 
-    /// Reads the index again, as long as it shows a copy that was not tried: one prune may move a chunk twice.
+    /// Reads the index again, as long as it shows a copy that was not tried: one prune may move a chunk twice. Then
+    /// the local cache may lack one, and is rebuilt.
     fn blob_elsewhere(&self, id: &BlobId, below: u8, tried: &[Location], problem: Option<Error>) -> Result<Vec<u8>> {
-        let (mut tried, mut problem) = (tried.to_vec(), problem);
+        let (mut tried, mut problem, mut renewed) = (tried.to_vec(), problem, false);
+        let cache = &self.indexed.repo.cache;
         loop {
             let mut copies = if self.steady {
                 Vec::new()
@@ -108,6 +110,10 @@ impl<'r> Reader<'r> {
                 self.indexed.repo.index_to_read(&Silent)?.copies(id)?
             };
             copies.retain(|copy| copy.version() < below && !tried.iter().any(|t| t.pack == copy.pack));
+            if copies.is_empty() && !self.steady && !renewed && cache.renew()? {
+                renewed = true;
+                continue;
+            }
             if copies.is_empty() {
                 // A bad block under the only copy is damage, too.
                 return Err(problem.map_or_else(
@@ -117,6 +123,9 @@ impl<'r> Reader<'r> {
                     },
                     |e| e.as_kind(Kind::Damaged),
                 ));
+            }
+            if renewed {
+                cache.confirm_damage();
             }
             match self.first_whole(id, &copies)? {
                 Ok(raw) => return Ok(raw),
@@ -204,7 +213,14 @@ impl<'r> Reader<'r> {
 
     fn data_key(&self, id: DataKeyId) -> Result<SealKey> {
         let repo = self.indexed.repo;
-        let wrapped: WrappedKey = repo.cache.wrapped_key(id)?.ok_or_else(|| {
+        let mut wrapped: Option<WrappedKey> = repo.cache.wrapped_key(id)?;
+        if wrapped.is_none() && !self.steady && repo.cache.renew()? {
+            wrapped = repo.cache.wrapped_key(id)?;
+            if wrapped.is_some() {
+                repo.cache.confirm_damage();
+            }
+        }
+        let wrapped = wrapped.ok_or_else(|| {
             Error::damaged(format!("data key {id}"), "is in no index object")
                 .hint("`alluvium repair index` reads it from the packs")
         })?;

@@ -16,6 +16,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -64,7 +65,11 @@ impl Seen {
 
     /// The newest generation that was seen; 0 when there was none.
     pub fn generation(&self) -> u64 {
-        self.file.as_deref().map(|file| read(file).generation).filter(|n| *n < GENERATION_MAX).unwrap_or(0)
+        self.file
+            .as_deref()
+            .and_then(|file| Some(read(file).ok()?.generation))
+            .filter(|n| *n < GENERATION_MAX)
+            .unwrap_or(0)
     }
 
     /// Compares what the storage shows with what was seen, and remembers what is newer. Returns what is older than it
@@ -123,20 +128,25 @@ impl Seen {
     /// Reads, changes and replaces the memory, alone among this machine's processes.
     fn change(&self, report: &dyn Report, change: impl FnOnce(&mut State) -> Result<()>) -> Result<()> {
         let Some(file) = &self.file else { return change(&mut State::default()) };
-        let held = match lock(file) {
-            Ok(held) => held,
-            Err(e) => {
-                report.warn(&format!("{}: what was seen of the repository can't be remembered: {e}", file.display()));
-                return Ok(());
-            }
+        let held = lock(file);
+        let (mut state, unread) = match read(file) {
+            Ok(state) => (state, None),
+            Err(e) => (State::default(), Some(e)),
         };
-        let mut state = read(file);
         let before = state.clone();
         change(&mut state)?;
-        if state != before
-            && let Err(e) = write(file, &state)
-        {
-            report.warn(&format!("{}: what was seen of the repository can't be remembered: {e}", file.display()));
+        // What can't be read is not replaced: another time it may be readable.
+        let kept = match (unread, &held) {
+            (Some(e), _) => Err(e),
+            (None, Err(e)) => Err(std::io::Error::new(e.kind(), e.to_string())),
+            (None, Ok(_)) if state != before => write(file, &state),
+            (None, Ok(_)) => Ok(()),
+        };
+        if let Err(e) = kept {
+            report.warn(&format!(
+                "{}: what was seen of the repository can't be remembered, so an older state may go unnoticed: {e}",
+                file.display()
+            ));
         }
         drop(held);
         Ok(())
@@ -227,8 +237,13 @@ fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
-fn read(file: &Path) -> State {
-    fs::read(file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+/// Reads the memory; one that does not exist, or is no memory, is empty.
+fn read(file: &Path) -> std::io::Result<State> {
+    match fs::read(file) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
+        Err(e) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&e.kind()) => Ok(State::default()),
+        Err(e) => Err(e),
+    }
 }
 
 fn write(file: &Path, state: &State) -> std::io::Result<()> {
