@@ -8,13 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use alluvium::error::{Kind, Result};
 use alluvium::format::index::{IndexObject, IndexedPack};
 use alluvium::format::pack::{BlobEntry, Codec, WrappedKey, blobs_end, with_offsets};
 use alluvium::format::signed::Claim;
 use alluvium::id::{BlobId, DataKeyId, IndexId, PackId, RepoId, SlotId, SnapshotId};
-use alluvium::repo::index::{Index, KnownPack, Location};
+use alluvium::repo::index::{Index, IndexSource, KnownPack, Location};
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop, prop_oneof, proptest};
 
 const REPO: RepoId = RepoId([7; 16]);
@@ -397,60 +398,199 @@ fn patient<T>(work: impl Fn() -> Result<T, alluvium::error::Error>) -> Result<T,
     work()
 }
 
-/// What a damaged file may do: start empty, say that it is damaged, not know a blob. Never name a
-/// wrong place. Returns whether it said that it is damaged.
-fn assert_harmless(path: &Path, truth: &[(BlobId, Vec<Location>)], what: &str) -> bool {
-    let index = patient(|| Index::open(path, REPO)).unwrap_or_else(|e| panic!("{what}: {e}"));
-    let mut failed = false;
-    let mut says = |e: alluvium::error::Error| {
-        assert_eq!(e.kind(), Kind::Failed, "{what}: {e}");
-        assert!(e.advice().unwrap().contains("repair index"), "{what}");
-        failed = true;
-    };
-    for (id, right) in truth {
-        match index.copies(id) {
-            Ok(copies) => assert!(copies.iter().all(|l| right.contains(l)), "{what}: blob {id} at {copies:?}"),
-            Err(e) => says(e),
+/// The index objects `0..OBJECTS`, as a storage gives them.
+struct Stored;
+
+impl IndexSource for Stored {
+    fn list(&self) -> Result<BTreeSet<IndexId>> {
+        Ok((0..OBJECTS).map(index_id).collect())
+    }
+
+    fn read(&self, ids: &[IndexId]) -> Vec<Result<IndexObject>> {
+        let number = |id: &IndexId| (0..OBJECTS).find(|n| index_id(*n) == *id);
+        let missing = || alluvium::error::Error::new(Kind::NotFound, "no such object");
+        ids.iter().map(|id| number(id).map(object).ok_or_else(missing)).collect()
+    }
+}
+
+/// Opens the file as a repository does, with the warnings that it gives.
+fn open_resilient(path: &Path, fresh: bool) -> (Index, Arc<Mutex<Vec<String>>>) {
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&warnings);
+    let warn = Arc::new(move |text: &str| heard.lock().unwrap().push(text.to_owned()));
+    (Index::open_or_in_memory(path, REPO, fresh, Box::new(Stored), warn).unwrap(), warnings)
+}
+
+/// Loads what is not loaded, and drops what is not there.
+fn refresh(index: &Index) {
+    let (loaded, listed) = (index.loaded().unwrap(), Stored.list().unwrap());
+    let missing = (0..OBJECTS).filter(|n| !loaded.contains(&index_id(*n)));
+    index.add_all(missing.map(|n| Ok((index_id(n), object(n))))).unwrap();
+    let gone: Vec<_> = loaded.difference(&listed.into_iter().collect()).copied().collect();
+    if !gone.is_empty() {
+        index.drop_gone(&gone).unwrap();
+    }
+}
+
+/// Whatever is wrong with the file, every question is answered right; one that asks for what is missing asks again
+/// after it was renewed. Returns the warnings.
+fn assert_right(path: &Path, expected: &Copies, what: &str) -> Vec<String> {
+    let (index, warnings) = open_resilient(path, false);
+    refresh(&index);
+    let mut renewed = false;
+    for n in (0..BLOBS + 20).step_by(3) {
+        let want = expected.get(&blob(n)).cloned().unwrap_or_default();
+        let found = || {
+            let copies = index.copies(&blob(n)).unwrap();
+            copies.iter().map(|l| (l.pack, l.offset)).collect::<BTreeSet<_>>()
+        };
+        let (first, mut last) = (found(), found());
+        assert!(last.is_subset(&want), "{what}: blob {n} at {last:?}, not {want:?}");
+        if last != want && !renewed {
+            assert!(index.renew().unwrap(), "{what}: a file that was filled can be renewed");
+            (renewed, last) = (true, found());
+            index.confirm_damage();
         }
+        assert_eq!(last, want, "{what}: blob {n}, at first {first:?}");
     }
-    match index.packs() {
-        Ok(packs) => assert!(packs.iter().all(|p| (0..PACKS).any(|n| pack(n).id == p.id && pack(n).size == p.size))),
-        Err(e) => says(e),
-    }
-    failed
+    assert_packs_agree(&index, &(0..OBJECTS).collect());
+    let warnings = warnings.lock().unwrap().clone();
+    assert!(warnings.len() <= 1, "{what}: {warnings:?}");
+    assert!(warnings.iter().all(|w| w.contains("is damaged; it is rebuilt")), "{what}: {warnings:?}");
+    warnings
 }
 
 #[test]
-fn damage_is_noticed_or_harmless() {
+fn a_damaged_file_answers_like_a_whole_one() {
     let (_folder, path) = folder();
     let index = open(&path);
     (0..OBJECTS).for_each(|n| index.add(index_id(n), &object(n)).unwrap());
-    let truth: Vec<_> = (0..BLOBS).step_by(5).map(|n| (blob(n), index.copies(&blob(n)).unwrap())).collect();
     drop(index);
-    let good = std::fs::read(&path).unwrap();
-    assert!(!assert_harmless(&path, &truth, "the good file"));
+    let (good, right) = (std::fs::read(&path).unwrap(), expected(&(0..OBJECTS).collect()));
+    assert!(assert_right(&path, &right, "the good file").is_empty());
+    let begin = |bytes: &[u8]| {
+        patient(|| Index::discard(&path)).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    };
 
     let mut noticed = 0;
     for at in (0..good.len()).step_by(good.len() / 300) {
         let mut bad = good.clone();
         bad[at] ^= 1 << (at % 8);
-        std::fs::write(&path, &bad).unwrap();
-        noticed += u32::from(assert_harmless(&path, &truth, &format!("bit flipped at {at}")));
-        patient(|| Index::discard(&path)).unwrap();
+        begin(&bad);
+        noticed += assert_right(&path, &right, &format!("bit flipped at {at}")).len();
+        // Nobody has it open: this time it is whole.
+        assert_right(&path, &right, &format!("again after a bit flipped at {at}"));
+        assert!(!path.with_extension("sqlite.damaged").exists());
     }
-    assert!(noticed > 30, "only {noticed} of 300 flipped bits were noticed");
+    assert!(noticed > 100, "only {noticed} of 300 flipped bits were noticed");
     for len in [0, 1, 100, 4096, good.len() / 2, good.len() - 4096, good.len() - 1] {
-        std::fs::write(&path, &good[..len]).unwrap();
-        assert_harmless(&path, &truth, &format!("truncated to {len}"));
-        patient(|| Index::discard(&path)).unwrap();
+        begin(&good[..len]);
+        assert_right(&path, &right, &format!("truncated to {len}"));
     }
     for byte in [0, b'x'] {
-        std::fs::write(&path, vec![byte; good.len()]).unwrap();
-        assert_harmless(&path, &truth, "garbage");
-        let index = open(&path);
-        index.add(index_id(0), &object(0)).unwrap();
-        assert_agrees(&index, &[0].into());
+        begin(&vec![byte; good.len()]);
+        assert_right(&path, &right, "garbage");
+        assert_right(&path, &right, "garbage, the second time");
     }
+}
+
+/// A file that goes bad while processes have it open is left by each that notices, and deleted when nobody has it open.
+#[test]
+fn a_file_that_goes_bad_is_left_and_deleted_later() {
+    let (_folder, path) = folder();
+    let right = expected(&(0..OBJECTS).collect());
+    let (first, warnings) = open_resilient(&path, false);
+    let (second, more_warnings) = open_resilient(&path, false);
+    refresh(&first);
+    let database = rusqlite::Connection::open(&path).unwrap();
+    assert!(database.execute("UPDATE blocks SET sum = sum + 1", []).unwrap() > 0);
+    assert!(database.execute("UPDATE packs SET size = size + 1", []).unwrap() > 0);
+    drop(database);
+    for index in [&first, &second] {
+        refresh(index);
+        assert_packs_agree(index, &(0..OBJECTS).collect());
+        index.add(index_id(0), &object(0)).unwrap();
+        assert_agrees(index, &(0..OBJECTS).collect());
+    }
+    for warnings in [warnings, more_warnings] {
+        let warnings = warnings.lock().unwrap();
+        assert!(warnings.len() == 1 && warnings[0].contains("is damaged"), "{warnings:?}");
+    }
+    assert!(path.with_extension("sqlite.damaged").exists());
+    drop((first, second));
+    // A program that another test starts may hold what was open here for a moment.
+    patient(|| Index::open(&path, REPO).map(drop)).unwrap();
+    assert!(!path.with_extension("sqlite.damaged").exists());
+    assert!(assert_right(&path, &right, "a new file").is_empty());
+    let loaded = open(&path).loaded().unwrap();
+    assert_eq!(loaded.len() as u64, OBJECTS, "the new file is kept");
+}
+
+/// A row that is missing has no check sum: whoever misses something renews the index, once.
+#[test]
+fn what_is_missing_is_looked_for_in_the_repository_once() {
+    let (_folder, path) = folder();
+    refresh(&open_resilient(&path, false).0);
+    rusqlite::Connection::open(&path).unwrap().execute("DELETE FROM places", []).unwrap();
+    let (index, warnings) = patient_resilient(&path);
+    refresh(&index);
+    assert!(index.copies(&blob(3)).unwrap().is_empty());
+    assert!(index.renew().unwrap() && index.renew().unwrap());
+    assert_agrees(&index, &(0..OBJECTS).collect());
+    assert!(warnings.lock().unwrap().is_empty(), "what is missing may be missing in the storage, too");
+    index.confirm_damage();
+    index.confirm_damage();
+    assert_eq!(warnings.lock().unwrap().len(), 1);
+    assert!(path.with_extension("sqlite.damaged").exists());
+    drop(index);
+    // One that this process fills itself lacks nothing.
+    let (fresh, _) = open_resilient(&path, true);
+    refresh(&fresh);
+    assert!(!fresh.renew().unwrap());
+}
+
+/// As [`open_resilient`], of a file that must be in use by nobody else.
+fn patient_resilient(path: &Path) -> (Index, Arc<Mutex<Vec<String>>>) {
+    patient(|| Index::open(path, REPO).map(drop)).unwrap();
+    open_resilient(path, false)
+}
+
+/// A row that is missing where the packs of an object are listed shows when the file is opened.
+#[test]
+fn lists_that_lost_a_row_are_damage() {
+    for sql in [
+        "DELETE FROM packs WHERE number = 3",
+        "DELETE FROM listed WHERE pack = 3",
+        "UPDATE OR IGNORE listed SET pack = pack + 1 WHERE object = 2",
+        "DELETE FROM objects WHERE number = 2",
+        "UPDATE objects SET id = x'00112233445566778899aabbccddeeff' WHERE number = 2",
+        "UPDATE sqlite_sequence SET seq = 3",
+        "UPDATE sqlite_sequence SET seq = 9223372036854775807",
+        "ALTER TABLE blocks RENAME COLUMN offset TO offsets",
+    ] {
+        let (_folder, path) = folder();
+        refresh(&open_resilient(&path, false).0);
+        let changed = rusqlite::Connection::open(&path).unwrap().execute(sql, []).unwrap();
+        assert!(changed > 0 || sql.starts_with("ALTER"), "{sql}");
+        let warnings = assert_right(&path, &expected(&(0..OBJECTS).collect()), sql);
+        assert_eq!(warnings.len(), 1, "{sql}");
+    }
+}
+
+/// Nothing may be deleted from the storage as long as a file that was not opened knows it.
+#[test]
+fn what_is_removed_does_not_come_back_with_a_file_that_was_left() {
+    let (_folder, path) = folder();
+    let (other, _) = open_resilient(&path, false);
+    refresh(&other);
+    let (index, warnings) = open_resilient(&path, true);
+    assert!(warnings.lock().unwrap().is_empty(), "who begins anew may do so beside others");
+    refresh(&index);
+    assert!(!path.with_extension("sqlite.damaged").exists());
+    index.remove(&[index_id(0)]).unwrap();
+    assert!(path.with_extension("sqlite.damaged").exists());
+    assert_eq!(other.loaded().unwrap().len() as u64, OBJECTS, "whoever has it open is not disturbed");
 }
 
 #[test]
@@ -478,6 +618,22 @@ fn a_place_that_cannot_be_written_is_a_clear_error() {
     assert_eq!(error.kind(), Kind::Storage);
     assert!(error.to_string().contains("index.sqlite"), "{error}");
     assert!(error.advice().is_some());
+}
+
+/// Each place where no file can be: one warning that names the folder, and an index that works.
+#[test]
+fn a_place_that_cannot_be_written_is_a_warning() {
+    let (folder, path) = folder();
+    std::fs::write(folder.path().join("file"), "not a folder").unwrap();
+    std::fs::create_dir_all(&path).unwrap();
+    for path in [folder.path().join("file/index.sqlite"), "/proc/nowhere/index.sqlite".into(), path] {
+        let (index, warnings) = open_resilient(&path, false);
+        refresh(&index);
+        assert_agrees(&index, &(0..OBJECTS).collect());
+        let warnings = warnings.lock().unwrap();
+        let named = |w: &String| w.contains(path.parent().unwrap().to_str().unwrap()) && w.contains("--cache-dir");
+        assert!(warnings.len() == 1 && warnings.iter().all(named), "{warnings:?}");
+    }
 }
 
 #[test]

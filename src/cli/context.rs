@@ -2,14 +2,15 @@
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use serde_json::Value;
 
 use crate::env::{Cancel, Env, SystemEnv};
 use crate::error::Result;
 use crate::id::RepoId;
-use crate::repo::open::{Locked, address_memory};
+use crate::repo::index::WarningSink;
+use crate::repo::open::{CacheOptions, Locked, address_memory};
 use crate::repo::parallel::both;
 use crate::repo::seen::Seen;
 use crate::repo::snapshots::{Readable, Snapshot};
@@ -40,19 +41,23 @@ pub struct Context<'c> {
     pub env: Arc<dyn Env>,
     /// For storages.
     pub caller: Caller,
+    /// Receives the warnings of the local cache.
+    warn: WarningSink,
+    /// That there is no folder for the cache is one warning, however many repositories are opened.
+    no_folder: Once,
 }
 
 impl<'c> Context<'c> {
     /// A context with the real clock.
     pub fn new(global: &'c Global, out: &'c mut Output, report: &'c Arc<Reporter>, cancel: &'c Cancel) -> Self {
-        let hears = {
+        let warn: WarningSink = {
             let report = Arc::clone(report);
-            Arc::new(move |text: &str| report.warn(text)) as _
+            Arc::new(move |text| report.warn(text))
         };
         let variable = std::env::var("ALLUVIUM_WEBDAV_PASSWORD");
         let webdav_password = variable.ok().filter(|text| !text.is_empty());
-        let caller = Caller { webdav_password, hears: Some(hears) };
-        Self { global, out, report, cancel, env: Arc::new(SystemEnv), caller }
+        let caller = Caller { webdav_password, hears: Some(Arc::clone(&warn)) };
+        Self { global, out, report, cancel, env: Arc::new(SystemEnv), caller, warn, no_folder: Once::new() }
     }
 
     /// Where the repository is, or shall be.
@@ -93,21 +98,24 @@ impl<'c> Context<'c> {
     /// # Errors
     /// `WrongKey`, `Damaged`.
     pub fn unlock(&self, locked: Locked, passphrase: &[u8]) -> Result<Repository> {
-        let repo = locked.open(Arc::clone(&self.env), passphrase, self.cache_folder().as_deref())?;
-        repo.seen.remember_repository(self.report);
-        Ok(repo)
+        self.unlock_with(locked, passphrase, false)
     }
 
-    /// As [`open`](Self::open), with a new local cache: the old one may be what is broken.
+    /// As [`open`](Self::open), with a new local cache: the old one may be what is broken. Where other processes use
+    /// it, the new one is kept in memory.
     ///
     /// # Errors
-    /// `Busy` when somebody uses the cache; those of [`open`](Self::open).
+    /// Those of [`open`](Self::open).
     pub fn open_afresh(&self) -> Result<Repository> {
         let locked = Locked::find(self.storage()?)?;
-        if let Some(folder) = self.cache_folder() {
-            locked.discard_cache(&folder)?;
-        }
-        self.unlock(locked, &self.passphrase(false)?)
+        self.unlock_with(locked, &self.passphrase(false)?, true)
+    }
+
+    fn unlock_with(&self, locked: Locked, passphrase: &[u8], fresh: bool) -> Result<Repository> {
+        let cache = CacheOptions { folder: self.cache_folder(), fresh, warn: Arc::clone(&self.warn) };
+        let repo = locked.open(Arc::clone(&self.env), passphrase, cache)?;
+        repo.seen.remember_repository(self.report);
+        Ok(repo)
     }
 
     /// The repository's passphrase; `new` when it is being chosen.
@@ -126,22 +134,22 @@ impl<'c> Context<'c> {
         origins.read()
     }
 
-    /// Where the cache goes; in memory when there is no place for it. A cache is never worth a failed backup.
+    /// Where the cache goes, and the memory of what was seen. Where nobody says, both are off, with a warning: a cache
+    /// is never worth a failed backup.
     fn cache_folder(&self) -> Option<PathBuf> {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let named = self.global.cache_dir.clone().filter(|path| !path.as_os_str().is_empty());
         let default = || variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
-        let Some(folder) = named.or_else(|| Some(default()?.join("alluvium"))) else {
-            self.report.detail("no --cache-dir, XDG_CACHE_HOME or HOME: the cache is kept in memory");
-            return None;
-        };
-        match std::fs::create_dir_all(&folder) {
-            Ok(()) => Some(folder),
-            Err(e) => {
-                self.report.warn(&format!("the cache is kept in memory: can't make {}: {e}", folder.display()));
-                None
-            }
+        let folder = named.or_else(|| Some(default()?.join("alluvium")));
+        if folder.is_none() {
+            self.no_folder.call_once(|| {
+                self.report.warn(
+                    "there is no XDG_CACHE_HOME or HOME: the local cache is kept in memory, and this machine does not \
+                     remember what it has seen of the repository: an older state would go unnoticed; set --cache-dir",
+                );
+            });
         }
+        folder
     }
 
     /// Remembers that this machine has made the repository `id` in `storage`: whatever stood there

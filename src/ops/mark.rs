@@ -46,10 +46,30 @@ pub struct Lost {
 
 /// Walks `snapshots` and marks what they need, each chunk at the best copy in which `flaw` finds nothing. Where all
 /// copies are condemned, each of them is marked: which one another prune is about to delete, nobody here knows.
+/// Nothing is missing merely because the local cache lacks it: then it is rebuilt, and all are walked again.
 ///
 /// # Errors
 /// `Storage`, `Interrupted`. Missing and damaged data are not errors but [`Marks::missing`].
 pub fn mark(
+    indexed: &Indexed<'_>,
+    snapshots: &[Snapshot],
+    flaw: Flaw<'_>,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<Marks> {
+    let marks = walk(indexed, snapshots, flaw, report, cancel)?;
+    let cache = &indexed.repo.cache;
+    if marks.missing.is_empty() || !cache.renew()? {
+        return Ok(marks);
+    }
+    let again = walk(indexed, snapshots, flaw, report, cancel)?;
+    if again.missing != marks.missing {
+        cache.confirm_damage();
+    }
+    Ok(again)
+}
+
+fn walk(
     indexed: &Indexed<'_>,
     snapshots: &[Snapshot],
     flaw: Flaw<'_>,

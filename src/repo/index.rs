@@ -16,25 +16,29 @@
 //! Several processes may use one cache file; what one adds, another may overlook until its next
 //! [`Index::loaded`], which for a writer merely means to store a chunk twice. A reader asks
 //! [`Index::copies`], which does not consult the filter.
+//!
+//! A file that is damaged or can't be used never fails the work: the index goes on in memory (`rebuild.rs`).
 
 mod file;
 mod filter;
+mod rebuild;
 mod recent;
 mod rows;
+mod store;
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, RwLock};
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{OptionalExtension, params};
 
-use self::file::{Fault, Inner};
-use self::filter::Filter;
-use self::recent::Recent;
-use crate::error::Result;
-use crate::format::bytes::Decoder;
+use self::file::Found;
+pub use self::rebuild::IndexSource;
+use self::rebuild::{Changed, Fallback, Left};
+use self::store::{Store, read};
+use crate::env::lock;
+use crate::error::{Kind, Result};
 use crate::format::index::IndexObject;
 use crate::format::manifest::FENCE_LEN;
 use crate::format::pack::{Base, BlobEntry, Codec, WrappedKey};
@@ -111,20 +115,21 @@ pub struct Totals {
     pub stored_bytes: u64,
 }
 
+/// Receives warnings, in words.
+pub type WarningSink = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// The cache of one repository's index. May be used by many threads at once.
 ///
-/// Errors: `Busy` when another process writes for minutes; `Storage` when the disk fails or is full;
-/// `Failed` with the hint `repair index` when the cache turns out to be damaged.
+/// Errors: those of the storage, when the index must be rebuilt from it. One that was opened without a
+/// source to rebuild it from is empty after its file failed.
 pub struct Index {
-    writer: Arc<Mutex<Connection>>,
-    /// Answers while the writer is at work; the same connection for a database in memory. One is enough:
-    /// filter and recent blocks answer without it, and it alone does some 40 000 random lookups a second (2.5 GB/s).
-    /// No method holds both; each is locked before the filter or the recent blocks.
-    reader: Arc<Mutex<Connection>>,
-    filter: RwLock<Filter>,
-    recent: RwLock<Recent>,
+    repo: RepoId,
+    store: RwLock<Arc<Store>>,
+    fallback: Option<Fallback>,
+    /// Held by whoever replaces the store.
+    left: Mutex<Left>,
+    changed: Mutex<Changed>,
     filter_misses: AtomicU64,
-    _in_use: Option<File>,
 }
 
 impl Index {
@@ -134,15 +139,43 @@ impl Index {
     /// # Errors
     /// `Storage` when the folder or file can't be written; `Busy` when a file that must be replaced is in use.
     pub fn open(path: &Path, repo: RepoId) -> Result<Self> {
-        let (connections, filter) = file::open(path, repo, rows::load_filter)?;
-        Ok(Self {
-            writer: Arc::new(Mutex::new(connections.writer)),
-            reader: Arc::new(Mutex::new(connections.reader)),
-            filter: RwLock::new(filter),
-            recent: RwLock::new(Recent::new()),
-            filter_misses: AtomicU64::new(0),
-            _in_use: Some(connections.in_use),
-        })
+        Ok(Self::with(Store::open(path, repo, false)?.0, repo, None))
+    }
+
+    /// As [`open`](Self::open), but whatever is wrong with the file, now or later, is a warning: then the index is
+    /// kept in memory, rebuilt from `source`. With `fresh` a file that is there is not believed: it is
+    /// replaced by an empty one, or left alone when other processes use it.
+    ///
+    /// # Errors
+    /// When `SQLite` can't be set up in memory.
+    pub fn open_or_in_memory(
+        path: &Path,
+        repo: RepoId,
+        fresh: bool,
+        source: Box<dyn IndexSource>,
+        warn: WarningSink,
+    ) -> Result<Self> {
+        let fallback = Some(Fallback { source, warn });
+        match Store::open(path, repo, fresh) {
+            Ok((store, found)) => {
+                let index = Self::with(store, repo, fallback);
+                if found == Found::Damaged {
+                    index.warn_of_damage(&mut lock(&index.left), path);
+                }
+                Ok(index)
+            }
+            Err(error) => {
+                let index = Self::with(Store::in_memory(repo)?, repo, fallback);
+                let mut left = lock(&index.left);
+                // That others use it is no reason to warn somebody who does without it.
+                if !(fresh && error.kind() == Kind::Busy) {
+                    index.warn_of_disk(&mut left, path, &error);
+                }
+                left.file = Some(path.to_owned());
+                drop(left);
+                Ok(index)
+            }
+        }
     }
 
     /// An index without a file: for tests, and for work without a cache, at some 60 bytes of memory a blob.
@@ -150,18 +183,21 @@ impl Index {
     /// # Errors
     /// When `SQLite` can't be set up.
     pub fn in_memory(repo: RepoId) -> Result<Self> {
-        let connection = Arc::new(Mutex::new(file::in_memory(repo)?));
-        Ok(Self {
-            writer: Arc::clone(&connection),
-            reader: connection,
-            filter: RwLock::new(Filter::for_blobs(0)),
-            recent: RwLock::new(Recent::new()),
-            filter_misses: AtomicU64::new(0),
-            _in_use: None,
-        })
+        Ok(Self::with(Store::in_memory(repo)?, repo, None))
     }
 
-    /// Deletes the cache file: the cure for a damaged one, and the first step of `repair index`.
+    fn with(store: Store, repo: RepoId, fallback: Option<Fallback>) -> Self {
+        Self {
+            repo,
+            store: RwLock::new(Arc::new(store)),
+            fallback,
+            left: Mutex::default(),
+            changed: Mutex::default(),
+            filter_misses: AtomicU64::new(0),
+        }
+    }
+
+    /// Deletes the cache file.
     ///
     /// # Errors
     /// `Busy` when it is in use, `Storage` when it can't be deleted.
@@ -174,13 +210,9 @@ impl Index {
     /// # Errors
     /// See [`Index`].
     pub fn loaded(&self) -> Result<HashSet<IndexId>> {
-        Ok(self.reading(|connection| {
-            self.catch_up(connection)?;
-            write(&self.recent).clear();
-            let mut statement = connection.prepare_cached("SELECT id FROM objects")?;
-            let ids = statement.query_map([], |row| row.get(0).map(IndexId))?;
-            Ok(ids.collect::<Result<_, _>>()?)
-        })?)
+        let loaded = self.ask(Store::loaded)?;
+        lock(&self.changed).added.clone_from(&loaded);
+        Ok(loaded)
     }
 
     /// Adds an index object's contents, wholly or not at all. Adding one twice changes nothing.
@@ -188,7 +220,7 @@ impl Index {
     /// # Errors
     /// `Damaged` when the object contradicts another about a pack; see [`Index`].
     pub fn add(&self, id: IndexId, object: &IndexObject) -> Result<()> {
-        Ok(self.add_batch(&[(id, object)])?)
+        self.add_batch(&[(id, object)])
     }
 
     /// Adds many index objects, each wholly or not at all, in batches of about a million blobs: a batch
@@ -221,29 +253,39 @@ impl Index {
         }
     }
 
-    /// Forgets index objects, and the packs that no other loaded object lists. Unknown ids are ignored.
+    /// Forgets index objects, and the packs that no other loaded object lists, before the storage loses them.
+    /// Unknown ids are ignored.
+    ///
+    /// # Errors
+    /// See [`Index`]; `Storage` when a file that was left can't be made to forget. Nothing may be deleted then.
+    pub fn remove(&self, ids: &[IndexId]) -> Result<()> {
+        self.note_removed(ids);
+        self.forget(|store| store.remove(ids))
+    }
+
+    /// As [`remove`](Self::remove), of index objects that the storage has lost already.
     ///
     /// # Errors
     /// See [`Index`].
-    pub fn remove(&self, ids: &[IndexId]) -> Result<()> {
-        self.in_transaction(|transaction| rows::remove_objects(transaction, ids))?;
-        self.forget_recent();
-        Ok(())
+    pub fn drop_gone(&self, ids: &[IndexId]) -> Result<()> {
+        self.note_removed(ids);
+        self.ask(|store| store.remove(ids))
+    }
+
+    fn note_removed(&self, ids: &[IndexId]) {
+        let mut changed = lock(&self.changed);
+        changed.added.retain(|id| !ids.contains(id));
+        changed.removed.extend(ids);
     }
 
     /// Throws everything away. Called before something is deleted from the storage, so that no crash
     /// leaves a cache that knows chunks which are gone.
     ///
     /// # Errors
-    /// See [`Index`]. Nothing may be deleted from the storage then.
+    /// As [`remove`](Self::remove).
     pub fn invalidate(&self) -> Result<()> {
-        self.in_transaction(|transaction| {
-            rows::remove_everything(transaction)?;
-            *write(&self.filter) = Filter::for_blobs(0);
-            Ok(())
-        })?;
-        self.forget_recent();
-        Ok(())
+        lock(&self.changed).added.clear();
+        self.forget(Store::clear)
     }
 
     /// A copy of the blob in a place that `usable` accepts: the writer's question. Answered from memory
@@ -253,11 +295,15 @@ impl Index {
     /// # Errors
     /// See [`Index`].
     pub fn lookup(&self, id: &BlobId, usable: &dyn Fn(&Location) -> bool) -> Result<Option<Location>> {
-        if !read(&self.filter).may_contain(id) {
+        let store = read(&self.store);
+        if !read(&store.filter).may_contain(id) {
             self.filter_misses.fetch_add(1, Ordering::Relaxed);
             return Ok(None);
         }
-        match self.find_recent(id) {
+        let recent = store.find_recent(id);
+        // What follows may replace the store.
+        drop(store);
+        match recent {
             Some(location) if usable(&location) => Ok(Some(location)),
             _ => Ok(self.copies(id)?.into_iter().find(usable)),
         }
@@ -268,16 +314,7 @@ impl Index {
     /// # Errors
     /// See [`Index`].
     pub fn copies(&self, id: &BlobId) -> Result<Vec<Location>> {
-        Ok(self.reading(|connection| {
-            // Asked first: should another process write in between, the next call notices.
-            let version = connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
-            let mut found = Vec::new();
-            for block in rows::blocks_with(connection, id)? {
-                found.extend(block.located().filter(|(entry, _)| entry.id == *id).map(|(_, location)| location));
-                write(&self.recent).keep(block, version);
-            }
-            Ok(found)
-        })?)
+        self.ask(|store| store.copies(id))
     }
 
     /// Whether any features were noted.
@@ -285,9 +322,11 @@ impl Index {
     /// # Errors
     /// See [`Index`].
     pub fn has_features(&self) -> Result<bool> {
-        Ok(self.reading(|connection| {
-            Ok(connection.query_row("SELECT EXISTS (SELECT 1 FROM features)", [], |row| row.get(0))?)
-        })?)
+        self.ask(|store| {
+            store.read(|connection| {
+                Ok(connection.query_row("SELECT EXISTS (SELECT 1 FROM features)", [], |row| row.get(0))?)
+            })
+        })
     }
 
     /// The blobs that were noted last with these features, as often as they share one.
@@ -295,14 +334,17 @@ impl Index {
     /// # Errors
     /// See [`Index`].
     pub fn with_features(&self, features: &[u64]) -> Result<Vec<BlobId>> {
-        Ok(self.reading(|connection| {
-            let mut statement = connection.prepare_cached("SELECT blob FROM features WHERE feature = ?1")?;
-            let mut found = Vec::new();
-            for feature in features {
-                found.extend(statement.query_row([feature.cast_signed()], |row| row.get(0).map(BlobId)).optional()?);
-            }
-            Ok(found)
-        })?)
+        self.ask(|store| {
+            store.read(|connection| {
+                let mut statement = connection.prepare_cached("SELECT blob FROM features WHERE feature = ?1")?;
+                let mut found = Vec::new();
+                for feature in features {
+                    let blob = statement.query_row([feature.cast_signed()], |row| row.get(0).map(BlobId));
+                    found.extend(blob.optional()?);
+                }
+                Ok(found)
+            })
+        })
     }
 
     /// Notes features of blobs; a feature leads to the blob that was noted last. When there are too many, a quarter goes.
@@ -310,20 +352,22 @@ impl Index {
     /// # Errors
     /// See [`Index`].
     pub fn note_features(&self, blobs: &[(BlobId, [u64; FEATURES])]) -> Result<()> {
-        Ok(self.in_transaction(|transaction| {
-            let mut note = transaction.prepare_cached("INSERT OR REPLACE INTO features VALUES (?1, ?2)")?;
-            for (id, features) in blobs {
-                for feature in features {
-                    note.execute(params![feature.cast_signed(), id.0])?;
+        self.ask(|store| {
+            store.write(|transaction| {
+                let mut note = transaction.prepare_cached("INSERT OR REPLACE INTO features VALUES (?1, ?2)")?;
+                for (id, features) in blobs {
+                    for feature in features {
+                        note.execute(params![feature.cast_signed(), id.0])?;
+                    }
                 }
-            }
-            let noted: i64 = transaction.query_row("SELECT count(*) FROM features", [], |row| row.get(0))?;
-            if noted > FEATURES_NOTED_MAX {
-                // Features are hashes: any bits of theirs choose by chance.
-                transaction.execute("DELETE FROM features WHERE (feature >> 8) & 3 = ?1 & 3", [noted])?;
-            }
-            Ok(())
-        })?)
+                let noted: i64 = transaction.query_row("SELECT count(*) FROM features", [], |row| row.get(0))?;
+                if noted > FEATURES_NOTED_MAX {
+                    // Features are hashes: any bits of theirs choose by chance.
+                    transaction.execute("DELETE FROM features WHERE (feature >> 8) & 3 = ?1 & 3", [noted])?;
+                }
+                Ok(())
+            })
+        })
     }
 
     /// How many lookups the filter answered without touching the disk.
@@ -336,7 +380,7 @@ impl Index {
     /// # Errors
     /// See [`Index`].
     pub fn packs(&self) -> Result<Vec<KnownPack>> {
-        Ok(self.reading(rows::packs)?)
+        self.ask(|store| store.read(rows::packs))
     }
 
     /// A pack's blobs with their offsets, in order; none for an unknown pack.
@@ -344,14 +388,7 @@ impl Index {
     /// # Errors
     /// See [`Index`].
     pub fn entries(&self, pack: &PackId) -> Result<Vec<(u32, BlobEntry)>> {
-        Ok(self.reading(|connection| {
-            let mut entries = Vec::new();
-            rows::for_each_block(connection, "packs.id = ?1", &pack.0, |block| {
-                entries.extend(block.located().map(|(entry, location)| (location.offset, entry.clone())));
-                Ok(())
-            })?;
-            Ok(entries)
-        })?)
+        self.ask(|store| store.read(|connection| rows::entries(connection, pack)))
     }
 
     /// A data key as it is sealed to the repository's public key; of the newest epoch that is known.
@@ -359,16 +396,7 @@ impl Index {
     /// # Errors
     /// See [`Index`].
     pub fn wrapped_key(&self, id: DataKeyId) -> Result<Option<WrappedKey>> {
-        Ok(self.reading(|connection| {
-            let mut statement = connection.prepare_cached("SELECT wrapped FROM keys WHERE id = ?1")?;
-            let Some(bytes) = statement.query_row([id.0], |row| row.get::<_, Vec<u8>>(0)).optional()? else {
-                return Ok(None);
-            };
-            let mut input = Decoder(&bytes);
-            let key = WrappedKey::decode(&mut input)?;
-            input.end()?;
-            if key.id == id { Ok(Some(key)) } else { Err(Fault::Damage(format!("a wrong data key for {id}"))) }
-        })?)
+        self.ask(|store| store.read(|connection| rows::wrapped_key(connection, id)))
     }
 
     /// The sums over all packs.
@@ -376,7 +404,7 @@ impl Index {
     /// # Errors
     /// See [`Index`].
     pub fn totals(&self) -> Result<Totals> {
-        Ok(self.reading(rows::totals)?)
+        self.ask(|store| store.read(rows::totals))
     }
 
     /// The sealed manifest of a snapshot as it lies in the storage, if it was put here.
@@ -384,10 +412,7 @@ impl Index {
     /// # Errors
     /// See [`Index`].
     pub fn manifest(&self, id: &SnapshotId) -> Result<Option<Vec<u8>>> {
-        Ok(self.reading(|connection| {
-            let mut statement = connection.prepare_cached("SELECT sealed FROM manifests WHERE id = ?1")?;
-            Ok(statement.query_row([id.0], |row| row.get(0)).optional()?)
-        })?)
+        self.ask(|store| store.read(|connection| rows::manifest(connection, id)))
     }
 
     /// Keeps a sealed manifest, so that listing snapshots reads the storage only for new ones.
@@ -395,11 +420,7 @@ impl Index {
     /// # Errors
     /// See [`Index`].
     pub fn put_manifest(&self, id: &SnapshotId, sealed: &[u8]) -> Result<()> {
-        self.in_transaction(|transaction| {
-            Ok(transaction
-                .execute("INSERT OR REPLACE INTO manifests (id, sealed) VALUES (?1, ?2)", params![id.0, sealed])?)
-        })?;
-        Ok(())
+        self.ask(|store| store.write(|transaction| rows::put_manifest(transaction, id, sealed)))
     }
 
     /// The snapshots whose manifests are kept; fences, which are told by their size, are kept too and are none.
@@ -407,11 +428,17 @@ impl Index {
     /// # Errors
     /// See [`Index`].
     pub fn manifests(&self) -> Result<HashSet<SnapshotId>> {
-        Ok(self.reading(|connection| {
-            let mut statement = connection.prepare_cached("SELECT id FROM manifests WHERE length(sealed) <> ?1")?;
-            let ids = statement.query_map([FENCE_LEN.cast_signed()], |row| row.get(0).map(SnapshotId))?;
-            Ok(ids.collect::<Result<HashSet<_>, _>>()?)
-        })?)
+        self.ask(|store| {
+            let mut ids = HashSet::new();
+            store.read(|connection| {
+                rows::for_each_manifest(connection, |id, sealed| {
+                    if sealed.len() as u64 != FENCE_LEN {
+                        ids.insert(id);
+                    }
+                })
+            })?;
+            Ok(ids)
+        })
     }
 
     /// Forgets the manifests of these snapshots.
@@ -419,11 +446,13 @@ impl Index {
     /// # Errors
     /// See [`Index`].
     pub fn forget_manifests(&self, ids: &[SnapshotId]) -> Result<()> {
-        Ok(self.in_transaction(|transaction| {
-            let mut delete = transaction.prepare_cached("DELETE FROM manifests WHERE id = ?1")?;
-            ids.iter().try_for_each(|id| delete.execute([id.0]).map(drop))?;
-            Ok(())
-        })?)
+        self.ask(|store| {
+            store.write(|transaction| {
+                let mut delete = transaction.prepare_cached("DELETE FROM manifests WHERE id = ?1")?;
+                ids.iter().try_for_each(|id| delete.execute([id.0]).map(drop))?;
+                Ok(())
+            })
+        })
     }
 
     /// Forgets the manifests of all other snapshots.
@@ -431,96 +460,25 @@ impl Index {
     /// # Errors
     /// See [`Index`].
     pub fn retain_manifests(&self, ids: &BTreeSet<SnapshotId>) -> Result<()> {
-        Ok(self.in_transaction(|transaction| {
-            let mut statement = transaction.prepare("SELECT id FROM manifests")?;
-            let known = statement.query_map([], |row| row.get(0).map(SnapshotId))?.collect::<Result<Vec<_>, _>>()?;
-            for id in known.iter().filter(|id| !ids.contains(id)) {
-                transaction.execute("DELETE FROM manifests WHERE id = ?1", [id.0])?;
-            }
-            Ok(())
-        })?)
+        self.ask(|store| {
+            store.write(|transaction| {
+                let mut statement = transaction.prepare("SELECT id FROM manifests")?;
+                let known = statement.query_map([], |row| row.get(0).map(SnapshotId))?;
+                for id in known.collect::<Result<Vec<_>, _>>()?.iter().filter(|id| !ids.contains(id)) {
+                    transaction.execute("DELETE FROM manifests WHERE id = ?1", [id.0])?;
+                }
+                Ok(())
+            })
+        })
     }
 
-    /// Runs `work` on the connection that reads.
-    fn reading<T>(&self, work: impl FnOnce(&Connection) -> Inner<T>) -> Inner<T> {
-        work(&lock(&self.reader))
-    }
-
-    /// Runs `work` in a transaction that is alone in writing from its first moment.
-    fn in_transaction<T>(&self, work: impl FnOnce(&Transaction) -> Inner<T>) -> Inner<T> {
-        let mut connection = lock(&self.writer);
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let result = work(&transaction)?;
-        transaction.commit()?;
-        Ok(result)
-    }
-
-    fn find_recent(&self, id: &BlobId) -> Option<Location> {
-        read(&self.recent).find(id)
-    }
-
-    /// Forgets the blocks read so far. Under the lock that whoever reads one holds until it is kept.
-    fn forget_recent(&self) {
-        let _reading = lock(&self.reader);
-        write(&self.recent).clear();
-    }
-
-    fn add_batch(&self, objects: &[(IndexId, &IndexObject)]) -> Inner<()> {
-        let newest_block = self.in_transaction(|transaction| {
-            self.catch_up(transaction)?;
-            let mut places = Vec::new();
-            for (id, object) in objects {
-                let new_packs = rows::add_object(transaction, *id, object, &mut places)?;
-                let mut filter = write(&self.filter);
-                new_packs.iter().flat_map(|pack| &pack.entries).for_each(|entry| filter.insert(&entry.id));
-            }
-            rows::add_places(transaction, &mut places)?;
-            self.keep_filter(transaction)?;
-            rows::newest_block(transaction)
-        })?;
-        // Only now: had the transaction failed, others would use its block numbers for other blobs.
-        let mut filter = write(&self.filter);
-        filter.covered = filter.covered.max(newest_block);
-        Ok(())
-    }
-
-    /// Lets the filter grow when it is full, and saves it when reading what it lacks on disk would
-    /// delay the next opening (half a million blobs for a filter of 32 MiB).
-    fn keep_filter(&self, transaction: &Transaction) -> Inner<()> {
-        let (full, covered) = {
-            let filter = read(&self.filter);
-            (filter.inserted > filter.capacity(), filter.covered)
-        };
-        if full {
-            let mut larger = Filter::for_blobs(rows::totals(transaction)?.blobs);
-            rows::cover_newer_blocks(transaction, &mut larger)?;
-            // The blocks of this transaction are in it, but not yet for good.
-            larger.covered = covered;
-            *write(&self.filter) = larger;
-        }
-        let saved = rows::inserted_when_saved(transaction)?;
-        let filter = read(&self.filter);
-        if full || filter.inserted.abs_diff(saved) > filter.bytes() as u64 / 64 {
-            rows::save_filter(transaction, &filter)?;
+    fn add_batch(&self, objects: &[(IndexId, &IndexObject)]) -> Result<()> {
+        self.ask(|store| store.add(objects))?;
+        let mut changed = lock(&self.changed);
+        for (id, _) in objects {
+            changed.added.insert(*id);
+            changed.removed.remove(id);
         }
         Ok(())
     }
-
-    /// Adds to the filter what was added to the file since.
-    fn catch_up(&self, connection: &Connection) -> Inner<()> {
-        rows::cover_newer_blocks(connection, &mut write(&self.filter))
-    }
-}
-
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Locks a connection. A thread that panicked in a transaction has rolled it back.
-fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
-    connection.lock().unwrap_or_else(PoisonError::into_inner)
 }

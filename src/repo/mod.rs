@@ -52,7 +52,7 @@ use crate::storage::{Listed, Storage};
 use crate::transform::chunk::Chunker;
 use crate::transform::sketch::Sketcher;
 
-use index::{Index, Location};
+use index::{Index, IndexSource, Location};
 use keys::{Claimed, KdfCost, Keys, NewSlot, SharedKeys};
 use listing::LOOKS;
 use open::refuse_remains;
@@ -234,17 +234,7 @@ impl Repository {
     /// # Errors
     /// As [`open_object`](Self::open_object).
     pub fn open_claim(&self, kind: ObjectKind, name: &str, bound: &[u8], sealed: &[u8]) -> Result<(Claim, Vec<u8>)> {
-        let author = match self.keys.open_claim(kind, name, bound, sealed)? {
-            Claimed::By(claim, content) => return Ok((claim, content)),
-            Claimed::Unknown(author) => author,
-        };
-        if self.storage.stat(&certificate::object_name(author))?.is_some() {
-            self.keys.refresh_ring(self.storage.as_ref())?;
-            if let Claimed::By(claim, content) = self.keys.open_claim(kind, name, bound, sealed)? {
-                return Ok((claim, content));
-            }
-        }
-        Err(Error::forged(name, format!("its author {author} is no slot of this repository")))
+        open_claim(self.storage.as_ref(), &self.keys, kind, name, bound, sealed)
     }
 
     /// Reads one index object from the storage.
@@ -252,10 +242,15 @@ impl Repository {
     /// # Errors
     /// `Damaged`, `NotFound`, `Storage`.
     pub fn read_index_object(&self, id: IndexId) -> Result<IndexObject> {
-        let name = crate::format::index::object_name(id);
-        let bytes = self.storage.get(&name, INDEX_OBJECT_BYTES_MAX)?;
-        let (_, plain) = self.open_object(ObjectKind::Index, &name, &bytes)?;
-        IndexObject::decode(&plain).map_err(|e| e.in_object(&name))
+        Ok(self.read_index_claim(id)?.1)
+    }
+
+    /// As [`read_index_object`](Self::read_index_object), with who claims it.
+    ///
+    /// # Errors
+    /// `Damaged`, `NotFound`, `Storage`.
+    pub fn read_index_claim(&self, id: IndexId) -> Result<(Claim, IndexObject)> {
+        read_index_object(self.storage.as_ref(), &self.keys, id)
     }
 
     /// The index objects that the storage lists. Like all listings sorted, so that the same repository is worked on
@@ -456,7 +451,7 @@ impl Repository {
         }
         let gone: Vec<_> = loaded.iter().filter(|id| !listed.contains(*id)).copied().collect();
         if !gone.is_empty() {
-            self.cache.remove(&gone)?;
+            self.cache.drop_gone(&gone)?;
         }
         Ok((problems, vanished))
     }
@@ -470,6 +465,53 @@ fn refuse_unreadable(name: &str, object: &[u8], bytes_max: u64) -> Result<()> {
             format!("{name} would have {size} bytes, at most {bytes_max} are allowed; it was not written"),
         )),
         _ => Ok(()),
+    }
+}
+
+/// Opens a claim that is bound to `bound`. An author who is not known yet is looked for.
+fn open_claim(
+    storage: &dyn Storage,
+    keys: &Keys,
+    kind: ObjectKind,
+    name: &str,
+    bound: &[u8],
+    sealed: &[u8],
+) -> Result<(Claim, Vec<u8>)> {
+    let author = match keys.open_claim(kind, name, bound, sealed)? {
+        Claimed::By(claim, content) => return Ok((claim, content)),
+        Claimed::Unknown(author) => author,
+    };
+    if storage.stat(&certificate::object_name(author))?.is_some() {
+        keys.refresh_ring(storage)?;
+        if let Claimed::By(claim, content) = keys.open_claim(kind, name, bound, sealed)? {
+            return Ok((claim, content));
+        }
+    }
+    Err(Error::forged(name, format!("its author {author} is no slot of this repository")))
+}
+
+fn read_index_object(storage: &dyn Storage, keys: &Keys, id: IndexId) -> Result<(Claim, IndexObject)> {
+    let name = crate::format::index::object_name(id);
+    let bytes = storage.get(&name, INDEX_OBJECT_BYTES_MAX)?;
+    let sealed = envelope::decode(ObjectKind::Index, &bytes).map_err(|e| e.in_object(&name))?;
+    let (claim, plain) = open_claim(storage, keys, ObjectKind::Index, &name, name.as_bytes(), sealed)?;
+    Ok((claim, IndexObject::decode(&plain).map_err(|e| e.in_object(&name))?))
+}
+
+/// Reads index objects for a local cache that must be rebuilt.
+struct StoredIndex {
+    storage: Arc<dyn Storage>,
+    keys: Arc<Keys>,
+}
+
+impl IndexSource for StoredIndex {
+    fn list(&self) -> Result<BTreeSet<IndexId>> {
+        Ok(index_ids(&self.storage.list("index/")?))
+    }
+
+    fn read(&self, ids: &[IndexId]) -> Vec<Result<IndexObject>> {
+        let storage = self.storage.as_ref();
+        each(at_once(storage), ids, |&id| Ok(read_index_object(storage, &self.keys, id)?.1))
     }
 }
 

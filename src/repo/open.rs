@@ -17,13 +17,31 @@ use crate::id::RepoId;
 use crate::storage::Storage;
 use crate::transform::hash::stream_digest;
 
-use super::Repository;
-use super::index::Index;
+use super::index::{Index, WarningSink};
 use super::keys::{self, Slots, list_slots};
 use super::parallel::both;
 use super::ring::RawRing;
 use super::rules::Rules;
 use super::seen::{AddressMemory, Seen, hexadecimal};
+use super::{Repository, StoredIndex};
+
+/// Where the local cache is, and how it is opened.
+#[derive(Clone)]
+pub struct CacheOptions {
+    /// The folder of all caches of this machine; without one, cache and memory of what was seen are off.
+    pub folder: Option<PathBuf>,
+    /// Does not believe the cache that is there: begins a new one.
+    pub fresh: bool,
+    /// Receives a warning when the cache must be kept in memory, or is rebuilt since it is damaged.
+    pub warn: WarningSink,
+}
+
+impl CacheOptions {
+    /// The cache below `folder`, without warnings.
+    pub fn in_folder(folder: Option<&Path>) -> Self {
+        Self { folder: folder.map(Path::to_owned), fresh: false, warn: Arc::new(|_| {}) }
+    }
+}
 
 /// A repository that was found, and that no passphrase has opened yet.
 pub struct Locked {
@@ -47,14 +65,15 @@ impl Locked {
         Ok(Self { storage, config, slots, ring })
     }
 
-    /// Opens it. The local cache lies in a folder of its own below `cache_folder`; without one it is held in memory.
+    /// Opens it. The local cache lies in a folder of its own below `cache.folder`. Without one, or where that can't
+    /// be used, it is held in memory.
     ///
     /// # Errors
-    /// `WrongKey`, `Damaged`; those of the local cache.
-    pub fn open(self, env: Arc<dyn Env>, passphrase: &[u8], cache_folder: Option<&Path>) -> Result<Repository> {
+    /// `WrongKey`, `Damaged`.
+    pub fn open(self, env: Arc<dyn Env>, passphrase: &[u8], cache: CacheOptions) -> Result<Repository> {
         let Self { storage, config, slots, ring } = self;
         let id = config.repository;
-        let keys = keys::open(slots, ring, &storage.location(), &config, passphrase)?;
+        let keys = Arc::new(keys::open(slots, ring, &storage.location(), &config, passphrase)?);
         let parameters =
             keys.index.open(&associated_data(ObjectKind::Config, id, b"config"), &config.sealed).ok_or_else(|| {
                 Error::damaged("config", "its sealed part does not open: altered, or from another repository")
@@ -66,22 +85,15 @@ impl Locked {
         if parameters.requires(config::SINGLE_WRITER) {
             storage.set_single_writer();
         }
-        let file = cache_folder.map(|folder| cache_file(folder, id, storage.as_ref()));
+        let address = cache.folder.as_ref().map(|folder| address_memory(folder, id, storage.as_ref()));
+        let file = cache.folder.map(|folder| cache_file(&folder, id, storage.as_ref()));
+        let stored = StoredIndex { storage: Arc::clone(&storage), keys: Arc::clone(&keys) };
         let cache = match &file {
-            Some(file) => Index::open(file, id)?,
+            Some(file) => Index::open_or_in_memory(file, id, cache.fresh, Box::new(stored), cache.warn)?,
             None => Index::in_memory(id)?,
         };
-        let address = cache_folder.map(|folder| address_memory(folder, id, storage.as_ref()));
         let seen = Seen::new(file.map(|file| file.with_file_name("seen.json")), address);
-        Ok(Repository { storage, env, id, parameters, keys: Arc::new(keys), cache, seen, rules: Rules::default() })
-    }
-
-    /// Deletes the local cache: the cure for a damaged one.
-    ///
-    /// # Errors
-    /// `Busy` when somebody uses it.
-    pub fn discard_cache(&self, cache_folder: &Path) -> Result<()> {
-        Index::discard(&cache_file(cache_folder, self.config.repository, self.storage.as_ref()))
+        Ok(Repository { storage, env, id, parameters, keys, cache, seen, rules: Rules::default() })
     }
 }
 
@@ -96,7 +108,7 @@ impl Repository {
         passphrase: &[u8],
         cache_folder: Option<&Path>,
     ) -> Result<Self> {
-        Locked::find(storage)?.open(env, passphrase, cache_folder)
+        Locked::find(storage)?.open(env, passphrase, CacheOptions::in_folder(cache_folder))
     }
 }
 

@@ -104,7 +104,7 @@ impl<'r> Reader<'r> {
     fn blob_anywhere(&self, id: &BlobId, below: u8, attempts: &mut Attempts) -> Result<Vec<u8>> {
         let mut copies = self.indexed.copies(id)?;
         let mut tried = HashSet::new();
-        let mut problem = None;
+        let (mut problem, mut renewed) = (None, false);
         loop {
             copies.retain(|copy| copy.version() < below && tried.insert((copy.pack, copy.offset)));
             match self.first_whole(id, &copies, attempts)? {
@@ -121,7 +121,13 @@ impl<'r> Reader<'r> {
             };
             copies.retain(|copy| copy.version() < below && !packs.contains(&copy.pack));
             if copies.is_empty() {
-                break;
+                // The local cache may lack one: it is rebuilt, once.
+                if renewed || !self.indexed.repo.cache.renew()? {
+                    break;
+                }
+                renewed = true;
+            } else if renewed {
+                self.indexed.repo.cache.confirm_damage();
             }
         }
         // A bad block under the only copy is damage, too.
@@ -256,7 +262,14 @@ impl<'r> Reader<'r> {
 
     fn data_key(&self, id: DataKeyId) -> Result<SealKey> {
         let repo = self.indexed.repo;
-        let wrapped: WrappedKey = repo.cache.wrapped_key(id)?.ok_or_else(|| {
+        let mut wrapped: Option<WrappedKey> = repo.cache.wrapped_key(id)?;
+        if wrapped.is_none() && !self.steady && repo.cache.renew()? {
+            wrapped = repo.cache.wrapped_key(id)?;
+            if wrapped.is_some() {
+                repo.cache.confirm_damage();
+            }
+        }
+        let wrapped = wrapped.ok_or_else(|| {
             Error::damaged(format!("data key {id}"), "is in no index object")
                 .hint("`alluvium repair index` reads it from the packs")
         })?;

@@ -264,25 +264,25 @@ impl Seen {
     /// Reads, changes and replaces the memory, alone among this machine's processes.
     fn change(&self, report: &dyn Report, change: impl FnOnce(&mut State) -> Result<()>) -> Result<()> {
         let Some(file) = &self.file else { return change(&mut State::default()) };
-        let held = match lock(file) {
-            Ok(held) => held,
-            Err(e) => {
-                warn_not_kept(file, &e, report);
-                return Ok(());
-            }
-        };
-        let (before, readable) = match read::<State>(file) {
-            Ok(found) => (found.unwrap_or_default(), true),
-            Err(e) => {
-                warn_unreadable(file, &e, report);
-                (State::default(), false)
-            }
+        // Without the lock it is compared all the same: what was seen is known.
+        let held = lock(file);
+        let (before, unread) = match read::<State>(file) {
+            Ok(found) => (found.unwrap_or_default(), None),
+            Err(e) => (State::default(), Some(e)),
         };
         let mut state = before.clone();
         change(&mut state)?;
-        if (state != before || !readable)
-            && let Err(e) = write(file, &state)
-        {
+        if let Some(e) = &unread {
+            warn_unreadable(file, e, report);
+        }
+        // What the disk can't give is not replaced: another time it may be readable.
+        let is_readable = unread.as_ref().is_none_or(|e| e.kind() == io::ErrorKind::InvalidData);
+        let kept = match &held {
+            Err(e) => Err(io::Error::new(e.kind(), e.to_string())),
+            Ok(_) if is_readable && (state != before || unread.is_some()) => write(file, &state),
+            Ok(_) => Ok(()),
+        };
+        if let Err(e) = kept {
             warn_not_kept(file, &e, report);
         }
         drop(held);
@@ -378,7 +378,7 @@ pub(super) fn hexadecimal(bytes: &[u8]) -> String {
 fn read<T: DeserializeOwned>(file: &Path) -> io::Result<Option<T>> {
     match fs::read(file) {
         Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&e.kind()) => Ok(None),
         Err(e) => Err(e),
     }
 }

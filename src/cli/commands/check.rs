@@ -24,7 +24,7 @@ pub fn check(context: &mut Context<'_>, arguments: &Check) -> Result<Outcome> {
         return merge_results(context, &arguments.merge_results);
     }
     let read = if arguments.read_data { Some(Subset::ALL) } else { arguments.read_data_subset };
-    let repo = context.open()?;
+    let repo = context.open_afresh()?;
     if arguments.accept_older_state {
         repo.seen.accept(context.report)?;
     }

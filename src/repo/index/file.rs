@@ -1,7 +1,8 @@
 //! The cache file: opened, proven to be ours, or begun anew; and what its failures mean.
 //!
 //! A file of another repository, of another schema, or with damage that shows at once is deleted
-//! and begun anew: it is only a cache. But deleting a database that another process has open can
+//! and begun anew: it is only a cache. Damage that shows later marks the file (`<file>.damaged`), and
+//! the next opening deletes it. But deleting a database that another process has open can
 //! mix two of them up (sqlite.org, "How To Corrupt An `SQLite` Database File", 4.2). So whoever has the file open
 //! holds a shared lock on `<file>.lock`, and only who gets it exclusively may delete.
 //!
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, ffi};
 
+use super::rows::check_sum;
 use crate::error::{Error, Kind};
 use crate::format::Malformed;
 use crate::id::RepoId;
@@ -25,22 +27,26 @@ use crate::id::RepoId;
 /// Marks the file as ours: "ALVM".
 const APPLICATION_ID: i64 = 0x414c_564d;
 /// Raised whenever [`SCHEMA`] or what the columns mean changes.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 /// Page cache of one connection.
 const PAGE_CACHE_KIB: usize = 8 << 10;
+/// Ends the name of the empty file that marks a cache file as useless.
+const MARK: &str = ".damaged";
 /// How long to wait for another process that writes. Adding a million blobs takes a few seconds.
 const BUSY_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// See the head of `index.rs`. Block numbers are never given out twice (AUTOINCREMENT): the filter relies on it.
 const SCHEMA: &str = "
     CREATE TABLE meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
-    CREATE TABLE objects (number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE);
+    CREATE TABLE objects (
+        number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, packs INTEGER NOT NULL, sum INTEGER NOT NULL);
     CREATE TABLE packs (
         number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, session BLOB NOT NULL,
         key BLOB NOT NULL, blobs INTEGER NOT NULL, raw_bytes INTEGER NOT NULL, stored_bytes INTEGER NOT NULL,
         sum INTEGER NOT NULL);
     CREATE TABLE listed (object INTEGER, pack INTEGER, PRIMARY KEY (object, pack)) WITHOUT ROWID;
-    CREATE TABLE keys (id BLOB PRIMARY KEY, epoch INTEGER NOT NULL, wrapped BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE keys (
+        id BLOB PRIMARY KEY, epoch INTEGER NOT NULL, wrapped BLOB NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE blocks (
         number INTEGER PRIMARY KEY AUTOINCREMENT, pack INTEGER NOT NULL, offset INTEGER NOT NULL,
         sum INTEGER NOT NULL, entries BLOB NOT NULL);
@@ -48,7 +54,8 @@ const SCHEMA: &str = "
     CREATE TABLE places (place INTEGER PRIMARY KEY);
     CREATE TABLE filter (number INTEGER PRIMARY KEY, sum INTEGER NOT NULL, bits BLOB NOT NULL);
     CREATE TABLE features (feature INTEGER PRIMARY KEY, blob BLOB NOT NULL);
-    CREATE TABLE manifests (number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, sealed BLOB NOT NULL);
+    CREATE TABLE manifests (
+        number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, sum INTEGER NOT NULL, sealed BLOB NOT NULL);
 ";
 
 /// What goes wrong inside the index, before it becomes the library's error.
@@ -58,6 +65,8 @@ pub(super) enum Fault {
     Sqlite(rusqlite::Error),
     /// What the cache holds can't be what was put in.
     Damage(String),
+    /// The file is another repository's, or has another schema.
+    Foreign,
     /// Anything else.
     Other(Error),
 }
@@ -84,43 +93,49 @@ impl From<Error> for Fault {
 }
 
 impl Fault {
-    /// True when the file is to blame, so that a new one helps.
-    fn is_damage(&self) -> bool {
+    /// True when the content of the file is to blame.
+    pub(super) fn is_damage(&self) -> bool {
         match self {
-            Self::Other(_) => false,
+            Self::Other(_) | Self::Foreign => false,
             Self::Sqlite(rusqlite::Error::SqliteFailure(e, _)) => {
                 // The SQL is fixed: an error in it, or a broken constraint, means that the schema or the rows
-                // are not ours.
-                let codes = [ErrorCode::DatabaseCorrupt, ErrorCode::NotADatabase, ErrorCode::ConstraintViolation];
-                codes.contains(&e.code)
-                    || [ffi::SQLITE_ERROR, ffi::SQLITE_MISMATCH, ffi::SQLITE_IOERR_SHORT_READ]
+                // are not ours. A file that the system lets us write and SQLite does not has a damaged header.
+                [
+                    ErrorCode::DatabaseCorrupt,
+                    ErrorCode::NotADatabase,
+                    ErrorCode::ConstraintViolation,
+                    ErrorCode::TooBig,
+                    ErrorCode::TypeMismatch,
+                ]
+                .contains(&e.code)
+                    || [ffi::SQLITE_ERROR, ffi::SQLITE_READONLY, ffi::SQLITE_FORMAT, ffi::SQLITE_INTERNAL]
                         .contains(&e.extended_code)
+                    || [ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_IOERR_CORRUPTFS].contains(&e.extended_code)
             }
             // A value of another type or length than was written.
             Self::Sqlite(_) | Self::Damage(_) => true,
         }
     }
+
+    /// True when the file or its disk is to blame, so that a database in memory can answer instead.
+    pub(super) fn is_of_file(&self) -> bool {
+        !matches!(self, Self::Other(_))
+    }
 }
 
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
-        if fault.is_damage() {
-            let error = Error::new(Kind::Failed, "the local index cache is damaged")
-                .hint("`repair index` builds it anew from the repository; nothing stored is lost");
-            return match fault {
-                Fault::Sqlite(e) => error.because(e),
-                Fault::Damage(what) => error.because(what),
-                Fault::Other(other) => other,
-            };
-        }
+        let damaged = fault.is_damage();
         match fault {
             Fault::Other(e) => e,
-            Fault::Damage(what) => Error::new(Kind::Failed, what),
+            Fault::Foreign => Error::new(Kind::Failed, "the local cache is of another repository or version"),
+            Fault::Damage(what) => Error::new(Kind::Failed, "the local cache is damaged").because(what),
+            Fault::Sqlite(e) if damaged => Error::new(Kind::Failed, "the local cache is damaged").because(e),
             Fault::Sqlite(e) => match e.sqlite_error_code() {
-                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                    Error::new(Kind::Busy, "another process is writing to the local index cache").because(e)
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed) => {
+                    Error::new(Kind::Busy, "another process is writing to the local cache").because(e)
                 }
-                _ => unusable("the local index cache can't be read or written").because(e),
+                _ => unusable("the local cache can't be read or written").because(e),
             },
         }
     }
@@ -129,7 +144,7 @@ impl From<Fault> for Error {
 /// An error about the place of the cache, with what to do about it.
 fn unusable(context: impl Into<String>) -> Error {
     Error::new(Kind::Storage, context)
-        .hint("give the cache a folder that can be written and has room, or work without a cache")
+        .hint("free space on its disk, or name a folder that can be written with --cache-dir")
 }
 
 /// The open file: one connection that writes, one that reads meanwhile.
@@ -140,37 +155,68 @@ pub(super) struct Connections {
     pub in_use: File,
 }
 
+/// What [`open`] found at its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A file of ours, or none, or a stranger's in whose place there is a new one.
+    Usable,
+    /// A damaged file, in whose place there is a new one.
+    Damaged,
+}
+
 /// Opens the cache at `path`; `check` reads what must be readable. Where either finds damage or a
-/// stranger's file, begins anew.
+/// stranger's file, begins anew; with `fresh` in any case.
 pub(super) fn open<T>(
     path: &Path,
     repo: RepoId,
+    fresh: bool,
     check: impl Fn(&Connection) -> Inner<T>,
-) -> Result<(Connections, T), Error> {
+) -> Result<(Connections, T, Found), Error> {
     let in_use =
-        claim(path).map_err(|e| unusable(format!("the index cache {} can't be opened", path.display())).because(e))?;
+        claim(path).map_err(|e| unusable(format!("the local cache {} can't be opened", path.display())).because(e))?;
+    if fresh || is_marked(path) {
+        delete_alone(path, &in_use)?;
+    }
     let attempt = || -> Inner<_> {
         let writer = connect(path)?;
         prepare(&writer, repo)?;
-        Ok((writer, connect(path)?))
+        let reader = connect(path)?;
+        Ok((check(&reader)?, writer, reader))
     };
-    let found = attempt().and_then(|(writer, reader)| Ok((check(&reader)?, writer, reader)));
-    let (checked, writer, reader) = match found {
-        Err(fault) if fault.is_damage() => {
+    let during = |fault: Fault| Error::from(fault).during(path.display());
+    let mut found = Found::Usable;
+    let (checked, writer, reader) = match attempt() {
+        Err(fault) if fault.is_damage() || matches!(fault, Fault::Foreign) => {
+            if fault.is_damage() {
+                found = Found::Damaged;
+            }
             delete_alone(path, &in_use)?;
-            let (writer, reader) = attempt()?;
-            (check(&reader)?, writer, reader)
+            attempt().map_err(during)?
         }
-        other => other.map_err(|fault| Error::from(fault).during(path.display()))?,
+        other => other.map_err(during)?,
     };
-    Ok((Connections { writer, reader, in_use }, checked))
+    Ok((Connections { writer, reader, in_use }, checked, found))
 }
 
 /// Deletes the cache at `path`, if no process has it open.
 pub(super) fn discard(path: &Path) -> Result<(), Error> {
     let in_use =
-        claim(path).map_err(|e| unusable(format!("the index cache {} can't be opened", path.display())).because(e))?;
+        claim(path).map_err(|e| unusable(format!("the local cache {} can't be opened", path.display())).because(e))?;
     delete_alone(path, &in_use)
+}
+
+/// Marks the file at `path` as useless: the next opening that has it for itself deletes it. Nobody may
+/// delete it now, since other processes may have it open. Does nothing where there is no file.
+pub(super) fn mark(path: &Path) -> std::io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Err(e) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&e.kind()) => return Ok(()),
+        other => other?,
+    };
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(beside(path, MARK)).map(drop)
+}
+
+fn is_marked(path: &Path) -> bool {
+    std::fs::symlink_metadata(beside(path, MARK)).is_ok()
 }
 
 /// A database in memory, already prepared.
@@ -200,16 +246,18 @@ fn claim(path: &Path) -> std::io::Result<File> {
 /// Deletes the file and its companions, provided that nobody else has it open.
 fn delete_alone(path: &Path, in_use: &File) -> Result<(), Error> {
     let failed =
-        |e: std::io::Error| unusable(format!("the index cache {} can't be deleted", path.display())).because(e);
+        |e: std::io::Error| unusable(format!("the local cache {} can't be deleted", path.display())).because(e);
     in_use.unlock().map_err(failed)?;
     in_use.try_lock().map_err(|e| match e {
         TryLockError::Error(e) => failed(e),
         TryLockError::WouldBlock => {
-            Error::new(Kind::Busy, format!("the index cache {} must be built anew, but is in use", path.display()))
+            Error::new(Kind::Busy, format!("the local cache {} must be rebuilt, but is in use", path.display()))
                 .hint("end the other processes that work on this repository from here, then try again")
         }
     })?;
-    for suffix in ["", "-wal", "-shm", "-journal"] {
+    // A crash halfway leaves a mixture, which only its mark tells from a whole file.
+    let _ = mark(path);
+    for suffix in ["", "-wal", "-shm", "-journal", MARK] {
         match std::fs::remove_file(beside(path, suffix)) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed(e)),
             _ => {}
@@ -258,14 +306,30 @@ fn prepare(connection: &Connection, repo: RepoId) -> Inner<()> {
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
             transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
             transaction.execute("INSERT INTO meta VALUES ('repository', ?1)", [repo.0])?;
+            transaction.execute("INSERT INTO meta VALUES ('schema', ?1)", [schema_sum(&transaction)?])?;
         }
         transaction.commit()?;
     }
     let ours = number("PRAGMA application_id")? == APPLICATION_ID && number("PRAGMA user_version")? == SCHEMA_VERSION;
     let get = "SELECT value FROM meta WHERE name = 'repository'";
-    if ours && connection.query_row(get, [], |row| row.get::<_, [u8; 16]>(0)).optional()? == Some(repo.0) {
+    if !ours || connection.query_row(get, [], |row| row.get::<_, [u8; 16]>(0)).optional()? != Some(repo.0) {
+        return Err(Fault::Foreign);
+    }
+    if number("SELECT value FROM meta WHERE name = 'schema'")? == schema_sum(connection)? {
         Ok(())
     } else {
-        Err(Fault::Damage("it belongs to another repository or another version of this program".into()))
+        Err(Fault::Damage("its schema has a wrong check sum".into()))
     }
+}
+
+/// The check sum of the schema: SQLite takes a column by another name or type as it comes.
+fn schema_sum(connection: &Connection) -> Inner<i64> {
+    let sql = "SELECT type || char(0) || name || char(0) || tbl_name || char(0) || rootpage || char(0)
+               || coalesce(sql, '') FROM sqlite_schema ORDER BY rowid";
+    let mut statement = connection.prepare(sql)?;
+    let (mut rows, mut texts) = (statement.query([])?, Vec::new());
+    while let Some(row) = rows.next()? {
+        texts.push(row.get::<_, String>(0)?);
+    }
+    Ok(check_sum(&texts.iter().map(String::as_bytes).collect::<Vec<_>>()))
 }

@@ -1,7 +1,11 @@
 //! What lies in the tables: rows written, read and checked.
 //!
-//! Every row that leads to a place in a pack carries a check sum and goes through the decoders of the
-//! format, with their limits. A row that is not exactly what was written is damage, never a location.
+//! Every row that decides anything carries a check sum, bound to what the row is about, and goes through
+//! the decoders of the format, with their limits. A row that is not exactly what was written is damage,
+//! never a location. Without check sums are `places` (a place that leads to a block without such an id is
+//! damage), `listed` (each object's row has the sum over its packs) and `features`, which only propose a base.
+
+use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
@@ -66,10 +70,10 @@ pub(super) fn add_object<'a>(
     places: &mut Vec<i64>,
 ) -> Inner<Vec<&'a IndexedPack>> {
     let mut new_packs = Vec::new();
-    if transaction.execute("INSERT OR IGNORE INTO objects (id) VALUES (?1)", [id.0])? == 0 {
+    if transaction.execute("INSERT OR IGNORE INTO objects (id, packs, sum) VALUES (?1, 0, 0)", [id.0])? == 0 {
         return Ok(new_packs);
     }
-    let object_number = transaction.last_insert_rowid();
+    let (object_number, mut listed) = (transaction.last_insert_rowid(), 0_i64);
     object.keys.iter().try_for_each(|key| add_key(transaction, key))?;
     let mut list = transaction.prepare_cached("INSERT OR IGNORE INTO listed VALUES (?1, ?2)")?;
     for pack in &object.packs {
@@ -87,21 +91,40 @@ pub(super) fn add_object<'a>(
                 number
             }
         };
-        list.execute([object_number, pack_number])?;
+        if list.execute([object_number, pack_number])? == 1 {
+            listed = listed.wrapping_add(listed_sum(&pack.id));
+        }
     }
+    let sum = object_sum(object_number, &id, listed);
+    transaction.execute("UPDATE objects SET packs = ?2, sum = ?3 WHERE number = ?1", [object_number, listed, sum])?;
     Ok(new_packs)
 }
 
 /// Adds a wrapped data key; that of a newer epoch replaces the older.
 fn add_key(connection: &Connection, key: &WrappedKey) -> Inner<()> {
     let mut add = connection.prepare_cached(
-        "INSERT INTO keys VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE
-         SET epoch = excluded.epoch, wrapped = excluded.wrapped WHERE excluded.epoch > epoch",
+        "INSERT INTO keys VALUES (?1, ?2, ?3, ?4) ON CONFLICT (id) DO UPDATE
+         SET epoch = excluded.epoch, wrapped = excluded.wrapped, sum = excluded.sum WHERE excluded.epoch > epoch",
     )?;
     let mut wrapped = Encoder::default();
     key.encode(&mut wrapped);
-    add.execute(params![key.id.0, key.epoch, wrapped.0])?;
+    add.execute(params![key.id.0, key.epoch, wrapped.0, key_sum(&key.id, key.epoch, &wrapped.0)])?;
     Ok(())
+}
+
+/// The wrapped data key `id`.
+pub(super) fn wrapped_key(connection: &Connection, id: DataKeyId) -> Inner<Option<WrappedKey>> {
+    let mut statement = connection.prepare_cached("SELECT epoch, wrapped, sum FROM keys WHERE id = ?1")?;
+    let mut rows = statement.query([id.0])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let (epoch, bytes, sum): (u32, Vec<u8>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    if sum != key_sum(&id, epoch, &bytes) {
+        return Err(Fault::Damage(format!("data key {id} has a wrong check sum")));
+    }
+    let mut input = Decoder(&bytes);
+    let key = WrappedKey::decode(&mut input)?;
+    input.end()?;
+    Ok(Some(key))
 }
 
 /// Adds a pack's row; returns its number.
@@ -142,8 +165,73 @@ pub(super) fn add_places(connection: &Connection, places: &mut Vec<i64>) -> Inne
     change_places(connection, "INSERT OR IGNORE INTO places VALUES (?1)", places)
 }
 
+/// The ids of the objects.
+pub(super) fn objects(connection: &Connection) -> Inner<HashSet<IndexId>> {
+    let mut statement = connection.prepare_cached("SELECT number, id, packs, sum FROM objects")?;
+    let (mut rows, mut ids) = (statement.query([])?, HashSet::new());
+    while let Some(row) = rows.next()? {
+        ids.insert(read_object(row)?.1);
+    }
+    Ok(ids)
+}
+
+/// Reads an object's number and id, and the sum over its packs.
+fn read_object(row: &Row) -> Inner<(i64, IndexId, i64)> {
+    let (number, id, listed, sum) = (row.get(0)?, IndexId(row.get(1)?), row.get(2)?, row.get::<_, i64>(3)?);
+    if sum != object_sum(number, &id, listed) {
+        return Err(Fault::Damage(format!("index object {id} has a wrong check sum")));
+    }
+    Ok((number, id, listed))
+}
+
+/// Verifies which object lists which pack, and that no pack's row is missing or there twice.
+pub(super) fn verify_lists(connection: &Connection) -> Inner<()> {
+    let damage = |what: &str| Err(Fault::Damage(what.to_owned()));
+    let mut statement = connection.prepare_cached(&format!("SELECT {PACK_COLUMNS}, number FROM packs"))?;
+    let (mut rows, mut packs, mut ids) = (statement.query([])?, HashMap::new(), HashSet::new());
+    while let Some(row) = rows.next()? {
+        let pack = read_pack(row)?;
+        if !ids.insert(pack.id) {
+            return damage("a pack is there twice");
+        }
+        packs.insert(row.get::<_, i64>(8)?, (listed_sum(&pack.id), false));
+    }
+    let mut statement = connection.prepare_cached("SELECT number, id, packs, sum FROM objects")?;
+    let (mut rows, mut objects) = (statement.query([])?, HashMap::new());
+    while let Some(row) = rows.next()? {
+        let (number, _, listed) = read_object(row)?;
+        objects.insert(number, listed);
+    }
+    let mut statement = connection.prepare_cached("SELECT object, pack FROM listed")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (object, pack): (i64, i64) = (row.get(0)?, row.get(1)?);
+        let (Some(left), Some((sum, is_listed))) = (objects.get_mut(&object), packs.get_mut(&pack)) else {
+            return damage("an index object lists a pack, and one of the two is missing");
+        };
+        *left = left.wrapping_sub(*sum);
+        *is_listed = true;
+    }
+    if objects.values().any(|left| *left != 0) || packs.values().any(|(_, is_listed)| !is_listed) {
+        return damage("the packs of an index object are not those that were added");
+    }
+    verify_block_numbers(connection)
+}
+
+/// Verifies that a new block gets a number which no block had.
+fn verify_block_numbers(connection: &Connection) -> Inner<()> {
+    let newest = newest_block(connection)?;
+    let get = "SELECT seq FROM sqlite_sequence WHERE name = 'blocks'";
+    let last: i64 = connection.query_row(get, [], |row| row.get(0)).optional()?.unwrap_or(0);
+    if (newest..=i64::from(u32::MAX)).contains(&last) {
+        return Ok(());
+    }
+    Err(Fault::Damage(format!("the last block number is {last}, and block {newest} is there")))
+}
+
 /// Removes objects, and what no other object lists.
 pub(super) fn remove_objects(transaction: &Transaction, ids: &[IndexId]) -> Inner<()> {
+    verify_lists(transaction)?;
     for id in ids {
         let object = "(SELECT number FROM objects WHERE id = ?1)";
         transaction.execute(&format!("DELETE FROM listed WHERE object = {object}"), [id.0])?;
@@ -165,10 +253,10 @@ pub(super) fn remove_everything(transaction: &Transaction) -> Inner<()> {
 
 /// The blocks that hold the blob, oldest first.
 pub(super) fn blocks_with(connection: &Connection, id: &BlobId) -> Inner<Vec<Block>> {
-    // CROSS JOIN keeps SQLite's planner to this order.
+    // LEFT JOIN keeps SQLite's planner to this order, and shows what a place leads to and is not there.
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {BLOCK_COLUMNS} FROM places CROSS JOIN blocks ON blocks.number = places.place & 0xffffffff
-         CROSS JOIN packs ON packs.number = blocks.pack WHERE places.place BETWEEN ?1 AND ?2 ORDER BY places.place"
+        "SELECT {BLOCK_COLUMNS} FROM places LEFT JOIN blocks ON blocks.number = places.place & 0xffffffff
+         LEFT JOIN packs ON packs.number = blocks.pack WHERE places.place BETWEEN ?1 AND ?2 ORDER BY places.place"
     ))?;
     let (mut rows, mut blocks) = (statement.query([place(id, 0), place(id, u32::MAX)])?, Vec::new());
     while let Some(row) = rows.next()? {
@@ -176,6 +264,8 @@ pub(super) fn blocks_with(connection: &Connection, id: &BlobId) -> Inner<Vec<Blo
         // Others with the same front lie next to it.
         if block.entries.iter().any(|entry| entry.id == *id) {
             blocks.push(block);
+        } else if block.entries.iter().all(|entry| place(&entry.id, 0) != place(id, 0)) {
+            return Err(Fault::Damage(format!("a place leads to block {}, which has no such id", block.number)));
         }
     }
     Ok(blocks)
@@ -278,14 +368,31 @@ fn read_pack(row: &Row) -> Inner<KnownPack> {
     Ok(pack)
 }
 
-pub(super) fn totals(connection: &Connection) -> Inner<Totals> {
-    let sql = "SELECT count(*), coalesce(sum(blobs), 0), coalesce(sum(raw_bytes), 0), coalesce(sum(stored_bytes), 0)
-               FROM packs";
-    let [packs, blobs, raw_bytes, stored_bytes] = connection.prepare_cached(sql)?.query_row([], |row| {
-        let number = |column| row.get(column).map(i64::cast_unsigned);
-        Ok([number(0)?, number(1)?, number(2)?, number(3)?])
+/// A pack's blobs with their offsets, in order.
+pub(super) fn entries(connection: &Connection, id: &PackId) -> Inner<Vec<(u32, BlobEntry)>> {
+    let Some((number, pack)) = known_pack(connection, id)? else { return Ok(Vec::new()) };
+    let mut entries = Vec::new();
+    for_each_block(connection, "blocks.pack = ?1", &number, |block| {
+        entries.extend(block.located().map(|(entry, location)| (location.offset, entry.clone())));
+        Ok(())
     })?;
-    Ok(Totals { packs, blobs, raw_bytes, stored_bytes })
+    if entries.len() as u64 == pack.blobs {
+        return Ok(entries);
+    }
+    Err(Fault::Damage(format!("pack {id} has {} blobs instead of {}", entries.len(), pack.blobs)))
+}
+
+pub(super) fn totals(connection: &Connection) -> Inner<Totals> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {PACK_COLUMNS} FROM packs"))?;
+    let (mut rows, mut totals) = (statement.query([])?, Totals::default());
+    while let Some(row) = rows.next()? {
+        let pack = read_pack(row)?;
+        totals.packs += 1;
+        totals.blobs += pack.blobs;
+        totals.raw_bytes += pack.raw_bytes;
+        totals.stored_bytes += pack.stored_bytes;
+    }
+    Ok(totals)
 }
 
 pub(super) fn newest_block(connection: &Connection) -> Inner<i64> {
@@ -302,20 +409,24 @@ pub(super) fn cover_newer_blocks(connection: &Connection, filter: &mut Filter) -
     })
 }
 
-/// The filter as it was saved, or a new one, brought up to date.
-pub(super) fn load_filter(connection: &Connection) -> Inner<Filter> {
+/// Verifies what can be verified without reading every block, and loads the filter: as it was saved, or a new
+/// one, brought up to date. Also returns whether there is any object.
+pub(super) fn load(connection: &Connection) -> Inner<(Filter, bool)> {
     let snapshot = connection.unchecked_transaction()?;
+    verify_lists(&snapshot)?;
+    let is_filled = !objects(&snapshot)?.is_empty();
     let mut filter = match saved_filter(&snapshot)? {
         Some(filter) => filter,
         None => Filter::for_blobs(totals(&snapshot)?.blobs),
     };
     cover_newer_blocks(&snapshot, &mut filter)?;
-    Ok(filter)
+    Ok((filter, is_filled))
 }
 
 /// The saved filter, if it is whole.
 fn saved_filter(connection: &Connection) -> Inner<Option<Filter>> {
-    let (Some(inserted), Some(covered)) = (meta(connection, "filter_inserted")?, meta(connection, "filter_covered")?)
+    let (Some(inserted), Some(covered), Some(bytes)) =
+        (meta(connection, "filter_inserted")?, meta(connection, "filter_covered")?, meta(connection, "filter_bytes")?)
     else {
         return Ok(None);
     };
@@ -324,10 +435,16 @@ fn saved_filter(connection: &Connection) -> Inner<Option<Filter>> {
     for expected in 0.. {
         let Some(row) = rows.next()? else { break };
         let (number, sum, bits): (i64, i64, Vec<u8>) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        if number != expected || words.len() * 8 >= filter::BYTES_MAX || sum != piece_sum(number, covered, &bits) {
-            return Ok(None);
+        if number != expected
+            || words.len() * 8 >= filter::BYTES_MAX
+            || sum != piece_sum(number, bytes, inserted, covered, &bits)
+        {
+            return Err(Fault::Damage("a piece of the filter has a wrong check sum".into()));
         }
         words.extend(bits.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)));
+    }
+    if words.len() as i64 * 8 != bytes {
+        return Err(Fault::Damage("a piece of the filter is missing".into()));
     }
     Ok(Filter::from_words(words, inserted.cast_unsigned(), covered))
 }
@@ -342,12 +459,14 @@ pub(super) fn save_filter(transaction: &Transaction, filter: &Filter) -> Inner<(
     let covered = newest_block(transaction)?;
     transaction.execute("DELETE FROM filter", [])?;
     let mut add = transaction.prepare_cached("INSERT INTO filter VALUES (?1, ?2, ?3)")?;
+    let (bytes, inserted) = (filter.bytes() as i64, filter.inserted.cast_signed());
     for (number, bits) in (0i64..).zip(filter.pieces(FILTER_PIECE_BYTES)) {
-        add.execute(params![number, piece_sum(number, covered, &bits), bits])?;
+        add.execute(params![number, piece_sum(number, bytes, inserted, covered, &bits), bits])?;
     }
     let mut set = transaction.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?;
-    set.execute(params!["filter_inserted", filter.inserted.cast_signed()])?;
+    set.execute(params!["filter_inserted", inserted])?;
     set.execute(params!["filter_covered", covered])?;
+    set.execute(params!["filter_bytes", bytes])?;
     Ok(())
 }
 
@@ -367,15 +486,70 @@ fn pack_sum(pack: &KnownPack) -> i64 {
     check_sum(&[&pack.id.0, &pack.session.0, &pack.key.0, sizes.as_flattened()])
 }
 
-/// The check sum of a piece of the filter.
-fn piece_sum(number: i64, covered: i64, bits: &[u8]) -> i64 {
-    check_sum(&[&number.to_le_bytes(), &covered.to_le_bytes(), bits])
+/// The check sum of a piece of the filter, of which all pieces have so many `bytes`.
+fn piece_sum(number: i64, bytes: i64, inserted: i64, covered: i64, bits: &[u8]) -> i64 {
+    check_sum(&[[number, bytes, inserted, covered].map(i64::to_le_bytes).as_flattened(), bits])
+}
+
+/// The check sum of an object's row; `listed` is the sum of [`listed_sum`] over its packs.
+fn object_sum(number: i64, id: &IndexId, listed: i64) -> i64 {
+    check_sum(&[&number.to_le_bytes(), &id.0, &listed.to_le_bytes()])
+}
+
+/// What a pack adds to the sum over an object's packs.
+fn listed_sum(pack: &PackId) -> i64 {
+    check_sum(&[&pack.0])
+}
+
+/// The check sum of a data key's row.
+fn key_sum(id: &DataKeyId, epoch: u32, wrapped: &[u8]) -> i64 {
+    check_sum(&[&id.0, &epoch.to_le_bytes(), wrapped])
+}
+
+/// The check sum of a manifest's row.
+fn manifest_sum(id: &SnapshotId, sealed: &[u8]) -> i64 {
+    check_sum(&[&id.0, sealed])
+}
+
+/// The sealed manifest of a snapshot.
+pub(super) fn manifest(connection: &Connection, id: &SnapshotId) -> Inner<Option<Vec<u8>>> {
+    let mut statement = connection.prepare_cached("SELECT id, sum, sealed FROM manifests WHERE id = ?1")?;
+    let mut rows = statement.query([id.0])?;
+    rows.next()?.map(|row| Ok(read_manifest(row)?.1.to_vec())).transpose()
+}
+
+/// Calls `each` with every sealed manifest.
+pub(super) fn for_each_manifest(connection: &Connection, mut each: impl FnMut(SnapshotId, &[u8])) -> Inner<()> {
+    let mut statement = connection.prepare_cached("SELECT id, sum, sealed FROM manifests")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (id, sealed) = read_manifest(row)?;
+        each(id, sealed);
+    }
+    Ok(())
+}
+
+/// Keeps a sealed manifest.
+pub(super) fn put_manifest(connection: &Connection, id: &SnapshotId, sealed: &[u8]) -> Inner<()> {
+    let put = "INSERT OR REPLACE INTO manifests (id, sum, sealed) VALUES (?1, ?2, ?3)";
+    connection.execute(put, params![id.0, manifest_sum(id, sealed), sealed])?;
+    Ok(())
+}
+
+/// Reads id and sealed bytes of a manifest.
+fn read_manifest<'r>(row: &'r Row) -> Inner<(SnapshotId, &'r [u8])> {
+    let (id, sum) = (SnapshotId(row.get(0)?), row.get::<_, i64>(1)?);
+    let sealed = row.get_ref(2)?.as_blob().map_err(|e| Fault::Damage(e.to_string()))?;
+    if sum != manifest_sum(&id, sealed) {
+        return Err(Fault::Damage(format!("manifest {id} has a wrong check sum")));
+    }
+    Ok((id, sealed))
 }
 
 /// Notices what a failing disk or memory did to a row; `SQLite` has no check sums of its own. Every step
 /// is a bijection of the state, so a change within one word never goes unnoticed. Not against attackers:
 /// who can write the cache can write its sums. BLAKE3 took half the time of a lookup here.
-fn check_sum(parts: &[&[u8]]) -> i64 {
+pub(super) fn check_sum(parts: &[&[u8]]) -> i64 {
     let step = |state: u64, word: u64| (state ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     let sum = parts.iter().fold(0, |state, part| {
         let (words, rest) = part.as_chunks();
