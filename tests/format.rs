@@ -738,7 +738,7 @@ fn what_does_not_fit_together_is_refused() {
     says(decode_parts(b"\n"), &["not the expected JSON"]);
     let long = PartKind::Link { target: "x".repeat(1 << 16) };
     says(Part { kind: long, ..part }.encode(), &["record of a part"]);
-    says(decode_parts(&[&[b' '; 1 << 16][..], &record].concat()), &["record of"]);
+    says(decode_parts(&[vec![b' '; 1 << 16], record].concat()), &["record of"]);
 
     let mut keys = sample::keys(true);
     keys.epochs.clear();
