@@ -105,9 +105,7 @@ pub(super) fn add_object<'a>(
 
 /// Adds a wrapped data key. The first stays: another one under its id can't displace it.
 fn add_key(connection: &Connection, key: &WrappedKey) -> Inner<()> {
-    let mut add = connection.prepare_cached(
-        "INSERT OR IGNORE INTO keys VALUES (?1, ?2, ?3, ?4)",
-    )?;
+    let mut add = connection.prepare_cached("INSERT OR IGNORE INTO keys VALUES (?1, ?2, ?3, ?4)")?;
     let mut wrapped = Encoder::default();
     key.encode(&mut wrapped);
     add.execute(params![key.id.0, key.epoch, wrapped.0, key_sum(&key.id, key.epoch, &wrapped.0)])?;
