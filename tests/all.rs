@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one link step.
 
 mod archives;
+mod cache;
 mod cli;
 mod conformance;
 mod crash;
