@@ -92,10 +92,8 @@ fn an_unchanged_list_of_20_000_tables_costs_some_kilobytes_and_no_listing_reads_
     assert!(restored(&fresh, newest).expect("restore") == changed);
     let part = part_called(&fresh, newest, "public.t10000").expect("the table");
     assert_eq!((part.name, part.kind), (PartName::in_schema("public", "t10000"), PartKind::Table { rows: 1 }));
-    let problems = check(&fresh, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check").problems;
-    assert_eq!(problems, []);
+    assert_eq!(check(&fresh, None, &Silent, &Cancel::new()).expect("check").problems, []);
     pruned(&fresh).expect("prune");
-    assert!(restored(&fresh, &snapshots[2]).expect("restore") == data);
     let changes = diff(&fresh, &snapshots[1], newest, false, &Silent).expect("diff");
     let changes: Vec<_> = changes.iter().filter(|part| part.change != diff::Change::Same).collect();
     assert!(matches!(&changes[..], [only] if only.name == "public.t10000"), "{changes:?}");

@@ -702,15 +702,17 @@ fn what_concerns_the_whole_server_is_left_out() {
 
 #[test]
 fn tables_beyond_the_last_segment_are_not_restored_empty() {
+    const TABLES: usize = 33_000;
+    let last = format!("t{}", TABLES - 1);
     let rows: String =
-        (0..4200).map(|i| format!("COPY public.t{i} (a) FROM stdin;\n1\n\\.\n\n")).collect::<Vec<_>>().concat();
+        (0..TABLES).map(|i| format!("COPY public.t{i} (a) FROM stdin;\n1\n\\.\n\n")).collect::<Vec<_>>().concat();
     let tables: String =
-        (0..4200).map(|i| format!("CREATE TABLE public.t{i} (\n    a integer\n);\n\n")).collect::<Vec<_>>().concat();
+        (0..TABLES).map(|i| format!("CREATE TABLE public.t{i} (\n    a integer\n);\n\n")).collect::<Vec<_>>().concat();
     let end = "--\n-- PostgreSQL database dump complete\n--\n";
     let (repo, snapshot) = stored(&format!("--\n-- PostgreSQL database dump\n--\n\n{tables}{rows}{end}"));
     assert!(text_of(&repo, &snapshot, "t7", Narrow::Everything).contains("COPY public.t7 "));
-    assert_eq!(table(&repo, &snapshot, "t4199", Narrow::Everything).expect_err("no rows").kind(), Kind::Usage);
-    assert!(text_of(&repo, &snapshot, "t4199", Narrow::Schema).contains("CREATE TABLE public.t4199 "));
+    assert_eq!(table(&repo, &snapshot, &last, Narrow::Everything).expect_err("no rows").kind(), Kind::Usage);
+    assert!(text_of(&repo, &snapshot, &last, Narrow::Schema).contains(&format!("CREATE TABLE public.{last} ")));
 }
 
 /// A dump whose definitions in front of the rows are these.

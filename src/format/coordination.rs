@@ -88,19 +88,33 @@ pub struct Generation {
     pub distrusted: Vec<Distrusted>,
     /// The number of the last generation that a prune, a check or a repair published: those judge
     /// packs. A generation of a forget or a key change carries it over.
-    #[serde(default)]
     pub judged: u64,
     /// Snapshots that a forget decided to remove and that may still be there. For every other forget
     /// they count as gone; prune marks them as long as they exist.
-    #[serde(default)]
     pub forgotten: Vec<SnapshotId>,
     /// Key slots that were removed. They stay here for ever: a slot object that is still there, or
     /// comes back, counts as removed.
-    #[serde(default)]
     pub removed_slots: Vec<RemovedSlot>,
+    /// Slots whose claims since a time count for nothing.
+    pub distrusted_slots: Vec<DistrustedSlot>,
+}
+
+/// A slot whose claims since a time count for nothing: its passphrase was stolen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistrustedSlot {
+    /// The slot.
+    pub slot: SlotId,
+    /// Since when.
+    pub since: Timestamp,
 }
 
 impl Generation {
+    /// True when what `slot` claims to have written at `time` is distrusted.
+    pub fn distrusts(&self, slot: SlotId, time: Timestamp) -> bool {
+        self.distrusted_slots.iter().any(|d| d.slot == slot && d.since <= time)
+    }
+
     /// True when a key change removed `slot`.
     pub fn has_removed(&self, slot: SlotId) -> bool {
         self.removed_slots.iter().any(|removed| removed.slot == slot)

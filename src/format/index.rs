@@ -112,6 +112,9 @@ impl IndexObject {
             packs.push(IndexedPack { id, size, session, claim, key, entries });
         }
         input.end()?;
+        if packs.iter().map(|pack: &IndexedPack| pack.id).collect::<HashSet<_>>().len() != packs.len() {
+            return Err(Malformed::new("lists a pack twice"));
+        }
         Ok(Self { keys, packs })
     }
 }

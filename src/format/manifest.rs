@@ -304,9 +304,9 @@ pub enum Dialect {
     Postgres,
     /// MySQL and MariaDB: `mysqldump`, `mariadb-dump`.
     Mysql,
-    /// SQLite: `.dump`, database files.
+    /// `SQLite`: `.dump`, database files.
     Sqlite,
-    /// MongoDB: `mongodump --archive`.
+    /// `MongoDB`: `mongodump --archive`.
     Mongodb,
     /// `tar`.
     Tar,

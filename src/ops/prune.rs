@@ -33,16 +33,16 @@ use crate::repo::rules::Rule;
 use crate::repo::session::{Session, Writing};
 use crate::repo::snapshots::Snapshot;
 use crate::repo::writer::{WriteOptions, write};
-use crate::report::{Report, Unit};
+use crate::report::{Problem, Report, Unit};
 use crate::storage::Storage;
 
 use super::mark::mark;
-use super::reindex::{PACKS_PER_INDEX, delete, replace};
+use super::reindex::{PACKS_PER_INDEX, delete, publish_proven, replace};
 
 mod survey;
 mod verify;
 
-use survey::{Survey, all_snapshots, missed, readable, refused};
+use survey::{Survey, all_snapshots, missed, readable, refused, stopping};
 
 /// An object of local repositories that only takes room: prune gives it up on a full disk to be able to
 /// work, and puts it back.
@@ -184,6 +184,57 @@ fn distrust(distrusted: Vec<Distrusted>, flawed: &HashSet<(PackId, BlobId)>) -> 
     packs.into_iter().map(|(pack, blobs)| Distrusted { pack, blobs: blobs.into_iter().collect() }).collect()
 }
 
+/// Reads the packs that write-only slots list, and lists them anew as they describe themselves, in index
+/// objects of this slot; then the claims go (rule I7). What a pack can't show keeps its claim.
+fn adopt_claims(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> Result<()> {
+    let mut claims = Vec::new();
+    for id in repo.list_index()? {
+        match repo.read_index_claim(id) {
+            Ok((claim, object)) if !repo.keys.is_full(claim.author) => claims.push((id, claim, object)),
+            Ok(_) => {}
+            // The survey reports it.
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    let (mut packs, mut keys) = (HashMap::new(), HashMap::new());
+    let mut adopted = Vec::new();
+    for (id, claim, object) in claims {
+        let mut shown = true;
+        for pack in &object.packs {
+            cancel.check()?;
+            let name = object_name(pack.id);
+            let size = repo.storage.stat(&name)?;
+            match size.map(|size| repo.read_pack(pack.id, size)).transpose() {
+                Ok(None) => {}
+                Ok(Some(read)) => {
+                    if read.indexed != *pack {
+                        let what = format!("slot {} describes pack {} otherwise than it is", claim.author, pack.id);
+                        report.problem(Problem::new(index_name(id), what));
+                    }
+                    keys.insert(read.key.id, read.key);
+                    packs.insert(pack.id, read.indexed);
+                }
+                Err(e) if e.kind() == Kind::NotFound => {}
+                Err(e) if e.kind() == Kind::Damaged => {
+                    shown = false;
+                    report.problem(Problem::new(name, &e));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        if shown {
+            adopted.push(id);
+        }
+    }
+    publish_proven(repo, packs.into_values().collect(), &keys)?;
+    repo.cache.remove(&adopted)?;
+    for id in adopted {
+        delete(repo, &index_name(id), report)?;
+    }
+    Ok(())
+}
+
 /// `generation` is kept at the newest one that this prune knows of.
 fn prune_once(
     repo: &Repository,
@@ -196,6 +247,7 @@ fn prune_once(
     let session = Session::begin(repo, &who, report)?;
     // What dead sessions left is garbage of this prune already.
     end_dead_sessions(repo, session.id)?;
+    adopt_claims(repo, report, cancel)?;
     let survey = Survey::take(repo, Some(session.id), generation, options, report, cancel)?;
     let (mut plan, unused, repack) = survey.plan(options);
     let mut work = Work {
@@ -336,7 +388,7 @@ impl Work<'_, '_> {
                 live.into_iter().filter(|s| waiting.iter().any(|c| s.generation < c.since)).collect();
         }
         // The sessions that have ended since the survey may have published what needs a condemned pack.
-        let (snapshots, _) = all_snapshots(self.repo)?;
+        let (snapshots, ..) = all_snapshots(self.repo, self.report)?;
         let again = self.repo.rules.keep(Rule::MarkAgain);
         let new: Vec<Snapshot> =
             snapshots.into_iter().filter(|s| again && !self.survey.snapshots.contains(&s.id)).collect();
@@ -344,12 +396,12 @@ impl Work<'_, '_> {
         if !new.is_empty() {
             let (number, state) = self.repo.newest_generation()?;
             let indexed = self.repo.index_proven(number, state, self.report)?;
-            if let Some(problem) = indexed.problems.first() {
-                return Err(refused(&problem.object, &problem.what));
-            }
             let marks = mark(&indexed, &new, &|_, _| None, self.report, self.cancel)?;
-            if let Some(missing) = marks.missing.first() {
+            if let Some(missing) = stopping(self.repo, &new, &marks.missing, &std::iter::empty) {
                 return Err(missed(self.repo, missing)?);
+            }
+            if !marks.missing.is_empty() {
+                rescued.extend(&self.survey.unlisted);
             }
             // Every copy is spared: which of two a sleeping prune is about to delete can't be known here.
             rescued.extend(marks.holders);
@@ -403,7 +455,8 @@ impl Work<'_, '_> {
             match self.repo.read_index_object(id) {
                 Ok(object) if choose(&object) => old.push((id, object)),
                 Ok(_) => {}
-                Err(e) if e.kind() == Kind::NotFound => {}
+                // What can't be read is reported, and stays.
+                Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => {}
                 Err(e) => return Err(refused(&index_name(id), &e.to_string())),
             }
         }

@@ -39,10 +39,11 @@ use self::rebuild::{Changed, Fallback, Left};
 use self::store::{Store, read};
 use crate::env::lock;
 use crate::error::{Kind, Result};
-use crate::format::index::IndexObject;
+use crate::format::index::{IndexObject, IndexedPack};
+use crate::format::signed::Claim;
 use crate::format::manifest::FENCE_LEN;
 use crate::format::pack::{Base, BlobEntry, Codec, WrappedKey};
-use crate::id::{BlobId, DataKeyId, IndexId, PackId, RepoId, SnapshotId};
+use crate::id::{BlobId, DataKeyId, IndexId, PackId, RepoId, SlotId, SnapshotId};
 use crate::transform::sketch::FEATURES;
 
 /// Entries that are added in one transaction, and that are held in memory by a scan in id order.
@@ -92,14 +93,25 @@ pub struct KnownPack {
     pub size: u64,
     /// The session that wrote it.
     pub session: SnapshotId,
+    /// The slot that wrote it, and when.
+    pub claim: Claim,
     /// The data key its blobs are sealed under.
     pub key: DataKeyId,
+    /// The front of BLAKE3 of its entries: two that differ in any blob differ here.
+    pub digest: [u8; 16],
     /// How many blobs it holds.
     pub blobs: u64,
     /// Their plain bytes.
     pub raw_bytes: u64,
     /// Their stored bytes.
     pub stored_bytes: u64,
+}
+
+impl KnownPack {
+    /// What the index keeps of a pack besides its entries.
+    pub fn of(pack: &IndexedPack) -> Self {
+        rows::summary(pack)
+    }
 }
 
 /// The sums over all packs; a blob counts as often as it is stored.
@@ -391,7 +403,24 @@ impl Index {
         self.ask(|store| store.read(|connection| rows::entries(connection, pack)))
     }
 
-    /// A data key as it is sealed to the repository's public key; of the newest epoch that is known.
+    /// The packs that `author` wrote since `since`, in seconds since 1970.
+    ///
+    /// # Errors
+    /// See [`Index`].
+    pub fn packs_of(&self, author: SlotId, since: i64) -> Result<Vec<PackId>> {
+        self.ask(|store| store.read(|connection| rows::packs_of(connection, author, since)))
+    }
+
+    /// Describes a pack as the pack itself does, whatever an index object says. An unknown pack stays
+    /// unknown.
+    ///
+    /// # Errors
+    /// See [`Index`].
+    pub fn correct(&self, pack: &IndexedPack) -> Result<()> {
+        self.ask(|store| store.correct(pack))
+    }
+
+    /// A data key as an index object lists it: a hint, which need not open.
     ///
     /// # Errors
     /// See [`Index`].

@@ -256,6 +256,11 @@ impl Keys {
         Ok(self.newest_epoch() > before)
     }
 
+    /// True when the ring knows the slot as a full one.
+    pub fn is_full(&self, slot: SlotId) -> bool {
+        self.known_slot(slot).is_some_and(|known| known.certificate.kind == SlotKind::Full)
+    }
+
     /// What the ring says of a slot.
     pub fn known_slot(&self, slot: SlotId) -> Option<KnownSlot> {
         lock(&self.ring).slots.get(&slot).cloned()

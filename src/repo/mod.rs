@@ -40,7 +40,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::certificate;
 use crate::format::config::{self, ChunkSizes, Parameters};
 use crate::format::coordination::{Generation, generation_name};
-use crate::format::index::IndexObject;
+use crate::format::index::{IndexObject, IndexedPack};
 use crate::format::keyslot::SlotKind;
 use crate::format::keyslot::object_name as slot_name;
 use crate::format::limits::INDEX_OBJECT_BYTES_MAX;
@@ -52,7 +52,7 @@ use crate::storage::{Listed, Storage};
 use crate::transform::chunk::Chunker;
 use crate::transform::sketch::Sketcher;
 
-use index::{Index, IndexSource, Location};
+use index::{Index, IndexSource, KnownPack, Location};
 use keys::{Claimed, KdfCost, Keys, NewSlot, SharedKeys};
 use listing::LOOKS;
 use open::refuse_remains;
@@ -383,11 +383,68 @@ impl Repository {
         list: &dyn Fn() -> Result<BTreeSet<IndexId>>,
     ) -> Result<Indexed<'_>> {
         let problems = self.refresh(list, report)?;
-        Ok(self.indexed(number, state, problems))
+        let mut indexed = self.indexed(number, state, problems);
+        indexed.trust.unvouched = self.unvouched(&indexed.state)?;
+        Ok(indexed)
+    }
+
+    /// Packs that no new snapshot may rely on because of who wrote them: what a write-only slot stored
+    /// counts for its own sessions alone, until a prune has stored it again; and nothing that a distrusted
+    /// slot wrote counts for anybody.
+    fn unvouched(&self, state: &Generation) -> Result<HashSet<PackId>> {
+        let ring = self.keys.ring();
+        let own = self.keys.slot();
+        let strangers = ring.slots.iter().filter(|(slot, known)| {
+            known.certificate.kind == SlotKind::WriteOnly && **slot != own
+        });
+        let distrusted = state.distrusted_slots.iter().map(|d| (d.slot, d.since.as_second()));
+        let mut unvouched = HashSet::new();
+        for (slot, since) in strangers.map(|(slot, _)| (*slot, i64::MIN)).chain(distrusted) {
+            unvouched.extend(self.cache.packs_of(slot, since)?);
+        }
+        Ok(unvouched)
     }
 
     fn indexed(&self, number: u64, state: Generation, problems: Vec<Problem>) -> Indexed<'_> {
         Indexed { repo: self, generation: number, trust: Trust::new(&state, self.rules), state, problems }
+    }
+
+    /// Adds an index object that contradicts others about packs. Each such pack is read: what its trailer
+    /// says is believed, whoever said otherwise.
+    fn settle(&self, id: IndexId, object: &IndexObject) -> Result<Vec<Problem>> {
+        let name = crate::format::index::object_name(id);
+        let known: HashMap<PackId, KnownPack> = self.cache.packs()?.into_iter().map(|p| (p.id, p)).collect();
+        let (mut settled, mut problems) = (object.clone(), Vec::new());
+        settled.packs.clear();
+        for pack in &object.packs {
+            if known.get(&pack.id).is_none_or(|known| *known == KnownPack::of(pack)) {
+                settled.packs.push(pack.clone());
+                continue;
+            }
+            let object_name = crate::format::pack::object_name(pack.id);
+            let read = self.storage.stat(&object_name)?.map(|size| self.read_pack(pack.id, size)).transpose();
+            match read {
+                Ok(Some(read)) => {
+                    self.cache.correct(&read.indexed)?;
+                    if read.indexed != *pack {
+                        let what = format!("describes pack {} otherwise than the pack itself", pack.id);
+                        problems.push(Problem::new(name.clone(), what));
+                    }
+                    settled.packs.push(read.indexed);
+                    if settled.keys.iter().all(|key| key.id != read.key.id) {
+                        settled.keys.push(read.key);
+                    }
+                }
+                // What is known stays: nothing says which of the two is right.
+                Ok(None) => problems.push(Problem::new(name.clone(), format!("lists pack {}, which is gone", pack.id))),
+                Err(e) if e.kind() == Kind::Damaged => {
+                    problems.push(Problem::new(object_name, &e));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        self.cache.add(id, &settled)?;
+        Ok(problems)
     }
 
     /// Loads new index objects and drops those that are gone. New ones first: between the two, a pack
@@ -438,12 +495,10 @@ impl Repository {
                 if e.kind() != Kind::Damaged {
                     return Err(e);
                 }
-                // One contradicts what is known: the others are added without it.
+                // One contradicts what is known: the packs themselves settle it.
                 for (id, object) in &objects {
                     match self.cache.add(*id, object) {
-                        Err(e) if e.kind() == Kind::Damaged => {
-                            problems.push(Problem::new(crate::format::index::object_name(*id), &e));
-                        }
+                        Err(e) if e.kind() == Kind::Damaged => problems.extend(self.settle(*id, object)?),
                         other => other?,
                     }
                 }
@@ -495,7 +550,15 @@ fn read_index_object(storage: &dyn Storage, keys: &Keys, id: IndexId) -> Result<
     let bytes = storage.get(&name, INDEX_OBJECT_BYTES_MAX)?;
     let sealed = envelope::decode(ObjectKind::Index, &bytes).map_err(|e| e.in_object(&name))?;
     let (claim, plain) = open_claim(storage, keys, ObjectKind::Index, &name, name.as_bytes(), sealed)?;
-    Ok((claim, IndexObject::decode(&plain).map_err(|e| e.in_object(&name))?))
+    let object = IndexObject::decode(&plain).map_err(|e| e.in_object(&name))?;
+    let foreign = |pack: &IndexedPack| pack.claim.author != claim.author;
+    if !keys.is_full(claim.author)
+        && let Some(pack) = object.packs.iter().find(|pack| foreign(pack))
+    {
+        let what = format!("slot {} is write-only and lists pack {}, which is not its own", claim.author, pack.id);
+        return Err(Error::forged(&name, what));
+    }
+    Ok((claim, object))
 }
 
 /// Reads index objects for a local cache that must be rebuilt.
@@ -670,6 +733,8 @@ impl Indexed<'_> {
 struct Trust {
     /// What is condemned is not known.
     trusts_nothing: bool,
+    /// Packs that only a write-only slot vouches for, another one than this; and those of distrusted slots.
+    unvouched: HashSet<PackId>,
     condemned: HashSet<PackId>,
     /// Packs that the index lists and the storage lacks.
     missing: BTreeSet<PackId>,
@@ -681,6 +746,7 @@ impl Trust {
         let condemned = state.condemned.iter().filter(|_| rules.keep(Rule::AvoidCondemned));
         Self {
             trusts_nothing: false,
+            unvouched: HashSet::new(),
             condemned: condemned.map(|c| c.pack).collect(),
             missing: BTreeSet::new(),
             distrusted: state.distrusted.iter().map(|d| (d.pack, d.blobs.iter().copied().collect())).collect(),
@@ -688,7 +754,10 @@ impl Trust {
     }
 
     fn usable(&self, id: &BlobId, pack: PackId) -> bool {
-        !self.condemned.contains(&pack) && !self.missing.contains(&pack) && !self.distrusts(id, pack)
+        !self.trusts_nothing
+            && !self.condemned.contains(&pack)
+            && !self.unvouched.contains(&pack)
+            && !self.distrusts(id, pack)
     }
 
     fn distrusts(&self, id: &BlobId, pack: PackId) -> bool {

@@ -146,6 +146,11 @@ impl Seen {
         self.state().map(|state| state.generation).filter(|n| *n < GENERATION_MAX).unwrap_or(0)
     }
 
+    /// True for the newest snapshot of a source that was seen.
+    pub fn is_head(&self, id: SnapshotId) -> bool {
+        self.state().is_some_and(|state| state.heads.values().any(|head| head.id == id))
+    }
+
     /// The snapshots that are rightly not there, as far as this machine remembers.
     pub fn forgotten(&self) -> Forgotten {
         let State { forgotten, accepted, .. } = self.state().unwrap_or_default();

@@ -276,12 +276,17 @@ pub(super) fn ids(listed: &[Listed]) -> BTreeSet<SnapshotId> {
 pub fn digest_of_stream(parts: &[Part]) -> Digest {
     let bytes = parts.iter().map(|part| part.digest.bytes).sum();
     digest_of_digests(bytes, parts.len() as u64, &mut |take| {
-        parts.iter().for_each(|part| take(&part.digest.blake3));
+        for part in parts {
+            take(&part.digest.blake3);
+        }
     })
 }
 
+/// Gives digests, one after the other.
+pub type Each<'e> = &'e mut dyn FnMut(&mut dyn FnMut(&[u8; 32]));
+
 /// As [`digest_of_stream`], of `bytes` in `count` parts whose digests `each` gives in order.
-pub fn digest_of_digests(bytes: u64, count: u64, each: &mut dyn FnMut(&mut dyn FnMut(&[u8; 32]))) -> Digest {
+pub fn digest_of_digests(bytes: u64, count: u64, each: Each<'_>) -> Digest {
     let (mut hasher, mut last) = (StreamHasher::new(), stream_digest(b""));
     each(&mut |digest| {
         hasher.update(digest);
@@ -316,6 +321,8 @@ impl ListSummary {
 /// A list of parts that stands in the manifest.
 pub fn inline_list(parts: Vec<Part>) -> PartList {
     let mut summary = ListSummary::default();
-    parts.iter().for_each(|part| summary.add(part));
+    for part in &parts {
+        summary.add(part);
+    }
     summary.list(Listing::Inline(parts))
 }

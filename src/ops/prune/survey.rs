@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{Generation, generation_name};
 use crate::format::manifest;
 use crate::format::pack::object_name;
-use crate::id::{BlobId, PackId, SnapshotId};
+use crate::id::{BlobId, PackId, SlotId, SnapshotId};
 use crate::repo::fence::live_sessions;
 use crate::repo::index::{KnownPack, Location};
 use crate::repo::rules::Rule;
@@ -35,6 +35,8 @@ pub(super) struct Survey<'r> {
     /// Packs that are gone and that an index object still lists: two prunes rewrote the index at once, or one was
     /// interrupted. That no snapshot needs them the marks say.
     pub(super) ghosts: BTreeSet<PackId>,
+    /// Packs that no index object lists.
+    pub(super) unlisted: BTreeSet<PackId>,
     /// Copies that were counted on and do not hold their blob, as the verification found.
     pub(super) flawed: HashSet<(PackId, BlobId)>,
     /// Copies that were verified since another copy is to go.
@@ -79,7 +81,7 @@ impl<'r> Survey<'r> {
     ) -> Result<Self> {
         let listed = repo.list_packs()?;
         let live: HashSet<SnapshotId> = live_sessions(repo, own)?.into_iter().map(|s| s.id).collect();
-        let (snapshots, ids) = all_snapshots(repo)?;
+        let (snapshots, ids, names) = all_snapshots(repo, report)?;
         if snapshots.is_empty() && !listed.is_empty() && !options.allow_empty {
             return Err(Error::new(Kind::Failed, "the repository lists no snapshot at all; nothing was deleted")
                 .hint("if that is right, say --allow-empty; if it is not, the storage does not show what it holds"));
@@ -87,9 +89,7 @@ impl<'r> Survey<'r> {
         let (number, state) = repo.probe_generation()?;
         *generation = Some(number);
         let indexed = repo.index_proven(number, readable(number, state)?, report)?;
-        if let Some(problem) = indexed.problems.first() {
-            return Err(refused(&problem.object, &problem.what));
-        }
+        report_index(&indexed, report);
         // What is in the index and not in the listing was written since, or the listing is incomplete. The cache is read
         // before the second listing: other processes of this machine add to it all the time.
         let packs = repo.cache.packs()?;
@@ -122,7 +122,8 @@ impl<'r> Survey<'r> {
                 None => (indexed.is_distrusted(id, l.pack) || flawed.contains(&(l.pack, *id))).then(|| damaged(id)),
             };
             let marks = mark(&indexed, &snapshots, &flaw, report, cancel)?;
-            if let Some(missing) = marks.missing.first() {
+            let blobs = || unlisted.values().flat_map(|pack| &pack.blobs);
+            if let Some(missing) = stopping(repo, &snapshots, &marks.missing, &blobs) {
                 return Err(missed(repo, missing)?);
             }
             let mut packs = surveyed(&indexed, &marks, &listed, &known, &unlisted, &is_at_work)?;
@@ -137,6 +138,8 @@ impl<'r> Survey<'r> {
                 let blobs = blobs_of(pack.id, &known, &unlisted, repo)?;
                 pack.stays =
                     unlisted.get(&pack.id).is_some_and(|u| u.unread) || blobs.iter().any(|(_, id)| unread.contains(id));
+                // What a snapshot lacks may be in a pack that can't say what it holds.
+                pack.stays |= unlisted.contains_key(&pack.id) && !marks.missing.is_empty();
             }
             break (marks, packs);
         };
@@ -144,8 +147,12 @@ impl<'r> Survey<'r> {
         drop(verifier);
         // A snapshot that wrote a pack which nobody seems to need was forgotten, or is hidden.
         let writers = packs.iter().filter(|p| !p.needed).map(|p| p.session);
-        refuse_hidden(repo, writers, &ids)?;
-        Ok(Self { indexed, snapshots: ids, marks, packs, ghosts, flawed, verified })
+        refuse_hidden(repo, writers, &names)?;
+        for missing in &marks.missing {
+            report.problem(missing.clone());
+        }
+        let unlisted = unlisted.into_keys().collect();
+        Ok(Self { indexed, snapshots: ids, marks, packs, ghosts, unlisted, flawed, verified })
     }
 
     /// What to do: the plan in figures, the packs to delete, the packs to repack.
@@ -193,6 +200,11 @@ fn read_unlisted<'p>(
         let session = match repo.read_pack_header(id) {
             Ok((_, header)) => header.session,
             Err(e) if e.kind() == Kind::NotFound => continue,
+            // Anybody who may create objects can put one here. It stays where it is.
+            Err(e) if e.kind() == Kind::Damaged => {
+                report.problem(Problem::new(object_name(id), format!("{e}; no index object lists it: left alone")));
+                continue;
+            }
             Err(e) => return Err(refused(&object_name(id), &e.to_string())),
         };
         let mut pack = Unlisted { session, blobs: Vec::new(), unread: false };
@@ -375,21 +387,58 @@ pub(super) fn missed(repo: &Repository, missing: &Problem) -> Result<Error> {
         .hint("let them finish, then run prune again"))
 }
 
-/// Every snapshot, or a refusal: of an unreadable manifest, and of a listing that lacks manifests which exist.
-pub(super) fn all_snapshots(repo: &Repository) -> Result<(Vec<Snapshot>, BTreeSet<SnapshotId>)> {
+/// Reports index objects that can't be read, or lie. What they list is listed elsewhere, or unlisted.
+pub(super) fn report_index(indexed: &Indexed<'_>, report: &dyn Report) {
+    for problem in &indexed.problems {
+        report.problem(problem.clone());
+    }
+}
+
+/// What of `missing` stops a prune: what a full slot's snapshot needs, and what is in a pack that no index
+/// object lists. That a write-only slot's snapshot names chunks which are nowhere is its claim alone.
+pub(super) fn stopping<'m, 'b, B: Iterator<Item = &'b BlobId>>(
+    repo: &Repository,
+    snapshots: &[Snapshot],
+    missing: &'m [Problem],
+    unlisted: &dyn Fn() -> B,
+) -> Option<&'m Problem> {
+    let authors: HashMap<String, SlotId> = snapshots.iter().map(|s| (s.id.to_string(), s.author)).collect();
+    let is_claim = |id: &String| authors.get(id).is_some_and(|author| !repo.keys.is_full(*author));
+    missing.iter().find(|problem| {
+        let chunk = problem.object.strip_prefix("chunk ");
+        let lies_about = || chunk.is_some_and(|chunk| unlisted().any(|id| id.to_string() == chunk));
+        problem.snapshots.is_empty() || !problem.snapshots.iter().all(is_claim) || lies_about()
+    })
+}
+
+/// Every snapshot, its ids, and all names under `snapshots/`; or a refusal: of a manifest that was one and
+/// is unreadable, and of a listing that lacks manifests which exist.
+pub(super) fn all_snapshots(
+    repo: &Repository,
+    report: &dyn Report,
+) -> Result<(Vec<Snapshot>, BTreeSet<SnapshotId>, BTreeSet<SnapshotId>)> {
     let remembered = repo.cache.manifests()?;
     let listed = repo.list_snapshots_proven()?;
-    refuse_hidden(repo, remembered, &listed)?;
+    refuse_hidden(repo, remembered.iter().copied(), &listed)?;
     let (snapshots, unreadable) = repo.snapshots_among(&listed)?;
-    if let Some((id, error)) = unreadable.first() {
-        return Err(refused(&manifest::object_name(*id), &error.to_string()));
-    }
     let ids: BTreeSet<SnapshotId> = snapshots.iter().map(|s| s.id).collect();
+    for (id, error) in &unreadable {
+        // Anybody who may create objects can put one there. One that somebody vouches for was a manifest.
+        let vouched = remembered.contains(id)
+            || repo.seen.is_head(*id)
+            || snapshots.iter().any(|s| s.manifest.previous == Some(*id))
+            || repo.cache.packs()?.iter().any(|pack| pack.session == *id);
+        let name = manifest::object_name(*id);
+        if error.kind() != Kind::Damaged || vouched && !error.is_forged() {
+            return Err(refused(&name, &error.to_string()));
+        }
+        report.problem(Problem::new(name, error).harming([*id]));
+    }
     // A predecessor that is not listed was forgotten, or is hidden.
     refuse_hidden(repo, snapshots.iter().filter_map(|s| s.manifest.previous), &listed)?;
     // Two listings, at two times, of something that only this or another forget may shorten.
-    refuse_hidden(repo, listed, &repo.list_snapshots()?)?;
-    Ok((snapshots, ids))
+    refuse_hidden(repo, listed.iter().copied(), &repo.list_snapshots()?)?;
+    Ok((snapshots, ids, listed))
 }
 
 /// Refuses when one of `known` is not listed and exists all the same. Objects are asked for by name: what a storage
@@ -424,6 +473,8 @@ fn known_packs(
     for pack in packs {
         match listed.get(&pack.id) {
             Some(&size) if size == pack.size => {}
+            // A claim of a write-only slot: prune has read the pack, or will.
+            Some(_) if !indexed.repo.keys.is_full(pack.claim.author) => continue,
             None if listed_now.get(&pack.id) == Some(&pack.size) => {}
             Some(size) => {
                 let what = format!("has {size} bytes, the index says {}", pack.size);

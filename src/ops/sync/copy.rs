@@ -110,7 +110,9 @@ impl<'c> Copying<'c> {
             lost.push(e);
             Ok(())
         })?;
-        lost.iter().for_each(|e| self.lose(e));
+        for error in &lost {
+            self.lose(error);
+        }
         self.settle(&missing, way, next)?;
         let Manifest { parts, catalog, .. } = &snapshot.manifest;
         Ok(self.moved(snapshot.id, Some((parts.clone(), catalog.clone()))))

@@ -27,7 +27,7 @@ use crate::id::RepoId;
 /// Marks the file as ours: "ALVM".
 const APPLICATION_ID: i64 = 0x414c_564d;
 /// Raised whenever [`SCHEMA`] or what the columns mean changes.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 /// Page cache of one connection.
 const PAGE_CACHE_KIB: usize = 8 << 10;
 /// Ends the name of the empty file that marks a cache file as useless.
@@ -42,7 +42,7 @@ const SCHEMA: &str = "
         number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, packs INTEGER NOT NULL, sum INTEGER NOT NULL);
     CREATE TABLE packs (
         number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, session BLOB NOT NULL,
-        key BLOB NOT NULL, blobs INTEGER NOT NULL, raw_bytes INTEGER NOT NULL, stored_bytes INTEGER NOT NULL,
+        author BLOB NOT NULL, time INTEGER NOT NULL, key BLOB NOT NULL, digest BLOB NOT NULL, blobs INTEGER NOT NULL, raw_bytes INTEGER NOT NULL, stored_bytes INTEGER NOT NULL,
         sum INTEGER NOT NULL);
     CREATE TABLE listed (object INTEGER, pack INTEGER, PRIMARY KEY (object, pack)) WITHOUT ROWID;
     CREATE TABLE keys (

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::file::{Fault, Inner};
@@ -16,7 +17,9 @@ use crate::error::{Error, Result};
 use crate::format::bytes::{Decoder, Encoder};
 use crate::format::index::{IndexObject, IndexedPack, object_name};
 use crate::format::pack::{BlobEntry, ENTRY_LEN, WrappedKey, decode_entries, encode_entries, with_offsets};
-use crate::id::{BlobId, DataKeyId, IndexId, PackId, SnapshotId};
+use crate::format::signed::Claim;
+use crate::id::{BlobId, DataKeyId, IndexId, PackId, SlotId, SnapshotId};
+use crate::transform::hash::stream_digest;
 
 /// Bytes of the entries in a block: as many as surely fit `SQLite`'s page of 4096 bytes, so that a block is one read.
 const BLOCK_BYTES: usize = 96 * ENTRY_LEN;
@@ -25,7 +28,7 @@ const FILTER_PIECE_BYTES: usize = 64 << 10;
 /// The columns that [`read_block`] expects.
 const BLOCK_COLUMNS: &str = "blocks.number, blocks.offset, blocks.sum, blocks.entries, packs.id, packs.key";
 /// The columns that [`read_pack`] expects.
-const PACK_COLUMNS: &str = "id, size, session, key, blobs, raw_bytes, stored_bytes, sum";
+const PACK_COLUMNS: &str = "id, size, session, author, time, key, digest, blobs, raw_bytes, stored_bytes, sum";
 
 /// Some entries of one pack, checked.
 pub(super) struct Block {
@@ -100,11 +103,10 @@ pub(super) fn add_object<'a>(
     Ok(new_packs)
 }
 
-/// Adds a wrapped data key; that of a newer epoch replaces the older.
+/// Adds a wrapped data key. The first stays: another one under its id can't displace it.
 fn add_key(connection: &Connection, key: &WrappedKey) -> Inner<()> {
     let mut add = connection.prepare_cached(
-        "INSERT INTO keys VALUES (?1, ?2, ?3, ?4) ON CONFLICT (id) DO UPDATE
-         SET epoch = excluded.epoch, wrapped = excluded.wrapped, sum = excluded.sum WHERE excluded.epoch > epoch",
+        "INSERT OR IGNORE INTO keys VALUES (?1, ?2, ?3, ?4)",
     )?;
     let mut wrapped = Encoder::default();
     key.encode(&mut wrapped);
@@ -129,11 +131,56 @@ pub(super) fn wrapped_key(connection: &Connection, id: DataKeyId) -> Inner<Optio
 
 /// Adds a pack's row; returns its number.
 fn add_pack(connection: &Connection, pack: &KnownPack) -> Inner<i64> {
-    let mut add = connection
-        .prepare_cached(&format!("INSERT INTO packs ({PACK_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"))?;
-    let [size, blobs, raw, stored] = [pack.size, pack.blobs, pack.raw_bytes, pack.stored_bytes].map(u64::cast_signed);
-    add.execute(params![pack.id.0, size, pack.session.0, pack.key.0, blobs, raw, stored, pack_sum(pack)])?;
+    let mut add = connection.prepare_cached(&format!(
+        "INSERT INTO packs ({PACK_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
+    ))?;
+    add.execute(rusqlite::params_from_iter(pack_values(pack)))?;
     Ok(connection.last_insert_rowid())
+}
+
+/// The [`PACK_COLUMNS`] of a pack.
+fn pack_values(pack: &KnownPack) -> [Value; 11] {
+    let blob = |bytes: &[u8]| Value::Blob(bytes.to_vec());
+    let number = |n: u64| Value::Integer(n.cast_signed());
+    [
+        blob(&pack.id.0),
+        number(pack.size),
+        blob(&pack.session.0),
+        blob(&pack.claim.author.0),
+        Value::Integer(pack.claim.time),
+        blob(&pack.key.0),
+        blob(&pack.digest),
+        number(pack.blobs),
+        number(pack.raw_bytes),
+        number(pack.stored_bytes),
+        Value::Integer(pack_sum(pack)),
+    ]
+}
+
+/// Replaces what is known of a pack, its blocks and places; nothing for an unknown pack.
+pub(super) fn correct(transaction: &Transaction, pack: &IndexedPack, places: &mut Vec<i64>) -> Inner<()> {
+    let Some((number, _)) = known_pack(transaction, &pack.id)? else { return Ok(()) };
+    let mut old = Vec::new();
+    for_each_block(transaction, "blocks.pack = ?1", &number, |block| {
+        old.extend(block.entries.iter().map(|entry| place(&entry.id, block.number as u32)));
+        Ok(())
+    })?;
+    change_places(transaction, "DELETE FROM places WHERE place = ?1", &mut old)?;
+    transaction.execute("DELETE FROM blocks WHERE pack = ?1", [number])?;
+    let columns: Vec<String> =
+        PACK_COLUMNS.split(", ").enumerate().map(|(i, column)| format!("{column} = ?{}", i + 1)).collect();
+    let mut values = pack_values(&summary(pack)).to_vec();
+    values.push(Value::Integer(number));
+    let update = format!("UPDATE packs SET {} WHERE number = ?{}", columns.join(", "), values.len());
+    transaction.execute(&update, rusqlite::params_from_iter(values))?;
+    add_blocks(transaction, number, pack, places)
+}
+
+/// The packs that `author` wrote since `since`.
+pub(super) fn packs_of(connection: &Connection, author: SlotId, since: i64) -> Inner<Vec<PackId>> {
+    let mut statement = connection.prepare_cached("SELECT id FROM packs WHERE author = ?1 AND time >= ?2")?;
+    let ids = statement.query_map(params![author.0, since], |row| row.get(0).map(PackId))?;
+    Ok(ids.collect::<Result<_, _>>()?)
 }
 
 /// Adds a pack's blocks, and collects the places of their entries.
@@ -331,11 +378,15 @@ fn remove_unlisted_packs(connection: &Connection) -> Inner<()> {
 }
 
 /// What the index keeps of a pack besides its entries.
-fn summary(pack: &IndexedPack) -> KnownPack {
+pub(super) fn summary(pack: &IndexedPack) -> KnownPack {
     let total = |len: fn(&BlobEntry) -> u32| pack.entries.iter().map(|entry| u64::from(len(entry))).sum();
-    let &IndexedPack { id, size, session, key, ref entries, .. } = pack;
+    let &IndexedPack { id, size, session, claim, key, ref entries } = pack;
+    let mut encoded = Encoder::default();
+    encode_entries(entries, &mut encoded);
+    let [front, _] = *stream_digest(&encoded.0).as_chunks::<16>().0 else { unreachable!("32 bytes") };
     let (raw_bytes, stored_bytes) = (total(|entry| entry.raw_len), total(|entry| entry.stored_len));
-    KnownPack { id, size, session, key, blobs: entries.len() as u64, raw_bytes, stored_bytes }
+    let blobs = entries.len() as u64;
+    KnownPack { id, size, session, claim, key, digest: front, blobs, raw_bytes, stored_bytes }
 }
 
 /// All packs.
@@ -353,16 +404,18 @@ fn known_pack(connection: &Connection, id: &PackId) -> Inner<Option<(i64, KnownP
     let mut statement =
         connection.prepare_cached(&format!("SELECT {PACK_COLUMNS}, number FROM packs WHERE id = ?1"))?;
     let mut rows = statement.query([id.0])?;
-    rows.next()?.map(|row| Ok((row.get(8)?, read_pack(row)?))).transpose()
+    rows.next()?.map(|row| Ok((row.get(11)?, read_pack(row)?))).transpose()
 }
 
 /// Reads the [`PACK_COLUMNS`].
 fn read_pack(row: &Row) -> Inner<KnownPack> {
     let number = |column| row.get(column).map(i64::cast_unsigned);
-    let (id, session, key) = (PackId(row.get(0)?), SnapshotId(row.get(2)?), DataKeyId(row.get(3)?));
-    let (size, blobs, raw_bytes, stored_bytes) = (number(1)?, number(4)?, number(5)?, number(6)?);
-    let pack = KnownPack { id, size, session, key, blobs, raw_bytes, stored_bytes };
-    if row.get::<_, i64>(7)? != pack_sum(&pack) {
+    let (id, session, key) = (PackId(row.get(0)?), SnapshotId(row.get(2)?), DataKeyId(row.get(5)?));
+    let claim = Claim { author: SlotId(row.get(3)?), time: row.get(4)? };
+    let digest = row.get(6)?;
+    let (size, blobs, raw_bytes, stored_bytes) = (number(1)?, number(7)?, number(8)?, number(9)?);
+    let pack = KnownPack { id, size, session, claim, key, digest, blobs, raw_bytes, stored_bytes };
+    if row.get::<_, i64>(10)? != pack_sum(&pack) {
         return Err(Fault::Damage(format!("pack {id} has a wrong check sum")));
     }
     Ok(pack)
@@ -483,7 +536,8 @@ fn block_sum(pack: &PackId, key: &DataKeyId, offset: u32, entries: &[u8]) -> i64
 /// The check sum of a pack's row.
 fn pack_sum(pack: &KnownPack) -> i64 {
     let sizes = [pack.size, pack.blobs, pack.raw_bytes, pack.stored_bytes].map(u64::to_le_bytes);
-    check_sum(&[&pack.id.0, &pack.session.0, &pack.key.0, sizes.as_flattened()])
+    let claim = [&pack.claim.author.0[..], &pack.claim.time.to_le_bytes()].concat();
+    check_sum(&[&pack.id.0, &pack.session.0, &claim, &pack.key.0, &pack.digest, sizes.as_flattened()])
 }
 
 /// The check sum of a piece of the filter, of which all pieces have so many `bytes`.

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+use crate::format::index::IndexedPack;
+
 use super::file::{self, Fault, Found, Inner};
 use super::filter::Filter;
 use super::recent::Recent;
@@ -144,6 +146,19 @@ impl Store {
         let mut filter = write(&self.filter);
         filter.covered = filter.covered.max(newest_block);
         Ok(())
+    }
+
+    /// Describes a known pack anew.
+    pub fn correct(&self, pack: &IndexedPack) -> Inner<()> {
+        self.write(|transaction| {
+            self.catch_up(transaction)?;
+            let mut places = Vec::new();
+            rows::correct(transaction, pack, &mut places)?;
+            rows::add_places(transaction, &mut places)?;
+            let mut filter = write(&self.filter);
+            pack.entries.iter().for_each(|entry| filter.insert(&entry.id));
+            Ok(())
+        })
     }
 
     /// As [`add`](Self::add), without those that contradict others about a pack.

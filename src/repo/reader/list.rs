@@ -35,7 +35,7 @@ impl<'r> Reader<'r> {
         Parts {
             list: &manifest.parts,
             chunks,
-            parts: parts.into_iter(),
+            next: parts.into_iter(),
             count: 0,
             summary: Some(ListSummary::default()),
         }
@@ -64,6 +64,9 @@ impl<'r> Reader<'r> {
 }
 
 /// The parts in the plain bytes of a chunk of a list.
+///
+/// # Errors
+/// `Damaged` for what are not whole records of parts.
 pub fn decode_list(id: &BlobId, bytes: &[u8]) -> Result<Vec<Part>> {
     decode_parts(bytes).map_err(|e| Error::damaged(format!("list chunk {id}"), e))
 }
@@ -73,7 +76,7 @@ pub struct Parts<'a, 'r> {
     list: &'a PartList,
     /// The chunks of a list that does not stand in the manifest.
     chunks: Option<Chunks<'a, 'r>>,
-    parts: std::vec::IntoIter<Part>,
+    next: std::vec::IntoIter<Part>,
     count: u64,
     /// `None` behind the end.
     summary: Option<ListSummary>,
@@ -82,7 +85,7 @@ pub struct Parts<'a, 'r> {
 impl Parts<'_, '_> {
     fn next_part(&mut self) -> Result<Option<Part>> {
         loop {
-            if let Some(part) = self.parts.next() {
+            if let Some(part) = self.next.next() {
                 self.count += 1;
                 if self.count > self.list.count {
                     return Err(wrong_list("there are more parts"));
@@ -94,7 +97,7 @@ impl Parts<'_, '_> {
             }
             let Some(chunk) = self.chunks.as_mut().and_then(Iterator::next) else { break };
             let (id, bytes) = chunk.map_err(|e| e.during("reading the list of parts"))?;
-            self.parts = decode_list(&id, &bytes)?.into_iter();
+            self.next = decode_list(&id, &bytes)?.into_iter();
         }
         match self.summary.take().map(|summary| summary.list(self.list.list.clone())) {
             Some(found) if found != *self.list => Err(wrong_list("there are other parts")),

@@ -22,7 +22,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use opendal::{Buffer, ErrorKind, Operator};
 use tokio::time::timeout;
@@ -48,6 +48,8 @@ const LOOKS: u32 = 5;
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// Entries that a first look at a place takes.
 const LOOK_ENTRIES: usize = 100;
+/// Entries that a sweep looks at.
+const SWEPT_MAX: usize = 1 << 16;
 /// What object lock leaves alone: it is replaced or deleted all the time.
 const NEVER_LOCKED: [&str; 4] = ["sessions/", "prune/", "reserve", TEMPORARY];
 
@@ -342,7 +344,9 @@ impl Remote {
             if (bytes.len() + piece.len()) as u64 > bytes_max {
                 return Ok(None);
             }
-            piece.for_each(|part| bytes.extend_from_slice(&part));
+            for part in piece {
+                bytes.extend_from_slice(&part);
+            }
         }
         Ok(Some(bytes))
     }
@@ -605,7 +609,7 @@ impl Storage for Remote {
         let plain = &self.operators.plain;
         let found = self
             .line
-            .call(0, || async { plain.list(TEMPORARY).await })
+            .call(0, || async { plain.lister(TEMPORARY).await?.take(SWEPT_MAX).try_collect::<Vec<_>>().await })
             .map_err(|e| self.listing_failed(TEMPORARY, &e))?;
         let now = SystemTime::now();
         let mut swept = 0;
