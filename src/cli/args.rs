@@ -503,6 +503,17 @@ pub enum Key {
         /// The beginning of its id, from `key list`
         id: String,
     },
+    /// Distrust what a stolen passphrase wrote: its snapshots count for nothing, its data is not relied on
+    Distrust {
+        /// The beginning of its id; `snapshots` shows who took each
+        id: String,
+        /// Since when: 2026-11-22, or with a time of day
+        #[arg(long, value_name = "TIME")]
+        since: String,
+        /// Forget its snapshots since then, too
+        #[arg(long)]
+        forget: bool,
+    },
     /// Begin a new key epoch: a passphrase that was removed before opens nothing stored from now on
     Rotate,
     /// Replace the passphrase in use by a new one

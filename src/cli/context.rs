@@ -183,7 +183,9 @@ impl<'c> Context<'c> {
         for problem in repo.older_among(&listed, indexed.generation, self.report)? {
             self.report.warn(&format!("{}: {}", problem.object, problem.what));
         }
-        Ok((self.told(found), indexed))
+        let mut snapshots = self.told(found);
+        repo.mark_distrusted(&mut snapshots, &indexed.state)?;
+        Ok((snapshots, indexed))
     }
 
     fn told(&self, (snapshots, unreadable): Readable<Snapshot>) -> Vec<Snapshot> {

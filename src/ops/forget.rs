@@ -111,6 +111,7 @@ impl<'r> View<'r> {
         let there = snapshots.iter().map(|s| s.id).chain(unreadable.iter().map(|(id, _)| *id));
         let pending = there.filter(|id| forgotten.contains(id)).collect();
         snapshots.retain(|s| !forgotten.contains(&s.id));
+        repo.mark_distrusted(&mut snapshots, &base.1)?;
         Ok(Self { repo, base, snapshots, unreadable, pending })
     }
 
@@ -211,10 +212,12 @@ impl<'r> Walker<'r> {
 pub fn plan(repo: &Repository, filter: &Filter, policy: &Policy) -> Result<Plan> {
     let mut view = View::take(repo)?;
     let pending: BTreeSet<SnapshotId> = view.pending.iter().copied().collect();
-    if let Some((_, error)) = view.unreadable.drain(..).find(|(id, _)| !pending.contains(id)) {
-        return Err(error.during("nothing was forgotten").hint(
-            "`alluvium check` says what is damaged; remove a hopeless snapshot by its id (`alluvium forget ID`)",
-        ));
+    for (id, error) in std::mem::take(&mut view.unreadable).into_iter().filter(|(id, _)| !pending.contains(id)) {
+        if repo.is_vouched(id, &error, &view.snapshots)? {
+            return Err(error.during("nothing was forgotten").hint(
+                "`alluvium check` says what is damaged; remove a hopeless snapshot by its id (`alluvium forget ID`)",
+            ));
+        }
     }
     filter.check_names(view.snapshots.iter())?;
     view.snapshots.retain(|snapshot| filter.admits(snapshot));
@@ -324,7 +327,7 @@ fn last_good_goes(
     walker: &mut Walker<'_>,
 ) -> Result<Option<String>> {
     let mut series: BTreeMap<(&str, &str), [Vec<&Snapshot>; 2]> = BTreeMap::new();
-    for snapshot in snapshots.iter().filter(|s| s.manifest.shrunk_from.is_none()) {
+    for snapshot in snapshots.iter().filter(|s| s.manifest.shrunk_from.is_none() && !s.is_distrusted) {
         let [going, staying] = series.entry((&snapshot.manifest.host, &snapshot.manifest.source)).or_default();
         if remove.contains(&snapshot.id) { going } else { staying }.push(snapshot);
     }

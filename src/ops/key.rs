@@ -12,12 +12,15 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use jiff::Timestamp;
+
 use crate::error::{Error, Kind, Result};
-use crate::format::coordination::{Generation, RemovedSlot};
+use crate::format::coordination::{DistrustedSlot, Generation, RemovedSlot};
 use crate::format::certificate::Certificate;
 use crate::format::limits::KEY_SLOT_BYTES_MAX;
 use crate::format::keyslot::{self, KeySlot, SlotKind};
-use crate::id::SlotId;
+use crate::id::{SlotId, SnapshotId};
+use crate::repo::snapshots::Snapshot;
 use crate::repo::Repository;
 use crate::repo::keys::{KdfCost, NewSlot, SlotInfo, list_slots, new_key_file};
 use crate::report::{Problem, Report};
@@ -186,6 +189,64 @@ fn usable_slots(repo: &Repository, state: &Generation, new: Option<SlotId>) -> R
     Ok(usable)
 }
 
+/// What a distrust covers.
+#[derive(Debug, serde::Serialize)]
+pub struct Distrust {
+    /// The slot.
+    pub id: SlotId,
+    /// Since when its claims count for nothing.
+    pub since: Timestamp,
+    /// The snapshots that it took since then.
+    pub snapshots: Vec<SnapshotId>,
+}
+
+/// Distrusts all that the slot whose id begins with `prefix` wrote since `since`: its snapshots are no
+/// longer the newest or good, and no new snapshot relies on what it stored. A slot that was removed can
+/// be distrusted, too. Nothing is deleted.
+///
+/// # Errors
+/// `NotFound`, `Usage`; `Busy`, `Damaged`, `Storage`; `WrongKey` from a write-only slot.
+pub fn distrust(repo: &Repository, prefix: &str, since: Timestamp) -> Result<Distrust> {
+    repo.keys.require_full("distrusting a key slot")?;
+    repo.seen.require_same_repository()?;
+    repo.keys.refresh_ring(repo.storage.as_ref())?;
+    let ring = repo.keys.ring();
+    let matching: Vec<SlotId> =
+        ring.slots.keys().copied().filter(|id| !prefix.is_empty() && id.to_string().starts_with(prefix)).collect();
+    let id = match matching[..] {
+        [id] => id,
+        [] => {
+            return Err(Error::new(Kind::NotFound, format!("no key slot begins with `{}`", prefix.escape_debug()))
+                .hint("`alluvium snapshots` shows who took each, `alluvium key list` the slots there are"));
+        }
+        _ => {
+            return Err(Error::new(Kind::Usage, format!("{} key slots begin with `{prefix}`", matching.len()))
+                .hint("give more digits"));
+        }
+    };
+    if id == repo.keys.slot() {
+        return Err(Error::new(Kind::Usage, "this is the slot of the passphrase in use")
+            .hint("open the repository with another full passphrase to distrust it"));
+    }
+    for _ in 0..ATTEMPTS {
+        let (number, mut state) = repo.newest_generation()?;
+        let since = state.distrusted_slots.iter().filter(|d| d.slot == id).map(|d| d.since).min().map_or(since, |s| s.min(since));
+        state.distrusted_slots.retain(|d| d.slot != id);
+        state.distrusted_slots.push(DistrustedSlot { slot: id, since });
+        match repo.publish_settled(number + 1, &state) {
+            Err(e) if e.kind() == Kind::Busy => continue,
+            published => published?,
+        };
+        let (mut snapshots, _) = repo.snapshots()?;
+        repo.mark_distrusted(&mut snapshots, &state)?;
+        let of_slot = |s: &Snapshot| s.author == id && s.is_distrusted;
+        let snapshots = snapshots.iter().filter(|s| of_slot(s)).map(|s| s.id).collect();
+        return Ok(Distrust { id, since, snapshots });
+    }
+    Err(Error::new(Kind::Busy, "others go on publishing generations; nothing was distrusted")
+        .hint("let them finish, then try again"))
+}
+
 /// Begins a new key epoch: what is stored from now on opens only with the slots there are now. Returns
 /// the epoch's number.
 ///
@@ -194,10 +255,12 @@ fn usable_slots(repo: &Repository, state: &Generation, new: Option<SlotId>) -> R
 pub fn rotate(repo: &Repository) -> Result<u32> {
     repo.keys.require_full("rotating the keys")?;
     repo.keys.refresh_ring(repo.storage.as_ref())?;
+    let (_, state) = repo.newest_generation()?;
+    repo.refuse_removed_slot(&state)?;
     let mut full = Vec::new();
     for (id, slot) in list_slots(repo.storage.as_ref())? {
         let verified = slot.and_then(|(slot, bytes)| repo.keys.verify_slot(id, &slot, &bytes));
-        if verified.is_ok_and(|certificate| certificate.kind == SlotKind::Full) {
+        if !state.has_removed(id) && verified.is_ok_and(|certificate| certificate.kind == SlotKind::Full) {
             full.push(id);
         }
     }

@@ -66,7 +66,7 @@ impl Candidate {
             source: manifest.source.clone(),
             host: manifest.host.clone(),
             tags: manifest.tags.clone(),
-            good: manifest.shrunk_from.is_none(),
+            good: manifest.shrunk_from.is_none() && !snapshot.is_distrusted,
         }
     }
 }

@@ -22,10 +22,10 @@ const ID_DIGITS_MIN: usize = 4;
 /// `NotFound`; `Usage` when several ids begin so.
 pub fn snapshot<'s>(snapshots: &'s [Snapshot], text: &str, zone: &TimeZone) -> Result<&'s Snapshot> {
     let newest = |name: &str, until: Timestamp| {
-        snapshots.iter().find(|s| s.manifest.source == name && s.effective_time <= until)
+        snapshots.iter().find(|s| s.manifest.source == name && s.effective_time <= until && !s.is_distrusted)
     };
     if text == "latest" {
-        return snapshots.first().ok_or_else(|| Error::new(Kind::NotFound, "the repository holds no snapshot yet"));
+        return snapshots.iter().find(|s| !s.is_distrusted).ok_or_else(|| Error::new(Kind::NotFound, "the repository holds no snapshot yet"));
     }
     if let Some(found) = newest(text, Timestamp::MAX) {
         return Ok(found);
@@ -240,4 +240,17 @@ pub fn parse_time(text: &str, zone: &TimeZone) -> Option<Timestamp> {
     }
     let civil: DateTime = text.replacen(' ', "T", 1).parse().ok()?;
     to_its_end(civil.to_zoned(zone.clone()).ok()?.timestamp())
+}
+
+/// A time from which something holds: as [`parse_time`], but a date alone means its beginning.
+pub fn parse_since(text: &str, zone: &TimeZone) -> Option<Timestamp> {
+    match text.parse::<Date>() {
+        Ok(date) if text.len() <= "2026-11-22".len() => {
+            Some(date.to_datetime(Time::MIN).to_zoned(zone.clone()).ok()?.timestamp())
+        }
+        _ => text.parse().ok().or_else(|| {
+            let civil: DateTime = text.replacen(' ', "T", 1).parse().ok()?;
+            Some(civil.to_zoned(zone.clone()).ok()?.timestamp())
+        }),
+    }
 }

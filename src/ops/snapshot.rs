@@ -186,6 +186,7 @@ fn take(
     let series = repo.keys.hasher.series(&options.host, &options.name);
     let previous = predecessor(headers, &series, SEQUENCE_MAX);
     warn_of_the_chain(headers, &series, previous.as_ref(), time, report);
+    warn_of_another_author(repo, previous.as_ref(), report)?;
     let sequence = next_sequence(previous.as_ref().map(|(_, header)| header), time);
     let gathered = gather(session, source, options, previous.as_ref(), report, cancel)?;
     let Gathered { kind, whole, shape, parts, catalog, mut stored, left_out, changed } = gathered;
@@ -287,6 +288,19 @@ fn warn_of_the_chain(
             header.time
         ));
     }
+}
+
+/// Reports a series that another key slot has written so far: a move to a new passphrase, or a thief.
+fn warn_of_another_author(
+    repo: &Repository,
+    previous: Option<&(SnapshotId, Header)>,
+    report: &dyn Report,
+) -> Result<()> {
+    let Some((id, _)) = previous else { return Ok(()) };
+    if let Some(author) = repo.author(*id)?.filter(|author| *author != repo.keys.slot()) {
+        report.note(&format!("the previous snapshot {id} was taken with another passphrase: {}", repo.keys.slot_name(author)));
+    }
+    Ok(())
 }
 
 /// A source's data, stored and judged.

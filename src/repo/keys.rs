@@ -256,6 +256,18 @@ impl Keys {
         Ok(self.newest_epoch() > before)
     }
 
+    /// A slot as people read it: the beginning of its id, and its label.
+    pub fn slot_name(&self, slot: SlotId) -> String {
+        let id = slot.to_string();
+        match self.known_slot(slot).map(|known| known.certificate) {
+            Some(Certificate { kind, label, .. }) if label.is_empty() => format!("{} ({})", &id[..8], kind.word()),
+            Some(Certificate { kind, label, .. }) => {
+                format!("{} ({}, `{}`)", &id[..8], kind.word(), label.escape_debug())
+            }
+            None => format!("{} (unknown)", &id[..8]),
+        }
+    }
+
     /// True when the ring knows the slot as a full one.
     pub fn is_full(&self, slot: SlotId) -> bool {
         self.known_slot(slot).is_some_and(|known| known.certificate.kind == SlotKind::Full)

@@ -68,6 +68,9 @@ fn raise(heads: &mut BTreeMap<String, Head>, series: String, head: Head) {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct State {
     generation: u64,
+    /// The newest key epoch.
+    #[serde(default)]
+    epoch: u32,
     /// By series, in hexadecimal.
     heads: BTreeMap<String, Head>,
     /// What this machine has forgotten, the newest last.
@@ -144,6 +147,28 @@ impl Seen {
     /// The newest generation that was seen; 0 when there was none.
     pub fn generation(&self) -> u64 {
         self.state().map(|state| state.generation).filter(|n| *n < GENERATION_MAX).unwrap_or(0)
+    }
+
+    /// The newest key epoch that was seen; 0 when there was none.
+    pub fn epoch(&self) -> u32 {
+        self.state().map_or(0, |state| state.epoch)
+    }
+
+    /// Compares the newest key epoch with what was seen, and remembers it if it is newer.
+    ///
+    /// # Errors
+    /// None of its own: a memory that can't be kept is reported.
+    pub fn compare_epoch(&self, epoch: u32, report: &dyn Report) -> Result<Option<Problem>> {
+        let mut older = None;
+        self.change(report, |state| {
+            if epoch < state.epoch {
+                let what = format!("was seen here, and the newest key epoch is now {epoch}: {OLDER}");
+                older = Some(Problem::new(crate::format::epoch::object_name(state.epoch), what));
+            }
+            state.epoch = state.epoch.max(epoch);
+            Ok(())
+        })?;
+        Ok(older)
     }
 
     /// True for the newest snapshot of a source that was seen.

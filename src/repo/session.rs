@@ -101,6 +101,14 @@ impl<'r> Session<'r> {
     /// `Busy` when there must be one writer at a time and there is another; `Storage`, `Damaged`.
     pub fn begin(repo: &'r Repository, who: &Writing, report: &dyn Report) -> Result<Self> {
         repo.seen.require_same_repository()?;
+        if repo.keys.newest_epoch() < repo.seen.epoch() {
+            repo.keys.refresh_ring(repo.storage.as_ref())?;
+        }
+        if repo.keys.newest_epoch() < repo.seen.epoch() {
+            let name = crate::format::epoch::object_name(repo.seen.epoch());
+            return Err(Error::damaged(name, "this key epoch was seen here and is gone: a removed passphrase might open what is stored now")
+                .hint("bring `epochs/` back from a copy; if it was restored on purpose, `alluvium check --accept-older-state`"));
+        }
         Self::begin_without(repo, who, &BTreeSet::new(), report)
     }
 

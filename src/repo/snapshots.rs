@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use jiff::Timestamp;
 
 use crate::error::{Error, Kind, Result};
+use crate::format::coordination::Generation;
 use crate::format::limits::MANIFEST_BYTES_MAX;
 use crate::format::manifest::{self, Digest, Header, Listing, Manifest, Part, PartList, Published, SealedManifest};
 use crate::format::signed::Claim;
@@ -34,6 +35,8 @@ pub struct Snapshot {
     /// When it was taken, as far as that is believed ([`super::series`]). Of a snapshot that was
     /// read without the others of its series: what it says.
     pub effective_time: Timestamp,
+    /// Its author's claims of that time are distrusted ([`Repository::mark_distrusted`]).
+    pub is_distrusted: bool,
     /// Why the time that it says is not believed.
     pub time_contradicts: Option<Contradiction>,
 }
@@ -42,7 +45,7 @@ impl Snapshot {
     /// A snapshot whose time is believed.
     pub fn new(id: SnapshotId, author: SlotId, manifest: Manifest) -> Self {
         let effective_time = manifest.time;
-        Self { id, author, manifest, effective_time, time_contradicts: None }
+        Self { id, author, manifest, effective_time, is_distrusted: false, time_contradicts: None }
     }
 
     /// The order of snapshots of any series: by effective time, and within a series by the chain.
@@ -141,6 +144,56 @@ impl Repository {
         })
     }
 
+    /// Who signed a snapshot; `None` when it is not there, or none.
+    ///
+    /// # Errors
+    /// `Damaged`, `Storage`.
+    pub fn author(&self, id: SnapshotId) -> Result<Option<SlotId>> {
+        let name = manifest::object_name(id);
+        let opened = self.open_published(id, false, &|_, sealed| Ok(self.open_header(&name, sealed)?.0.author));
+        match opened {
+            Err(e) if e.kind() == Kind::NotFound => Ok(None),
+            opened => opened,
+        }
+    }
+
+    /// True when an unreadable object under `snapshots/` was certainly a manifest: this machine has read it,
+    /// a readable snapshot names it as its predecessor, or its session wrote a pack. Anybody who may
+    /// create objects can put another one there.
+    ///
+    /// # Errors
+    /// Of the local cache.
+    pub fn is_vouched(&self, id: SnapshotId, error: &Error, snapshots: &[Snapshot]) -> Result<bool> {
+        if error.kind() != Kind::Damaged {
+            return Ok(true);
+        }
+        Ok(!error.is_forged()
+            && (self.cache.manifests()?.contains(&id)
+                || self.seen.is_head(id)
+                || snapshots.iter().any(|s| s.manifest.previous == Some(id))
+                || self.cache.packs()?.iter().any(|pack| pack.session == id)))
+    }
+
+    /// Marks the snapshots of slots that `state` distrusts. A snapshot is as new as it says, or as the
+    /// storage says, whatever is later.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn mark_distrusted(&self, snapshots: &mut [Snapshot], state: &Generation) -> Result<()> {
+        if state.distrusted_slots.is_empty() {
+            return Ok(());
+        }
+        let listed = self.storage.list(manifest::PREFIX)?;
+        let written: HashMap<String, Timestamp> =
+            listed.into_iter().filter_map(|object| Some((object.name, object.modified?))).collect();
+        for snapshot in snapshots {
+            let stored = written.get(&manifest::object_name(snapshot.id));
+            let time = stored.map_or(snapshot.manifest.time, |stored| snapshot.manifest.time.max(*stored));
+            snapshot.is_distrusted = state.distrusts(snapshot.author, time);
+        }
+        Ok(())
+    }
+
     /// What the storage shows compared with what this machine has seen of it ([`super::seen`]): each thing that is
     /// older than it was is a problem.
     ///
@@ -162,7 +215,9 @@ impl Repository {
         report: &dyn Report,
     ) -> Result<Vec<Problem>> {
         let (headers, _) = self.headers_among(listed)?;
-        self.seen.compare(self.storage.as_ref(), generation, &headers, report)
+        let mut older = self.seen.compare(self.storage.as_ref(), generation, &headers, report)?;
+        older.extend(self.seen.compare_epoch(self.keys.newest_epoch(), report)?);
+        Ok(older)
     }
 
     /// As [`older_among`](Self::older_among), with a listing of the generations. No more requests

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::format::keyslot::SlotKind;
 use crate::id::SlotId;
 use crate::ops;
@@ -13,7 +13,8 @@ use super::super::args::{Key, NewPassword};
 use super::super::context::{Context, to_value};
 use super::super::exit::Outcome;
 use super::super::password::{Origins, Passphrase};
-use super::super::show::{Table, age, short};
+use super::super::show::{Table, age, counted, short};
+use crate::ops::select::parse_since;
 
 /// Runs one of them.
 ///
@@ -27,6 +28,24 @@ pub fn key(context: &mut Context<'_>, command: Key) -> Result<Outcome> {
             let kind = if write_only { SlotKind::WriteOnly } else { SlotKind::Full };
             let id = ops::key::add_file(&repo, kind, &label, &file)?;
             done(context, id, "added the key file");
+        }
+        Key::Distrust { id, since, forget } => {
+            let zone = &context.global.timezone;
+            let since = parse_since(&since, zone).ok_or_else(|| {
+                Error::new(Kind::Usage, format!("`{}` is not a time", since.escape_debug()))
+                    .hint("give a date such as 2026-11-22, or 2026-11-22T14:00:00Z")
+            })?;
+            let distrust = ops::key::distrust(&repo, &id, since)?;
+            if forget {
+                ops::forget::execute(&repo, &distrust.snapshots, context.report, context.cancel)?;
+            }
+            if context.global.json {
+                context.document(to_value(&distrust));
+            } else {
+                let n = counted(distrust.snapshots.len() as u64, "snapshot");
+                let fate = if forget { "forgotten" } else { "distrusted" };
+                context.closing(&format!("{}: {n} {fate}", repo.keys.slot_name(distrust.id)));
+            }
         }
         Key::Rotate => {
             let epoch = ops::key::rotate(&repo)?;

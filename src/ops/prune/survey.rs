@@ -423,13 +423,8 @@ pub(super) fn all_snapshots(
     let (snapshots, unreadable) = repo.snapshots_among(&listed)?;
     let ids: BTreeSet<SnapshotId> = snapshots.iter().map(|s| s.id).collect();
     for (id, error) in &unreadable {
-        // Anybody who may create objects can put one there. One that somebody vouches for was a manifest.
-        let vouched = remembered.contains(id)
-            || repo.seen.is_head(*id)
-            || snapshots.iter().any(|s| s.manifest.previous == Some(*id))
-            || repo.cache.packs()?.iter().any(|pack| pack.session == *id);
         let name = manifest::object_name(*id);
-        if error.kind() != Kind::Damaged || vouched && !error.is_forged() {
+        if remembered.contains(id) || repo.is_vouched(*id, error, &snapshots)? {
             return Err(refused(&name, &error.to_string()));
         }
         report.problem(Problem::new(name, error).harming([*id]));
