@@ -14,8 +14,7 @@ use alluvium::format::certificate::{self, Certificate};
 use alluvium::format::config::{ChunkSizes, Config, Parameters};
 use alluvium::format::coordination::{
     Beat, Condemned, Distrusted, DistrustedSlot, Generation, RemovedSlot, Session, beat_name, generation_name,
-    generation_of,
-    session_name, session_of,
+    generation_of, session_name, session_of,
 };
 use alluvium::format::epoch::{self, Epoch};
 use alluvium::format::index::{IndexObject, IndexedPack};
@@ -336,19 +335,16 @@ fn generation() -> impl Strategy<Value = Generation> {
     let blobs = prop::collection::vec(any::<[u8; 32]>().prop_map(BlobId), 0..3);
     let distrusted = (any::<[u8; 16]>(), blobs).prop_map(|(pack, blobs)| Distrusted { pack: PackId(pack), blobs });
     let ids = prop::collection::vec(any::<[u8; 16]>(), 0..3);
-    let slots = || prop::collection::vec((any::<[u8; 16]>(), time()), 0..3);
-    let others = (any::<u64>(), ids, slots(), slots());
+    let removed = prop::collection::vec((any::<[u8; 16]>(), time()), 0..3);
+    let others = (any::<u64>(), ids, removed);
     (prop::collection::vec(condemned, 0..4), prop::collection::vec(distrusted, 0..4), others).prop_map(
-        |(condemned, distrusted, (judged, forgotten, removed, stolen))| Generation {
+        |(condemned, distrusted, (judged, forgotten, removed))| Generation {
             condemned,
             distrusted,
             judged,
             forgotten: forgotten.into_iter().map(SnapshotId).collect(),
-            removed_slots: removed.into_iter().map(|(id, time)| RemovedSlot { slot: SlotId(id), time }).collect(),
-            distrusted_slots: stolen
-                .into_iter()
-                .map(|(id, since)| DistrustedSlot { slot: SlotId(id), since })
-                .collect(),
+            removed_slots: removed.iter().map(|&(id, time)| RemovedSlot { slot: SlotId(id), time }).collect(),
+            distrusted_slots: removed.iter().map(|&(id, since)| DistrustedSlot { slot: SlotId(id), since }).collect(),
         },
     )
 }
