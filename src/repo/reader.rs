@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Part;
 use crate::format::pack::{self, Base, WrappedKey};
 use crate::format::recipe::{self, Recipe, RecipeEntry};
-use crate::id::{BlobId, DataKeyId, PackId};
+use crate::id::{BlobId, PackId};
 use crate::report::{Counter, Report, Silent};
 use crate::transform::seal::SealKey;
 
@@ -252,7 +252,7 @@ impl<'r> Reader<'r> {
         compare: bool,
     ) -> Result<&'s [u8]> {
         let repo = self.indexed.repo;
-        let key = self.data_key(location.key)?;
+        let key = self.data_key(location)?;
         let hasher = compare.then_some(&repo.keys.hasher);
         let with = Opening { repo: repo.id, hasher, key: &key, key_id: location.key };
         decoder.decode(with, &location.entry(*id), sealed, base, raw).map_err(|what| {
@@ -260,8 +260,14 @@ impl<'r> Reader<'r> {
         })
     }
 
-    fn data_key(&self, id: DataKeyId) -> Result<SealKey> {
+    /// The data key of a copy's pack. A wrapped key in an index object is a hint, which any slot may
+    /// give: where it does not open, the pack's header has the right one.
+    fn data_key(&self, location: &Location) -> Result<SealKey> {
         let repo = self.indexed.repo;
+        let id = location.key;
+        if let Some(key) = repo.keys.opened_data_key(id) {
+            return Ok(key);
+        }
         let mut wrapped: Option<WrappedKey> = repo.cache.wrapped_key(id)?;
         if wrapped.is_none() && !self.steady && repo.cache.renew()? {
             wrapped = repo.cache.wrapped_key(id)?;
@@ -269,11 +275,17 @@ impl<'r> Reader<'r> {
                 repo.cache.confirm_damage();
             }
         }
-        let wrapped = wrapped.ok_or_else(|| {
-            Error::damaged(format!("data key {id}"), "is in no index object")
-                .hint("`alluvium repair index` reads it from the packs")
-        })?;
-        repo.keys.open_data_key(&wrapped)
+        if let Some(wrapped) = wrapped
+            && let Ok(key) = repo.keys.open_data_key(&wrapped)
+        {
+            return Ok(key);
+        }
+        let (_, header) = repo.read_pack_header(location.pack)?;
+        if header.key.id != id {
+            let what = format!("is not sealed under data key {id}, as the index says");
+            return Err(Error::damaged(pack::object_name(location.pack), what));
+        }
+        repo.keys.open_data_key(&header.key).map_err(|e| e.during(pack::object_name(location.pack)))
     }
 
     /// The chunks of a stream, in order, without holding its whole recipe. Ends at the first error.
