@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one link step.
 
 mod archives;
+mod cache;
 mod cli;
 mod conformance;
 mod crash;
@@ -25,10 +26,10 @@ mod postgres;
 mod processes;
 mod proxy;
 mod races;
-mod retries;
 mod regression;
 mod remote;
 mod retention;
+mod retries;
 mod sample;
 mod segments;
 mod services;

@@ -503,7 +503,7 @@ fn a_cache_that_cannot_be_is_no_reason_to_fail() {
     fs::write(place.path("file"), "").expect("written");
     let warned = place.run(&["--cache-dir", "file/cache", "snapshots"]).expect(0);
     assert!(warned.err.contains("in memory"), "{}", warned.err);
-    let homeless = finish(place.program(&["-v", "snapshots"]).env_remove("HOME").spawn().expect("started")).expect(0);
+    let homeless = finish(place.program(&["snapshots"]).env_remove("HOME").spawn().expect("started")).expect(0);
     assert!(homeless.err.contains("in memory"), "{}", homeless.err);
     place.run(&["--cache-dir", "here", "snapshots"]).expect(0);
     assert!(place.path("here").is_dir());

@@ -13,8 +13,8 @@ use alluvium::format::catalog::{CatalogTable, Column, Consistency, decode_tables
 use alluvium::format::certificate::{self, Certificate};
 use alluvium::format::config::{ChunkSizes, Config, Parameters};
 use alluvium::format::coordination::{
-    Beat, Condemned, Distrusted, Generation, RemovedSlot, Session, beat_name, generation_name, generation_of,
-    session_name, session_of,
+    Beat, Condemned, Distrusted, DistrustedSlot, Generation, RemovedSlot, Session, beat_name, generation_name,
+    generation_of, session_name, session_of,
 };
 use alluvium::format::epoch::{self, Epoch};
 use alluvium::format::index::{IndexObject, IndexedPack};
@@ -343,7 +343,8 @@ fn generation() -> impl Strategy<Value = Generation> {
             distrusted,
             judged,
             forgotten: forgotten.into_iter().map(SnapshotId).collect(),
-            removed_slots: removed.into_iter().map(|(id, time)| RemovedSlot { slot: SlotId(id), time }).collect(),
+            removed_slots: removed.iter().map(|&(id, time)| RemovedSlot { slot: SlotId(id), time }).collect(),
+            distrusted_slots: removed.iter().map(|&(id, since)| DistrustedSlot { slot: SlotId(id), since }).collect(),
         },
     )
 }

@@ -309,7 +309,15 @@ fn bomb(repo: &Repository, raw: &[u8], publish: impl FnOnce(Recipe) -> Manifest)
     })?;
     let manifest = publish(Recipe { depth: DEPTH, chunks: vec![root] });
     let bytes = manifest.bytes();
-    let header = Header { time: manifest.time, series: [0; 32], sequence: 1, bytes, good_bytes: bytes, previous: None, body: [0; 32] };
+    let header = Header {
+        time: manifest.time,
+        series: [0; 32],
+        sequence: 1,
+        bytes,
+        good_bytes: bytes,
+        previous: None,
+        body: [0; 32],
+    };
     session.publish(&header, &manifest)
 }
 

@@ -13,7 +13,8 @@ use alluvium::format::catalog::Consistency;
 use alluvium::format::certificate::Certificate;
 use alluvium::format::config::{ChunkSizes, Config, Parameters};
 use alluvium::format::coordination::{
-    Beat, Condemned, Distrusted, Generation, RemovedSlot, Session, beat_name, generation_name, session_name,
+    Beat, Condemned, Distrusted, DistrustedSlot, Generation, RemovedSlot, Session, beat_name, generation_name,
+    session_name,
 };
 use alluvium::format::epoch::{Epoch, Listed, SealedSecrets};
 use alluvium::format::index::{IndexObject, IndexedPack};
@@ -237,6 +238,7 @@ pub fn generation() -> Generation {
         judged: 2,
         forgotten: vec![SnapshotId(filled(19))],
         removed_slots: vec![RemovedSlot { slot: SlotId(filled(20)), time: time() }],
+        distrusted_slots: vec![DistrustedSlot { slot: SlotId(filled(21)), since: time() }],
     }
 }
 

@@ -491,8 +491,15 @@ fn what_parts_and_stream_say_of_themselves_is_compared() {
     let mut manifest = snapshot.manifest.clone();
     manifest.whole.as_mut().expect("a stream").blake3[0] ^= 1;
     let bytes = manifest.bytes();
-    let header =
-        Header { time: manifest.time, series: [0; 32], sequence: 1, bytes, good_bytes: bytes, previous: None, body: [0; 32] };
+    let header = Header {
+        time: manifest.time,
+        series: [0; 32],
+        sequence: 1,
+        bytes,
+        good_bytes: bytes,
+        previous: None,
+        body: [0; 32],
+    };
     let session =
         Session::begin(&repo, &Writing { host: "h".into(), purpose: "snapshot".into() }, &Silent).expect("begin");
     let id = session.publish(&header, &manifest).expect("publish");

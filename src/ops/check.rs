@@ -31,6 +31,7 @@ use crate::repo::index::{KnownPack, Location};
 use crate::repo::keys::list_slots;
 use crate::repo::packs::ReadPack;
 use crate::repo::reader::Reader;
+use crate::repo::snapshots::changes_of_author;
 use crate::repo::{Indexed, Repository};
 use crate::report::{Counter, Problem, Report, Unit};
 use crate::storage::probe::PROBE_SUFFIX;
@@ -156,6 +157,16 @@ pub fn check_with(repo: &Repository, options: CheckOptions, report: &dyn Report,
     let unread = indexed.problems.iter().filter(|p| !found.problems.iter().any(|told| told.object == p.object));
     found.problems.extend(unread.cloned().collect::<Vec<_>>());
     found.snapshots = (snapshots.len() + unreadable.len()) as u64;
+    for change in changes_of_author(&snapshots) {
+        report.warn(&format!(
+            "`{}` of {}: snapshot {} was taken with another passphrase than the one before: {}, was {}",
+            change.source.escape_debug(),
+            change.host.escape_debug(),
+            change.snapshot,
+            repo.keys.slot_name(change.now),
+            repo.keys.slot_name(change.before),
+        ));
+    }
     for contradiction in snapshots.iter().filter_map(|snapshot| snapshot.time_contradicts) {
         report.warn(&contradiction.to_string());
     }
@@ -251,13 +262,9 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
     for object in repo.storage.list("")? {
         let name = object.name.as_str();
         let bytes = |bytes_max| repo.storage.get(name, bytes_max);
-        let claimed = || {
-            bytes(SESSION_BYTES_MAX).and_then(|bytes| repo.open_object(ObjectKind::Session, name, &bytes))
-        };
-        let ordered = || {
-            bytes(GENERATION_BYTES_MAX)
-                .and_then(|bytes| repo.keys.open_order(ObjectKind::Generation, name, &bytes))
-        };
+        let claimed = || bytes(SESSION_BYTES_MAX).and_then(|bytes| repo.open_object(ObjectKind::Session, name, &bytes));
+        let ordered =
+            || bytes(GENERATION_BYTES_MAX).and_then(|bytes| repo.keys.open_order(ObjectKind::Generation, name, &bytes));
         let decoded = match name.split_once('/') {
             None if name == config::OBJECT_NAME || name == super::prune::RESERVE => Ok(()),
             Some(("keys", id)) if id.len() == 32 => Ok(()),
@@ -276,19 +283,13 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
             }
             // What `init` tried the storage with, and might not delete.
             Some(("sessions", probe)) if probe.strip_suffix(PROBE_SUFFIX).is_some() => Ok(()),
-            _ if session_of(name).is_some() && name.starts_with(SESSION_PREFIX) => {
-                claimed().and_then(|(_, plain)| {
-                    let ok = if is_beat(name) {
-                        Beat::decode(&plain).map(|_| ())
-                    } else {
-                        Session::decode(&plain).map(|_| ())
-                    };
-                    ok.map_err(|e| e.in_object(name))
-                })
-            }
+            _ if session_of(name).is_some() && name.starts_with(SESSION_PREFIX) => claimed().and_then(|(_, plain)| {
+                let ok =
+                    if is_beat(name) { Beat::decode(&plain).map(|_| ()) } else { Session::decode(&plain).map(|_| ()) };
+                ok.map_err(|e| e.in_object(name))
+            }),
             _ if generation_of(name).is_some() && name.starts_with(GENERATION_PREFIX) => {
-                ordered()
-                    .and_then(|(_, plain)| Generation::decode(&plain).map(|_| ()).map_err(|e| e.in_object(name)))
+                ordered().and_then(|(_, plain)| Generation::decode(&plain).map(|_| ()).map_err(|e| e.in_object(name)))
             }
             _ => Err(Error::new(Kind::Damaged, format!("{name}: not an object of this repository"))),
         };

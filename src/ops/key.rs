@@ -15,14 +15,14 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use crate::error::{Error, Kind, Result};
-use crate::format::coordination::{DistrustedSlot, Generation, RemovedSlot};
 use crate::format::certificate::Certificate;
-use crate::format::limits::KEY_SLOT_BYTES_MAX;
+use crate::format::coordination::{DistrustedSlot, Generation, RemovedSlot};
 use crate::format::keyslot::{self, KeySlot, SlotKind};
+use crate::format::limits::KEY_SLOT_BYTES_MAX;
 use crate::id::{SlotId, SnapshotId};
-use crate::repo::snapshots::Snapshot;
 use crate::repo::Repository;
 use crate::repo::keys::{KdfCost, NewSlot, SlotInfo, list_slots, new_key_file};
+use crate::repo::snapshots::Snapshot;
 use crate::report::{Problem, Report};
 
 /// How often a removal is tried while others publish generations.
@@ -230,7 +230,13 @@ pub fn distrust(repo: &Repository, prefix: &str, since: Timestamp) -> Result<Dis
     }
     for _ in 0..ATTEMPTS {
         let (number, mut state) = repo.newest_generation()?;
-        let since = state.distrusted_slots.iter().filter(|d| d.slot == id).map(|d| d.since).min().map_or(since, |s| s.min(since));
+        let since = state
+            .distrusted_slots
+            .iter()
+            .filter(|d| d.slot == id)
+            .map(|d| d.since)
+            .min()
+            .map_or(since, |s| s.min(since));
         state.distrusted_slots.retain(|d| d.slot != id);
         state.distrusted_slots.push(DistrustedSlot { slot: id, since });
         match repo.publish_settled(number + 1, &state) {

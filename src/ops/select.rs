@@ -25,7 +25,10 @@ pub fn snapshot<'s>(snapshots: &'s [Snapshot], text: &str, zone: &TimeZone) -> R
         snapshots.iter().find(|s| s.manifest.source == name && s.effective_time <= until && !s.is_distrusted)
     };
     if text == "latest" {
-        return snapshots.iter().find(|s| !s.is_distrusted).ok_or_else(|| Error::new(Kind::NotFound, "the repository holds no snapshot yet"));
+        return snapshots
+            .iter()
+            .find(|s| !s.is_distrusted)
+            .ok_or_else(|| Error::new(Kind::NotFound, "the repository holds no snapshot yet"));
     }
     if let Some(found) = newest(text, Timestamp::MAX) {
         return Ok(found);

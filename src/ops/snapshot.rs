@@ -20,8 +20,8 @@ use crate::format::catalog::Evidence;
 use crate::format::keyslot::SlotKind;
 use crate::format::limits::NAME_BYTES_MAX;
 use crate::format::manifest::{
-    Catalog, Dialect, Digest, Header, Manifest, Part, PartKind, PartList, PartName, SEQUENCE_MAX, Shape,
-    ShapeKind, SourceKind, Stored, UNSEALED,
+    Catalog, Dialect, Digest, Header, Manifest, Part, PartKind, PartList, PartName, SEQUENCE_MAX, Shape, ShapeKind,
+    SourceKind, Stored, UNSEALED,
 };
 use crate::format::recipe::Recipe;
 use crate::id::SnapshotId;
@@ -229,8 +229,7 @@ fn take(
     let id = publish_or_keep(session, &header, manifest, options.write, report, cancel)?;
     let source = options.name.clone();
     let older_than_seen = Vec::new();
-    let taken =
-        Taken { id, source, time, bytes, stored, previous, shrunk_from, left_out, changed, older_than_seen };
+    let taken = Taken { id, source, time, bytes, stored, previous, shrunk_from, left_out, changed, older_than_seen };
     Ok((taken, header))
 }
 
@@ -298,7 +297,10 @@ fn warn_of_another_author(
 ) -> Result<()> {
     let Some((id, _)) = previous else { return Ok(()) };
     if let Some(author) = repo.author(*id)?.filter(|author| *author != repo.keys.slot()) {
-        report.note(&format!("the previous snapshot {id} was taken with another passphrase: {}", repo.keys.slot_name(author)));
+        report.note(&format!(
+            "the previous snapshot {id} was taken with another passphrase: {}",
+            repo.keys.slot_name(author)
+        ));
     }
     Ok(())
 }
@@ -579,7 +581,8 @@ mod tests {
     /// Snapshot `n` of series `s`, taken at `second`.
     fn header(n: u8, s: u8, sequence: u64, second: i64) -> (SnapshotId, Header) {
         let time = Timestamp::from_second(second).expect("a time");
-        let header = Header { time, series: [s; 32], sequence, bytes: 1, good_bytes: 1, previous: None, body: UNSEALED };
+        let header =
+            Header { time, series: [s; 32], sequence, bytes: 1, good_bytes: 1, previous: None, body: UNSEALED };
         (SnapshotId([n; 16]), header)
     }
 

@@ -11,9 +11,7 @@ use std::collections::BTreeSet;
 
 use crate::error::{Error, Kind, Result};
 use crate::format::ObjectKind;
-use crate::format::coordination::{
-    GENERATION_MAX, GENERATION_PREFIX, Generation, generation_name, generation_of,
-};
+use crate::format::coordination::{GENERATION_MAX, GENERATION_PREFIX, Generation, generation_name, generation_of};
 use crate::format::limits::GENERATION_BYTES_MAX;
 
 use super::parallel::{at_once, both};
@@ -182,8 +180,7 @@ impl Repository {
     pub fn publish_generation(&self, number: u64, state: &Generation) -> Result<u64> {
         for number in (number..GENERATION_MAX).take(VOID_MAX) {
             let name = generation_name(number);
-            let object =
-                self.keys.seal_order(self.env.as_ref(), ObjectKind::Generation, &name, &state.encode())?;
+            let object = self.keys.seal_order(self.env.as_ref(), ObjectKind::Generation, &name, &state.encode())?;
             refuse_unreadable(&name, &object, GENERATION_BYTES_MAX)?;
             let late = || {
                 let what = "another prune, check, forget or key change published";
@@ -216,12 +213,10 @@ impl Repository {
     /// As [`publish_generation`](Self::publish_generation).
     pub fn publish_settled(&self, number: u64, state: &Generation) -> Result<u64> {
         match self.publish_generation(number, state) {
-            Err(e) if e.kind() == Kind::Storage && !e.is_durability_unknown() => {
-                match self.newest_generation() {
-                    Ok((newest, found)) if newest >= number && found == *state => Ok(newest),
-                    _ => Err(e),
-                }
-            }
+            Err(e) if e.kind() == Kind::Storage && !e.is_durability_unknown() => match self.newest_generation() {
+                Ok((newest, found)) if newest >= number && found == *state => Ok(newest),
+                _ => Err(e),
+            },
             published => published,
         }
     }

@@ -40,9 +40,9 @@ use self::store::{Store, read};
 use crate::env::lock;
 use crate::error::{Kind, Result};
 use crate::format::index::{IndexObject, IndexedPack};
-use crate::format::signed::Claim;
 use crate::format::manifest::FENCE_LEN;
 use crate::format::pack::{Base, BlobEntry, Codec, WrappedKey};
+use crate::format::signed::Claim;
 use crate::id::{BlobId, DataKeyId, IndexId, PackId, RepoId, SlotId, SnapshotId};
 use crate::transform::sketch::FEATURES;
 

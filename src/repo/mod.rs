@@ -335,7 +335,9 @@ impl Repository {
         self.refuse_removed_slot(&state)?;
         let mut indexed = self.index_at(found.number, state, report)?;
         if is_doubtful {
-            report.warn("an object under prune/ is unreadable and may condemn any pack: nothing that is stored is relied on");
+            report.warn(
+                "an object under prune/ is unreadable and may condemn any pack: nothing that is stored is relied on",
+            );
             indexed.trust.trusts_nothing = true;
         }
         Ok(indexed)
@@ -394,9 +396,8 @@ impl Repository {
     fn unvouched(&self, state: &Generation) -> Result<HashSet<PackId>> {
         let ring = self.keys.ring();
         let own = self.keys.slot();
-        let strangers = ring.slots.iter().filter(|(slot, known)| {
-            known.certificate.kind == SlotKind::WriteOnly && **slot != own
-        });
+        let strangers =
+            ring.slots.iter().filter(|(slot, known)| known.certificate.kind == SlotKind::WriteOnly && **slot != own);
         let distrusted = state.distrusted_slots.iter().map(|d| (d.slot, d.since.as_second()));
         let mut unvouched = HashSet::new();
         for (slot, since) in strangers.map(|(slot, _)| (*slot, i64::MIN)).chain(distrusted) {

@@ -381,3 +381,35 @@ pub fn inline_list(parts: Vec<Part>) -> PartList {
     }
     summary.list(Listing::Inline(parts))
 }
+
+/// A series that another slot went on with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeOfAuthor {
+    /// The first snapshot of the other slot.
+    pub snapshot: SnapshotId,
+    /// What it is a backup of.
+    pub source: String,
+    /// Where it was taken.
+    pub host: String,
+    /// The slot that took it.
+    pub now: SlotId,
+    /// The slot that took the one before.
+    pub before: SlotId,
+}
+
+/// Where a series, in the order of its chain, passes from one slot to another: to a new passphrase, or to
+/// a thief's.
+pub fn changes_of_author(snapshots: &[Snapshot]) -> Vec<ChangeOfAuthor> {
+    let mut chain: Vec<&Snapshot> = snapshots.iter().collect();
+    let series = |s: &Snapshot| (s.manifest.host.clone(), s.manifest.source.clone());
+    chain.sort_by_key(|s| (series(s), s.manifest.sequence, s.manifest.time, s.id));
+    let pairs = chain.windows(2).filter(|pair| series(pair[0]) == series(pair[1]) && pair[0].author != pair[1].author);
+    let change = |pair: &[&Snapshot]| ChangeOfAuthor {
+        snapshot: pair[1].id,
+        source: pair[1].manifest.source.clone(),
+        host: pair[1].manifest.host.clone(),
+        now: pair[1].author,
+        before: pair[0].author,
+    };
+    pairs.map(change).collect()
+}

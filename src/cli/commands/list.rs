@@ -9,8 +9,9 @@ use crate::ops::diff::rows::{Changes, RowDiff};
 use crate::ops::diff::{Change, PartDiff};
 use crate::ops::select;
 use crate::ops::stats::Stats;
+use crate::repo::Repository;
 use crate::repo::reader::Reader;
-use crate::repo::snapshots::Snapshot;
+use crate::repo::snapshots::{Snapshot, changes_of_author};
 use crate::report::Report as _;
 
 use super::super::args;
@@ -42,22 +43,38 @@ pub fn snapshots(context: &mut Context<'_>, arguments: args::Filter) -> Result<O
     let filter = filter(arguments);
     let mut found = context.snapshots(&repo)?;
     let outcome = context.older_than_seen(repo.older_than_seen(context.report)?);
+    if let Ok(state) = repo.probe_generation()?.1 {
+        repo.mark_distrusted(&mut found, &state)?;
+    }
     found.retain(|snapshot| filter.admits(snapshot));
     found.reverse();
+    for change in changes_of_author(&found) {
+        let slot = |id| repo.keys.slot_name(id);
+        context.report.warn(&format!(
+            "`{}` of {}: snapshot {} was taken with another passphrase than the one before: {}, was {}",
+            change.source.escape_debug(),
+            change.host.escape_debug(),
+            short(&change.snapshot),
+            slot(change.now),
+            slot(change.before),
+        ));
+    }
     for contradiction in found.iter().filter_map(|snapshot| snapshot.time_contradicts) {
         context.report.warn(&contradiction.to_string());
     }
     if context.global.json {
-        let list: Vec<Value> = found.iter().map(describe).collect();
+        let list: Vec<Value> = found.iter().map(|snapshot| describe(&repo, snapshot)).collect();
         context.document(json!({ "snapshots": list }));
         return Ok(outcome);
     }
-    let mut table = Table::new(&["id", &context.time_head(), "source", "host", ">bytes", ">added", "tags", ""]);
+    let mut table =
+        Table::new(&["id", &context.time_head(), "source", "host", ">bytes", ">added", "passphrase", "tags", ""]);
     for snapshot in &found {
         let manifest = &snapshot.manifest;
         let shrunk = manifest.shrunk_from.map(|before| format!("shrunk from {}", size(before)));
         let clock = snapshot.time_contradicts.map(|_| "clock?".to_owned());
-        let flags: Vec<String> = clock.into_iter().chain(shrunk).collect();
+        let distrusted = snapshot.is_distrusted.then(|| "distrusted".to_owned());
+        let flags: Vec<String> = distrusted.into_iter().chain(clock).chain(shrunk).collect();
         table.row([
             short(&snapshot.id),
             context.time(manifest.time),
@@ -65,6 +82,7 @@ pub fn snapshots(context: &mut Context<'_>, arguments: args::Filter) -> Result<O
             manifest.host.clone(),
             size(manifest.bytes()),
             size(manifest.stored.stored_bytes),
+            author(&repo, snapshot),
             tags(snapshot),
             flags.join(", "),
         ]);
@@ -76,11 +94,24 @@ pub fn snapshots(context: &mut Context<'_>, arguments: args::Filter) -> Result<O
     Ok(outcome)
 }
 
+/// The label of the slot that took a snapshot; the beginning of its id where it has none.
+fn author(repo: &Repository, snapshot: &Snapshot) -> String {
+    let label = repo.keys.known_slot(snapshot.author).map(|known| known.certificate.label);
+    label.filter(|label| !label.is_empty()).unwrap_or_else(|| short(&snapshot.author))
+}
+
 /// A snapshot in JSON, without its parts.
-fn describe(snapshot: &Snapshot) -> Value {
+fn describe(repo: &Repository, snapshot: &Snapshot) -> Value {
     let manifest = &snapshot.manifest;
+    let slot = repo.keys.known_slot(snapshot.author).map(|known| known.certificate);
     json!({
         "id": snapshot.id,
+        "author": {
+            "slot": snapshot.author,
+            "kind": slot.as_ref().map(|slot| slot.kind),
+            "label": slot.as_ref().map(|slot| &slot.label),
+        },
+        "distrusted": snapshot.is_distrusted,
         "time": manifest.time,
         "effective_time": snapshot.effective_time,
         "time_contradicts": snapshot.time_contradicts,
@@ -127,7 +158,7 @@ pub fn ls(context: &mut Context<'_>, name: &str) -> Result<Outcome> {
             })
         });
         let list: Vec<Value> = list.collect();
-        context.document(json!({ "snapshot": describe(snapshot), "parts": list }));
+        context.document(json!({ "snapshot": describe(&repo, snapshot), "parts": list }));
         return Ok(Outcome::Done);
     }
     let mut table = Table::new(&["kind", ">rows", ">bytes", ">stored", "digest", "name"]);

@@ -106,6 +106,8 @@ impl Fault {
                     ErrorCode::ConstraintViolation,
                     ErrorCode::TooBig,
                     ErrorCode::TypeMismatch,
+                    // A damaged length asks for memory that there is not.
+                    ErrorCode::OutOfMemory,
                 ]
                 .contains(&e.code)
                     || [ffi::SQLITE_ERROR, ffi::SQLITE_READONLY, ffi::SQLITE_FORMAT, ffi::SQLITE_INTERNAL]

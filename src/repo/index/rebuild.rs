@@ -41,9 +41,10 @@ pub(super) struct Fallback {
 pub(super) struct Left {
     /// A file that was left as it is: the next process goes on with it.
     pub file: Option<PathBuf>,
-    /// The file was left since something was missing in it.
-    renewed: bool,
-    /// The same, and no other process explains that: found again, it means that the file is damaged.
+    /// A database in memory has taken the file's place.
+    replaced: bool,
+    /// The file was left since something was missing in it, which no other process explains: if it turns up, the
+    /// file is damaged.
     suspect: bool,
     warned: bool,
 }
@@ -93,7 +94,7 @@ impl Index {
     pub fn renew(&self) -> Result<bool> {
         let mut left = lock(&self.left);
         let store = self.store();
-        let Some(path) = store.file.clone() else { return Ok(left.renewed || left.file.is_some()) };
+        let Some(path) = store.file.clone() else { return Ok(left.replaced) };
         if !store.was_filled {
             return Ok(false);
         }
@@ -101,7 +102,7 @@ impl Index {
         let known = store.loaded();
         left.suspect = known.is_ok_and(|known| lock(&self.changed).added.is_subset(&known));
         *write(&self.store) = Arc::new(self.filled()?);
-        left.renewed = true;
+        left.replaced = true;
         left.file = Some(path);
         Ok(true)
     }
@@ -126,16 +127,16 @@ impl Index {
         let Some(path) = store.file.clone().filter(|_| Arc::ptr_eq(store, &self.store())) else { return Ok(()) };
         if fault.is_damage() {
             self.warn_of_damage(&mut left, &path);
+            // Where the mark can't be made, the next process finds the damage itself.
             if file::mark(&path).is_err() {
                 left.file = Some(path);
             }
-            // Where the mark can't be made, the next process finds the damage itself.
-            left.renewed = true;
         } else {
             self.warn_of_disk(&mut left, &path, &fault.into());
             left.file = Some(path);
         }
         *write(&self.store) = Arc::new(self.filled()?);
+        left.replaced = true;
         Ok(())
     }
 

@@ -105,9 +105,7 @@ pub(super) fn add_object<'a>(
 
 /// Adds a wrapped data key. The first stays: another one under its id can't displace it.
 fn add_key(connection: &Connection, key: &WrappedKey) -> Inner<()> {
-    let mut add = connection.prepare_cached(
-        "INSERT OR IGNORE INTO keys VALUES (?1, ?2, ?3, ?4)",
-    )?;
+    let mut add = connection.prepare_cached("INSERT OR IGNORE INTO keys VALUES (?1, ?2, ?3, ?4)")?;
     let mut wrapped = Encoder::default();
     key.encode(&mut wrapped);
     add.execute(params![key.id.0, key.epoch, wrapped.0, key_sum(&key.id, key.epoch, &wrapped.0)])?;
@@ -235,24 +233,28 @@ fn read_object(row: &Row) -> Inner<(i64, IndexId, i64)> {
 pub(super) fn verify_lists(connection: &Connection) -> Inner<()> {
     let damage = |what: &str| Err(Fault::Damage(what.to_owned()));
     let mut statement = connection.prepare_cached(&format!("SELECT {PACK_COLUMNS}, number FROM packs"))?;
-    let (mut rows, mut packs, mut ids) = (statement.query([])?, HashMap::new(), HashSet::new());
+    let (mut rows, mut packs, mut ids) = (statement.query([])?, HashMap::new(), HashMap::new());
     while let Some(row) = rows.next()? {
-        let pack = read_pack(row)?;
-        if !ids.insert(pack.id) {
-            return damage("a pack is there twice");
-        }
-        packs.insert(row.get::<_, i64>(8)?, (listed_sum(&pack.id), false));
+        let (pack, number) = (read_pack(row)?, row.get::<_, i64>(8)?);
+        packs.insert(number, (listed_sum(&pack.id), false));
+        ids.insert(number, pack.id.0);
     }
+    verify_ids(connection, "packs", ids)?;
     let mut statement = connection.prepare_cached("SELECT number, id, packs, sum FROM objects")?;
-    let (mut rows, mut objects) = (statement.query([])?, HashMap::new());
+    let (mut rows, mut objects, mut ids) = (statement.query([])?, HashMap::new(), HashMap::new());
     while let Some(row) = rows.next()? {
-        let (number, _, listed) = read_object(row)?;
+        let (number, id, listed) = read_object(row)?;
         objects.insert(number, listed);
+        ids.insert(number, id.0);
     }
+    verify_ids(connection, "objects", ids)?;
     let mut statement = connection.prepare_cached("SELECT object, pack FROM listed")?;
-    let mut rows = statement.query([])?;
+    let (mut rows, mut last) = (statement.query([])?, None);
     while let Some(row) = rows.next()? {
         let (object, pack): (i64, i64) = (row.get(0)?, row.get(1)?);
+        if last.replace((object, pack)) >= Some((object, pack)) {
+            return damage("what index objects list is out of order");
+        }
         let (Some(left), Some((sum, is_listed))) = (objects.get_mut(&object), packs.get_mut(&pack)) else {
             return damage("an index object lists a pack, and one of the two is missing");
         };
@@ -263,6 +265,20 @@ pub(super) fn verify_lists(connection: &Connection) -> Inner<()> {
         return damage("the packs of an index object are not those that were added");
     }
     verify_block_numbers(connection)
+}
+
+/// Verifies that every row of `table` is found by its id, and by no other: `ids` are those in the rows, by number.
+fn verify_ids(connection: &Connection, table: &str, mut ids: HashMap<i64, [u8; 16]>) -> Inner<()> {
+    let get = format!("SELECT id, number FROM {table} INDEXED BY sqlite_autoindex_{table}_1 ORDER BY id");
+    let mut statement = connection.prepare_cached(&get)?;
+    let (mut rows, mut last) = (statement.query([])?, None);
+    while let Some(row) = rows.next()? {
+        let id: [u8; 16] = row.get(0)?;
+        if last.replace(id) >= Some(id) || ids.remove(&row.get(1)?) != Some(id) {
+            return Err(Fault::Damage(format!("the ids of {table} are not those of the rows")));
+        }
+    }
+    if ids.is_empty() { Ok(()) } else { Err(Fault::Damage(format!("rows of {table} are not found by their ids"))) }
 }
 
 /// Verifies that a new block gets a number which no block had.
