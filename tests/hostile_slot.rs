@@ -91,10 +91,9 @@ impl Scene {
         for (passphrase, source) in [(PASSPHRASE, "shop"), (HONEST, "mail")] {
             let mut data = dump(700, self.day);
             data.extend(noise(3000, if source == "shop" { 1 } else { 2 }));
-            let taken =
-                self.run(&format!("{when}: snapshot of {source}"), passphrase, |repo| {
-                    take(repo, &format!("{source}{name}"), &data)
-                });
+            let taken = self.run(&format!("{when}: snapshot of {source}"), passphrase, |repo| {
+                take(repo, &format!("{source}{name}"), &data)
+            });
             if let Some(taken) = taken {
                 self.honest.insert(taken.id, data);
                 ids.push(taken.id);
@@ -123,8 +122,9 @@ impl Scene {
     }
 
     fn check(&mut self, when: &str) -> Option<Checked> {
-        let found =
-            self.run(&format!("{when}: check"), PASSPHRASE, |repo| check(repo, Some(Subset::ALL), &Silent, &Cancel::new()))?;
+        let found = self.run(&format!("{when}: check"), PASSPHRASE, |repo| {
+            check(repo, Some(Subset::ALL), &Silent, &Cancel::new())
+        })?;
         let is_honest = |id: &String| self.honest.keys().any(|honest| honest.to_string() == *id);
         let harmed = found.problems.iter().find(|problem| problem.snapshots.iter().any(is_honest));
         if let Some(problem) = harmed {
@@ -203,15 +203,16 @@ impl Scene {
     /// No rule keeps what the thief says in place of the newest honest snapshot of a series.
     fn forgets(&mut self) {
         let mut fork = self.fork();
-        let newest: Vec<SnapshotId> = fork.run("snapshots", PASSPHRASE, |repo| {
-            let (snapshots, _) = repo.snapshots()?;
-            let mut newest = BTreeMap::new();
-            for snapshot in snapshots.into_iter().filter(|s| self.honest.contains_key(&s.id)) {
-                newest.entry(snapshot.manifest.source.clone()).or_insert(snapshot.id);
-            }
-            Ok(newest.into_values().collect())
-        })
-        .unwrap_or_default();
+        let newest: Vec<SnapshotId> = fork
+            .run("snapshots", PASSPHRASE, |repo| {
+                let (snapshots, _) = repo.snapshots()?;
+                let mut newest = BTreeMap::new();
+                for snapshot in snapshots.into_iter().filter(|s| self.honest.contains_key(&s.id)) {
+                    newest.entry(snapshot.manifest.source.clone()).or_insert(snapshot.id);
+                }
+                Ok(newest.into_values().collect())
+            })
+            .unwrap_or_default();
         let policy = Policy { keep_last: Some(Count::N(1)), ..Policy::default() };
         let plan = fork.run("forget", PASSPHRASE, |repo| forget::plan(repo, &Filter::default(), &policy));
         if let Some(plan) = plan
@@ -323,7 +324,9 @@ fn a_flood_of_generations() {
 #[test]
 fn attacks_on_a_session_at_work() {
     for (passphrase, seed) in [(PASSPHRASE, 4), (HONEST, 5)] {
-        for (operation, prefix) in [(Operation::List, "index/"), (Operation::PutNew, "packs/"), (Operation::PutNew, "snapshots/")] {
+        for (operation, prefix) in
+            [(Operation::List, "index/"), (Operation::PutNew, "packs/"), (Operation::PutNew, "snapshots/")]
+        {
             for name in ["fences", "heartbeats of others", "index objects with packs that do not exist"] {
                 let (_, attack) = ATTACKS.iter().find(|(known, _)| *known == name).expect("an attack of this name");
                 let mut scene = Scene::new(seed);

@@ -469,7 +469,8 @@ impl<'r> Thief<'r> {
     pub fn generations(&self) -> Result<Lies> {
         let (packs, _) = self.shown()?;
         let newest = self.repo.find_generation()?.number;
-        let condemned = packs.into_values().map(|IndexedPack { id: pack, size, .. }| Condemned { pack, size, since: 1 });
+        let condemned =
+            packs.into_values().map(|IndexedPack { id: pack, size, .. }| Condemned { pack, size, since: 1 });
         let state = Generation { condemned: condemned.collect(), judged: newest, ..Generation::default() };
         let content = state.encode();
         let milestone = (newest / 64 + 1) * 64;
@@ -617,7 +618,8 @@ impl<'r> Thief<'r> {
     /// Sessions that began, and beat, in the future; of packs that exist, too.
     pub fn sessions_of_the_future(&self) -> Result<Lies> {
         let (packs, _) = self.shown()?;
-        for (time, generation) in [(Timestamp::MAX, Some(0)), (Timestamp::MAX, None), (Timestamp::MAX, Some(u64::MAX))] {
+        for (time, generation) in [(Timestamp::MAX, Some(0)), (Timestamp::MAX, None), (Timestamp::MAX, Some(u64::MAX))]
+        {
             self.put_session(SnapshotId(self.random()), time, generation)?;
         }
         let published: BTreeSet<SnapshotId> = packs.into_values().map(|pack| pack.session).collect();

@@ -427,7 +427,8 @@ impl Env for Afterwards {
 fn judge(truth: &Memory, clock: i64, seed: u64, ledger: &Ledger) -> std::result::Result<(), String> {
     let env = |hours: i64| Arc::new(Afterwards { seed, clock: clock + 3600 * hours, draws: AtomicU64::new(0) });
     let open = |hours| {
-        Open::new(Arc::new(truth.clone()), env(hours), Role::Keeper, false, ledger.thief).map_err(|e| format!("open: {}", text(&e)))
+        Open::new(Arc::new(truth.clone()), env(hours), Role::Keeper, false, ledger.thief)
+            .map_err(|e| format!("open: {}", text(&e)))
     };
     let repo = open(20)?;
     let said = |step: &str, e: Error| format!("{step}: {}", text(&e));
