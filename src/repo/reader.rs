@@ -276,7 +276,7 @@ impl<'r> Reader<'r> {
             let what = format!("its data key is {}, the index says {id}", header.key.id);
             return Err(Error::damaged(pack::object_name(location.pack), what));
         }
-        repo.keys.open_data_key(&header.key)
+        repo.keys.open_data_key(&header.key).map_err(|e| e.during(pack::object_name(location.pack)))
     }
 
     /// The chunks of a stream, in order, without holding its whole recipe. Ends at the first error.
