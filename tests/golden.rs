@@ -10,27 +10,36 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use alluvium::env::Cancel;
+use alluvium::env::{Cancel, Env};
+use alluvium::error::Kind;
 use alluvium::format::FORMAT_VERSION;
-use alluvium::format::coordination::Distrusted;
+use alluvium::format::catalog::{CatalogTable, Column, Consistency, Engine, Evidence};
+use alluvium::format::coordination::{Distrusted, Generation};
 use alluvium::format::keyslot::SlotKind;
-use alluvium::format::manifest::{Part, PartKind, SourceKind};
+use alluvium::format::manifest::{self, FENCE_LEN, Part, PartKind, PartName, Published, Shape, SourceKind};
+use alluvium::format::{certificate, keyslot};
+use alluvium::id::SlotId;
 use alluvium::ops::check::{Subset, check};
 use alluvium::ops::key;
 use alluvium::ops::prune::{MaxUnused, PruneOptions, prune};
 use alluvium::ops::restore::{Target, restore};
 use alluvium::ops::select::Wanted;
 use alluvium::ops::snapshot::{SnapshotOptions, Source, Taken, snapshot};
+use alluvium::ops::sync::{SyncOptions, sync};
+use alluvium::repo::reader::Reader;
 use alluvium::repo::session::{Session, Writing};
 use alluvium::repo::snapshots::Snapshot;
 use alluvium::repo::{InitOptions, Repository};
-use alluvium::report::{Collect, Counter, Silent};
+use alluvium::report::{Collect, Counter, Problem, Report, Silent, Unit};
 use alluvium::storage::Storage;
+use alluvium::storage::fault::{Effect, Fault, Operation, on};
 use alluvium::storage::local::Local;
 use alluvium::storage::memory::Memory;
 use jiff::SignedDuration;
@@ -42,10 +51,14 @@ use crate::support::{
 };
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
-/// The folder of what this program writes: the format and its newest feature.
-const NEWEST: &str = "v1-delta";
+/// The folder of what this program writes.
+const NEWEST: &str = "v1";
 const FULL: &[u8] = b"golden";
 const WRITE_ONLY: &[u8] = b"golden-write";
+/// The content of a key file.
+const KEY_FILE: &[u8] = b"alluvium-key-1:676f6c64656e676f6c64656e676f6c64656e676f6c64656e676f6c64656e676f\n";
+/// Of a slot that was removed before the repository was put away.
+const REMOVED: &[u8] = b"golden-removed";
 
 /// What a golden repository holds.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -53,8 +66,21 @@ struct Expected {
     format: u16,
     /// Object names, with the BLAKE3 of their bytes.
     objects: BTreeMap<String, String>,
+    state: ExpectedState,
     /// By their ids.
     snapshots: BTreeMap<String, ExpectedSnapshot>,
+}
+
+/// What a repository says of itself.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct ExpectedState {
+    /// Numbers of the key epochs.
+    epochs: Vec<u32>,
+    /// Slots that have a certificate: kind and label, and whether there is still something to open.
+    slots: BTreeMap<SlotId, String>,
+    /// The number of the newest generation.
+    number: u64,
+    generation: Generation,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -65,6 +91,18 @@ struct ExpectedSnapshot {
     time: String,
     tags: BTreeSet<String>,
     previous: Option<String>,
+    sequence: u64,
+    author: SlotId,
+    epoch: u32,
+    shape: Shape,
+    shrunk_from: Option<u64>,
+    /// It is a copy of a snapshot of another repository.
+    is_copy: bool,
+    engine: Option<Engine>,
+    /// Tables of the catalog, and the BLAKE3 of their records.
+    catalog: Option<(usize, String)>,
+    /// The list of parts is stored as chunks.
+    is_long: bool,
     parts: Vec<ExpectedPart>,
 }
 
@@ -110,6 +148,15 @@ fn found(repo: &Repository) -> BTreeMap<String, ExpectedSnapshot> {
             time: manifest.time.to_string(),
             tags: manifest.tags.clone(),
             previous: manifest.previous.map(|id| id.to_string()),
+            sequence: manifest.sequence,
+            author: snapshot.author,
+            epoch: epoch_of(repo, snapshot),
+            shape: manifest.shape,
+            shrunk_from: manifest.shrunk_from,
+            is_copy: manifest.original.is_some_and(|original| original.repository != repo.id),
+            engine: manifest.engine.clone(),
+            catalog: catalog_of(repo, snapshot),
+            is_long: manifest.parts.inline().is_none(),
             parts: parts.collect(),
         };
         (snapshot.id.to_string(), found)
@@ -117,12 +164,43 @@ fn found(repo: &Repository) -> BTreeMap<String, ExpectedSnapshot> {
     snapshots.iter().map(found).collect()
 }
 
+/// The key epoch that a snapshot's data key is sealed to.
+fn epoch_of(repo: &Repository, snapshot: &Snapshot) -> u32 {
+    let name = manifest::object_name(snapshot.id);
+    let bytes = repo.storage.get(&name, u64::MAX).expect("a manifest");
+    match manifest::decode(&bytes).expect("a manifest") {
+        Published::Manifest(sealed) => sealed.key.epoch,
+        Published::Fence(_) => panic!("{name} is a fence"),
+    }
+}
+
+fn catalog_of(repo: &Repository, snapshot: &Snapshot) -> Option<(usize, String)> {
+    let indexed = indexed(repo);
+    let tables = Reader::new(&indexed).expect("a reader").catalog(&snapshot.manifest).expect("the catalog")?;
+    let records: Vec<u8> = tables.iter().flat_map(|table| table.encode().expect("short")).collect();
+    Some((tables.len(), blake3::hash(&records).to_string()))
+}
+
+fn state_of(repo: &Repository) -> ExpectedState {
+    let ring = repo.keys.ring();
+    assert!(ring.problems.is_empty(), "{:?}", ring.problems);
+    let there = |id| repo.storage.stat(&keyslot::object_name(id)).expect("stat").is_some();
+    let slots = ring.slots.iter().map(|(id, known)| {
+        let certificate = &known.certificate;
+        let removed = if there(*id) { "" } else { ", removed" };
+        (*id, format!("{} {}{removed}", certificate.kind.word(), certificate.label))
+    });
+    let (number, generation) = repo.newest_generation().expect("a generation");
+    ExpectedState { epochs: ring.epochs.keys().copied().collect(), slots: slots.collect(), number, generation }
+}
+
 fn kind_of(part: &Part) -> String {
     match &part.kind {
         PartKind::Stream => "stream".to_owned(),
         PartKind::Statements => "statements".to_owned(),
         PartKind::Table { rows } => format!("table of {rows} rows"),
-        PartKind::File { mode, modified, .. } => format!("file {mode:o} {modified}"),
+        PartKind::File { mode, modified, changed: false } => format!("file {mode:o} {modified}"),
+        PartKind::File { mode, modified, changed: true } => format!("file {mode:o} {modified} that changed"),
         PartKind::Folder { mode } => format!("folder {mode:o}"),
         PartKind::Link { target } => format!("link {target}"),
     }
@@ -188,7 +266,10 @@ fn copied(format: &Path) -> (tempfile::TempDir, Arc<World>) {
     for (name, bytes) in files(&format.join("repository")) {
         let path = folder.path().join(name);
         fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
-        fs::write(path, bytes).expect("a file");
+        fs::write(&path, bytes).expect("a file");
+        // The clocks of storage and program are one, whenever this runs.
+        let written = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
+        fs::File::options().append(true).open(path).and_then(|file| file.set_modified(written)).expect("a time");
     }
     // A year later: every session in it is long dead.
     let world = World::new(4242);
@@ -232,8 +313,24 @@ fn every_part_comes_back() {
         let (folder, world) = copied(&format);
         let repo = opened(&folder, &world, FULL);
         assert_eq!(found(&repo), expected(&format).snapshots);
+        assert_eq!(state_of(&repo), expected(&format).state);
         assert_eq!(problems(&repo), []);
-        assert_eq!(key::list(&repo, &Silent).expect("slots").len(), 2);
+        let slots = Collect::default();
+        assert_eq!(key::list(&repo, &slots).expect("slots").len(), 3);
+        assert_eq!(slots.problems(), []);
+    }
+}
+
+#[test]
+fn the_key_file_opens_all_and_the_removed_passphrase_nothing() {
+    for format in formats() {
+        let (folder, world) = copied(&format);
+        let repo = opened(&folder, &world, KEY_FILE);
+        assert_eq!(repo.keys.kind(), SlotKind::Full);
+        assert_eq!(found(&repo), expected(&format).snapshots);
+        let storage = Local::open(folder.path()).expect("a folder");
+        let refused = open_with(storage, &world, REMOVED).map(|_| ()).expect_err("removed");
+        assert_eq!(refused.kind(), Kind::WrongKey);
     }
 }
 
@@ -259,8 +356,11 @@ fn the_same_data_adds_no_chunk() {
     for format in formats() {
         let (folder, world) = copied(&format);
         let repo = opened(&folder, &world, FULL);
+        // What a write-only slot stored counts for itself alone.
+        let host = opened(&folder, &world, WRITE_ONLY);
         let (snapshots, _) = repo.snapshots().expect("snapshots");
         for snapshot in &snapshots {
+            let writer = if snapshot.author == host.keys.slot() { &host } else { &repo };
             let parts = &parts_of(&repo, snapshot)[..];
             // A stream is taken again as a whole, files one by one.
             let streams: Vec<(Vec<u8>, &[Part])> = match snapshot.manifest.whole {
@@ -272,7 +372,7 @@ fn the_same_data_adds_no_chunk() {
             for (data, parts) in streams.iter().filter(|(data, _)| !data.is_empty()) {
                 for name in [format!("again {} {}", snapshot.id, parts[0].name), snapshot.manifest.source.clone()] {
                     let report = Collect::default();
-                    let taken = take_with(&repo, &name, data, &report).expect("take");
+                    let taken = take_with(writer, &name, data, &report).expect("take");
                     assert_eq!((report.get(Counter::NewChunks), report.get(Counter::Packs)), (0, 0), "{name}");
                     let recipes = |parts: &[Part]| parts.iter().map(|part| part.recipe.clone()).collect::<Vec<_>>();
                     let again = repo.snapshot(taken.id).expect("snapshot");
@@ -294,9 +394,14 @@ fn prune_finishes_what_was_begun_and_loses_nothing() {
             "what was condemned waited for a dead session: {plan:?}"
         );
         assert!(repo.storage.list("sessions/").expect("list").is_empty(), "which is fenced now");
-        let snapshots = expected(&format).snapshots;
+        let Expected { snapshots, state, .. } = expected(&format);
         assert_eq!(found(&repo), snapshots);
         assert_eq!(problems(&repo), []);
+        // What was forgotten and is there stays forgotten, and slots for ever.
+        let (_, generation) = repo.newest_generation().expect("a generation");
+        assert_eq!(generation.forgotten, state.generation.forgotten);
+        assert_eq!(generation.removed_slots, state.generation.removed_slots);
+        assert_eq!(generation.distrusted_slots, state.generation.distrusted_slots);
         // Most of it goes: all is repacked, and nothing is lost.
         let (first, last) = (snapshots.keys().next().expect("one"), snapshots.len());
         let (all, _) = repo.snapshots().expect("snapshots");
@@ -329,9 +434,66 @@ fn vanish(storage: &Memory, world: &Arc<World>) {
     std::mem::forget(Session::begin(repo, &who, &Silent).expect("begin"));
 }
 
-/// A small repository with an object of every kind and in every state: two slots; streams, a command, files; recipes of
-/// depth 0, 1 and 2; chunks of every codec; an index that replaced others; a fence; a session and its heartbeat; a
-/// generation with packs condemned that wait for it, one of them distrusted too.
+/// Appends to a file when its first bytes were read.
+struct Appending<'a>(&'a Path, AtomicBool);
+
+impl Report for Appending<'_> {
+    fn count(&self, counter: Counter, n: u64) {
+        if counter == Counter::SourceBytes && n > 0 && !self.1.swap(true, Ordering::SeqCst) {
+            let mut log = fs::File::options().append(true).open(self.0).expect("a file");
+            log.write_all(b"another line\n").expect("written");
+        }
+    }
+    fn problem(&self, _: Problem) {}
+    fn task(&self, _: &str, _: Unit, _: Option<u64>) {}
+    fn progress(&self, _: u64) {}
+    fn note(&self, _: &str) {}
+    fn warn(&self, _: &str) {}
+}
+
+/// A dump with so many small tables, and what a dumper that Alluvium runs itself knows of its database.
+fn many_tables(n: u64) -> (String, Evidence) {
+    let mut dump = "--\n-- PostgreSQL database dump\n--\n\n".to_owned();
+    let mut tables = Vec::new();
+    for i in 0..n {
+        let row = format!("{i}\tthe same\n");
+        dump += &format!("COPY public.t{i} (a, b) FROM stdin;\n{row}\\.\n\n\n");
+        let column = |name: &str, data_type: &str| Column { name: name.to_owned(), data_type: data_type.to_owned() };
+        tables.push(CatalogTable {
+            name: PartName::in_schema("public", format!("t{i}")),
+            rows: 1,
+            bytes: row.len() as u64,
+            columns: vec![column("a", "bigint"), column("b", "text")],
+            digest: *blake3::hash(row.as_bytes()).as_bytes(),
+        });
+    }
+    dump += "--\n-- PostgreSQL database dump complete\n--\n\n";
+    let text = |text: &str| Some(text.to_owned());
+    let consistency = Consistency {
+        kind: "lsn".to_owned(),
+        lsn: text("0/16B3748"),
+        timeline: text("1"),
+        ..Consistency::default()
+    };
+    let engine = Engine {
+        engine: text("postgres"),
+        server_version: text("17.5"),
+        client_version: text("17.6"),
+        database: text("shop"),
+        consistency: Some(consistency),
+        tls: text("TLSv1.3 TLS_AES_256_GCM_SHA384"),
+        encoding: text("UTF8"),
+        extensions: vec!["pgcrypto 1.3".to_owned()],
+        migration_head: text("20260901120000"),
+    };
+    (dump, Evidence { engine, tables })
+}
+
+/// A small repository with an object of every kind and in every state: slots of a passphrase, of a key file, a write-only
+/// one, and one that was removed and is distrusted since; two key epochs; streams, a command, files, one of which changed
+/// while it was read; a long list of parts, an engine and a catalog; a copy from another repository; recipes of depth 0,
+/// 1 and 2; chunks of every codec; an index that replaced others; a fence; a session and its heartbeat; a generation with
+/// packs condemned that wait for it, one of them distrusted too, and with a snapshot that is forgotten and still there.
 #[test]
 #[ignore = "writes the newest of tests/golden, which never changes once it is released: see the head of this file"]
 fn regenerate_golden() {
@@ -344,6 +506,8 @@ fn regenerate_golden() {
     Repository::init(&storage, world.as_ref(), FULL, "main", sizes).expect("init");
     let repo = open_with(storage.clone(), &world, FULL).expect("open");
     key::add(&repo, SlotKind::WriteOnly, "db1", WRITE_ONLY, CHEAP).expect("key add");
+    key::add(&repo, SlotKind::Full, "vault", KEY_FILE, CHEAP).expect("key add");
+    let removed = key::add(&repo, SlotKind::Full, "left", REMOVED, CHEAP).expect("key add");
 
     // A series, its last snapshot by the write-only slot; its first one is pruned; a dead writer is fenced.
     for n in 0..3 {
@@ -361,6 +525,15 @@ fn regenerate_golden() {
     let plan = pruned(&repo).expect("prune");
     assert!(plan.deleted_packs > 0 && storage.names().iter().any(|name| name.starts_with("prune/")));
 
+    // A slot leaves, and a new key epoch begins without it. What it took before counts.
+    let leaver = open_with(storage.clone(), &world, REMOVED).expect("open");
+    take(&leaver, "notes", &dump(40, 7)).expect("take");
+    day();
+    key::remove(&repo, &removed.to_string()).expect("key remove");
+    key::distrust(&repo, &removed.to_string(), world.now()).expect("key distrust");
+    assert_eq!(key::rotate(&repo).expect("key rotate"), 2);
+    let repo = open_with(storage.clone(), &world, FULL).expect("open");
+
     // Rows that are stored by columns, and as differences.
     for n in 0..3 {
         day();
@@ -368,9 +541,13 @@ fn regenerate_golden() {
     }
     take(&repo, "inserts", &inserts()).expect("take");
 
-    // A dump with tables.
+    // A dump with tables, and one with many and what is known of its database.
     day();
     take(&repo, "dump", include_bytes!("segments/postgres.sql")).expect("take");
+    let (tables, evidence) = many_tables(40);
+    let how = SnapshotOptions { evidence: Some(evidence), ..options("tables") };
+    let source = Source::Stream { input: Box::new(tables.as_bytes()), bytes: None };
+    snapshot(&repo, source, &how, &Silent, &Cancel::new()).expect("take");
 
     // Files, a command, a recipe of recipes, a stream that shrank.
     day();
@@ -378,6 +555,11 @@ fn regenerate_golden() {
     let exports = std::env::temp_dir().join("golden/exports");
     write_exports(&exports);
     taken(&repo, "exports", Source::Files(vec![exports.clone()]));
+    fs::write(exports.join("log"), "one line\n").expect("a file");
+    let appending = Appending(&exports.join("log"), AtomicBool::new(false));
+    let log = Source::Files(vec![exports.join("log")]);
+    let changed = snapshot(&repo, log, &options("log"), &appending, &Cancel::new()).expect("take");
+    assert_eq!(changed.changed, 1);
     fs::remove_dir_all(exports.parent().expect("a folder")).expect("removed");
     let command = ["sh", "-c", "i=0; while [ $i -lt 400 ]; do echo \"row $i\"; i=$((i+1)); done"];
     taken(&repo, "rows", Source::Command(command.map(str::to_owned).into()));
@@ -386,6 +568,14 @@ fn regenerate_golden() {
     taken(&repo, "deep", Source::Stream { input: Box::new(&deep[..]), bytes: None });
     day();
     taken(&repo, "rows", Source::Stream { input: Box::new(&b"1 row\n"[..]), bytes: None });
+
+    // A copy from another repository.
+    let elsewhere = Memory::new();
+    Repository::init(&elsewhere, world.as_ref(), FULL, "elsewhere", sizes).expect("init");
+    let other = open_with(elsewhere, &world, FULL).expect("open");
+    take(&other, "branch", &dump(60, 5)).expect("take");
+    let to = SyncOptions { host: "golden".to_owned(), ..SyncOptions::default() };
+    sync(&other, &repo, &to, &Silent, &Cancel::new()).expect("sync");
 
     // Garbage that waits for a writer that is still at work, as far as prune can know.
     let gone = take(&repo, "noise", &noise(20_000, 3)).expect("take");
@@ -399,17 +589,39 @@ fn regenerate_golden() {
     let (pack, entries) = condemned.find(|(_, entries)| !entries.is_empty()).expect("one that is still listed");
     let blob = entries[0].1.id;
     state.distrusted.push(Distrusted { pack, blobs: vec![blob] });
+    state.judged = number + 1;
     repo.publish_generation(number + 1, &state).expect("publish");
 
+    // A forget that was interrupted after its decision.
+    let interrupted = take(&repo, "notes", &dump(40, 8)).expect("take").id;
+    let fault = Fault::new(storage.clone());
+    fault.when(on(Operation::Delete, manifest::PREFIX), Effect::Die);
+    let forgetting = open_with(fault, &world, FULL).expect("open");
+    forget_ids(&forgetting, &[interrupted]).expect_err("interrupted");
+
     let repo = open_with(storage.clone(), &world, FULL).expect("open");
-    let snapshots = found(&repo);
-    let depths: BTreeSet<u8> = snapshots.values().flat_map(|s| s.parts.iter().map(|p| p.depth)).collect();
+    let (state, snapshots) = (state_of(&repo), found(&repo));
+    let Generation { condemned, distrusted, forgotten, removed_slots, distrusted_slots, .. } = &state.generation;
+    assert!(!condemned.is_empty() && !distrusted.is_empty());
+    assert!(forgotten[..] == [interrupted] && removed_slots[0].slot == removed && distrusted_slots[0].slot == removed);
+    assert!(storage.names().contains(&certificate::object_name(removed)));
+    assert!(!storage.names().contains(&keyslot::object_name(removed)));
+    assert_eq!((&state.epochs[..], state.slots.len()), (&[1, 2][..], 4));
+    let all = || snapshots.values();
+    let authors: BTreeSet<_> = all().map(|s| s.author).collect();
+    assert_eq!((authors.len(), all().map(|s| s.epoch).collect()), (3, BTreeSet::from([1, 2])));
+    assert!(all().any(|s| s.is_long) && all().any(|s| s.is_copy) && all().any(|s| s.shrunk_from.is_some()));
+    assert!(all().any(|s| s.engine.is_some() && s.catalog.is_some()));
+    assert!(all().flat_map(|s| &s.parts).any(|part| part.kind.ends_with("that changed")));
+    let fences = storage.list(manifest::PREFIX).expect("a list").iter().filter(|o| o.size == FENCE_LEN).count();
+    assert_eq!(fences, 1);
+    let depths: BTreeSet<u8> = all().flat_map(|s| s.parts.iter().map(|p| p.depth)).collect();
     assert_eq!(depths, BTreeSet::from([0, 1, 2]));
     let packs = repo.cache.packs().expect("packs");
     let entries = packs.iter().flat_map(|pack| repo.cache.entries(&pack.id).expect("entries"));
     let codecs: BTreeSet<u8> = entries.map(|(_, entry)| entry.codec as u8).collect();
     assert_eq!(codecs, BTreeSet::from([0, 1, 2, 3]));
-    write_golden(&storage, snapshots);
+    write_golden(&storage, state, snapshots);
 }
 
 /// Short rows: many in a small chunk.
@@ -441,7 +653,7 @@ fn write_exports(exports: &Path) {
     std::os::unix::fs::symlink("a.csv", exports.join("latest")).expect("a link");
 }
 
-fn write_golden(storage: &Memory, snapshots: BTreeMap<String, ExpectedSnapshot>) {
+fn write_golden(storage: &Memory, state: ExpectedState, snapshots: BTreeMap<String, ExpectedSnapshot>) {
     let format = Path::new(GOLDEN).join(NEWEST);
     let _ = fs::remove_dir_all(&format);
     let mut objects = BTreeMap::new();
@@ -454,11 +666,11 @@ fn write_golden(storage: &Memory, snapshots: BTreeMap<String, ExpectedSnapshot>)
         total += bytes.len();
         objects.insert(name, blake3::hash(&bytes).to_string());
     }
-    for folder in ["config", "keys", "index", "packs", "snapshots", "sessions", "prune"] {
+    for folder in ["config", "keys", "slots", "epochs", "index", "packs", "snapshots", "sessions", "prune"] {
         assert!(objects.keys().any(|name| name.starts_with(folder)), "no object in {folder}");
     }
     assert!(total < 400_000, "{total} bytes are much for a repository that stays for ever");
-    let expected = Expected { format: FORMAT_VERSION, objects, snapshots };
+    let expected = Expected { format: FORMAT_VERSION, objects, state, snapshots };
     let text = serde_json::to_string_pretty(&expected).expect("JSON");
     fs::write(format.join("expected.json"), text + "\n").expect("expected.json");
 }
