@@ -437,7 +437,10 @@ fn lock(file: &Path) -> io::Result<File> {
 }
 
 fn warn_not_kept(file: &Path, error: &io::Error, report: &dyn Report) {
-    report.warn(&format!("{}: what was seen of the repository can't be remembered: {error}", file.display()));
+    report.warn(&format!(
+        "{}: what was seen of the repository can't be remembered, so an older state may go unnoticed: {error}",
+        file.display()
+    ));
 }
 
 fn warn_unreadable(file: &Path, error: &io::Error, report: &dyn Report) {
