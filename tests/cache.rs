@@ -281,7 +281,9 @@ fn processes_share_a_damaged_file_and_none_fails() {
                     })
                 })
                 .collect();
-            running.into_iter().for_each(|thread| thread.join().expect("each comes out right"));
+            for thread in running {
+                thread.join().expect("each comes out right");
+            }
         });
         assert!(place.snapshot(&[]).done().err.lines().count() <= 1);
         let after = place.run(&["restore", "shop"]).done();

@@ -10,6 +10,7 @@
  * with -DSCENARIO=<n>, at the end of this file.
  *
  * Packs: 0 was there before; 1 and 2 are the writers' new ones; 3 and 4 those that the prunes repack into.
+ * In scenarios 8 and 9 the copy in a pack may be damaged, in 10 forgets publish generations.
  * Sessions: 0 and 1 the writers, 2 and 3 the prunes. Sets of packs, sessions, snapshots are bit masks.
  */
 
@@ -41,17 +42,61 @@ short replaced[2];
 #endif
 
 /* Where two prunes are alike, the first to read the generation is called 2: that halves the search. */
-#if SCENARIO == 5
+#if SCENARIO == 5 || SCENARIO == 10
 #define ALIKE
 bit one_began;
 #endif
 
+/* Damaged copies: a rotten one, or one that a hostile writer made up. */
+#if SCENARIO == 8 || SCENARIO == 9
+#define DAMAGE
+byte whole = 255;       /* packs whose copy is whole: only who reads it knows */
+byte distrusted;        /* what the newest generation distrusts */
+#else
+#define whole 255
+#define distrusted 0
+#endif
+
+/* A hostile writer with a write-only key, in place of writer 0. */
+#if SCENARIO == 9
+#define unvouched bit(1) /* packs that a write-only slot wrote, another one than the reader's */
+byte foreign;           /* heartbeats that it has replaced */
+byte claims;            /* snapshots of write-only slots, as bits of `published` */
+byte belied;            /* packs of others that its index objects describe as empty */
+#ifdef NO_CLAIMS_OF_OWN_PACKS
+#define emptied belied
+#else
+#define emptied 0
+#endif
+#ifdef NO_OWN_HEARTBEAT
+#define told(n) (has(foreign, n) -> 255 : beat[n])
+#else
+#define told(n) (has(foreign, n) -> 0 : beat[n])
+#endif
+#else
+#define unvouched 0
+#define claims 0
+#define emptied 0
+#define told(n) beat[n]
+#endif
+
+/* Forgets publish generations; prune accepts those that came after the one it surveyed by. */
+#if SCENARIO == 10
+bit second;             /* snapshots/: another one that was there before, of the same series as `first` */
+byte forgotten;         /* the newest generation: snapshots that are to go, as bits of `published`, */
+byte judged;            /* and the last generation that a prune published */
+#define series (first | (second << 3))
+#else
+#define second 0
+#define judged gen
+#endif
+
 #define indexed (own_index | new_index[0] | new_index[1] | new_index[2] | new_index[3])
-#define published (first | ((names[0] == MANIFEST) << 1) | ((names[1] == MANIFEST) << 2))
+#define published (first | ((names[0] == MANIFEST) << 1) | ((names[1] == MANIFEST) << 2) | (second << 3))
 
 inline safe() {
-    assert(!published || packs);                /* every published snapshot can be restored: its chunk is there, */
-    assert(!published || (packs & indexed));    /* and the index says where */
+    assert(!published || (packs & whole));              /* every published snapshot can be restored: its chunk is there, */
+    assert(!published || (packs & whole & indexed));    /* and the index says where */
 }
 
 /* One of the packs in a set. */
@@ -68,6 +113,15 @@ inline one_of(set, pack) {
 /* ---- A writer: src/repo/session.rs, publish.rs ---------------------------------------------------------- */
 
 #define own (me + 1)            /* the number of the pack that a session writes */
+
+/* What a session relies on in no case. */
+#ifdef NO_AVOID_DISTRUSTED
+#define suspect unvouched
+#elif defined(NO_AVOID_UNVOUCHED)
+#define suspect distrusted
+#else
+#define suspect (distrusted | unvouched)
+#endif
 
 inline store() {
 #ifdef NO_I1_PACK
@@ -92,7 +146,7 @@ proctype Writer(byte me; bool can_read) {
     d_step { sessions = sessions | bit(me) }
 #endif
 #ifndef NO_READ_BEFORE_RELY
-    d_step { at = gen; avoid = condemned }
+    d_step { at = gen; avoid = condemned | suspect }
 #endif
     seen = indexed;
 #ifdef NO_READ_BEFORE_RELY
@@ -123,13 +177,13 @@ proctype Writer(byte me; bool can_read) {
 #ifndef NO_REREAD
     do
     :: atomic { gen == at -> break }
-    :: atomic { gen != at -> at = gen; avoid = condemned; seen = indexed;
+    :: atomic { gen != at -> at = gen; avoid = condemned | suspect; seen = indexed;
 #ifdef NO_AVOID_CONDEMNED
         avoid = 0;
 #endif
         if
-        :: can_read && relied != own && has(avoid, relied) && packs -> skip
-        :: can_read && relied != own && has(avoid, relied) && !packs -> goto end
+        :: can_read && relied != own && has(avoid, relied) && (packs & whole) -> skip
+        :: can_read && relied != own && has(avoid, relied) && !(packs & whole) -> goto end
         :: !can_read || relied == own || !has(avoid, relied) -> goto again
         fi };
         if
@@ -189,6 +243,64 @@ proctype Forget() {
     first = 0
 }
 
+#if SCENARIO == 10
+/* A forget that leaves one of two snapshots of a series, and removes what an earlier one left. */
+proctype ForgetOne(byte chosen) {
+    byte at, gone, there, going;
+
+#ifdef NO_FORGET_READS_GENERATION_FIRST
+    there = series;
+#endif
+plan:
+    atomic { at = gen; gone = forgotten };
+#ifndef NO_FORGET_READS_GENERATION_FIRST
+    there = series;                                   /* each manifest is read */
+#endif
+    atomic {
+        gone = gone & there;
+#ifdef NO_FORGOTTEN_COUNT_AS_GONE
+        gone = 0;
+#endif
+        if
+        :: (there & ~gone) == 9 -> going = chosen
+        :: (there & ~gone) != 9 -> going = 0
+        fi
+    };
+    if
+    :: atomic { !going -> skip }
+#ifdef NO_FORGET_PUBLISHES
+    :: atomic { going -> skip }
+#else
+#ifdef NO_FORGET_PLANS_AGAIN
+    :: d_step { going ->
+#else
+    :: atomic { going && gen != at -> goto plan }
+    :: d_step { going && gen == at ->
+#endif
+        gen++;
+        forgotten = gone | going;
+#ifdef NO_FORGET_CARRIES_CONDEMNED
+        condemned = 0; since[0] = 0; since[1] = 0; since[2] = 0; since[3] = 0; since[4] = 0;
+#endif
+#ifdef NO_FORGET_CARRIES_JUDGED
+        judged = 0
+#endif
+        }
+#endif
+    fi;
+    going = going | gone; at = 0; gone = 0; there = 0;
+    if
+    :: atomic { has(going, 0) -> first = 0; assert(series) }
+    :: atomic { !has(going, 0) -> skip }
+    fi;
+    if
+    :: atomic { has(going, 3) -> second = 0; assert(series) }
+    :: atomic { !has(going, 3) -> skip }
+    fi;
+    going = 0
+}
+#endif
+
 /* ---- prune: src/ops/prune.rs, fence.rs ------------------------------------------------------------------- */
 
 #define others (15 & ~bit(me))
@@ -210,8 +322,8 @@ inline judge() {
     :: atomic { other < 4 ->
         if
         :: ended(other)
-        :: !ended(other) && beat[other] < known -> known = beat[other]
-        :: !ended(other) && beat[other] >= known
+        :: !ended(other) && told(other) < known -> known = told(other)
+        :: !ended(other) && told(other) >= known
 #ifdef NO_FENCE
         :: !ended(other)
 #else
@@ -294,6 +406,25 @@ inline remove(which) {
     od
 }
 
+#ifdef NO_MARK_FORGOTTEN
+#define needed (published & ~forgotten)
+#else
+#define needed published
+#endif
+
+#ifdef DAMAGE
+#define sound (old & ~flawed)
+#else
+#define sound old
+#endif
+
+/* What was judged by the generation that was surveyed holds in the newest one. */
+#ifdef NO_JUDGED
+#define stands true
+#else
+#define stands (judged <= at)
+#endif
+
 #define CONDEMN_UNUSED 0
 #define CONDEMN_REPACKED 1
 
@@ -301,6 +432,9 @@ proctype Prune(byte me; byte rounds; bool repacks) {
     byte live, other, known;
     byte listed, surveyed, at, before, marked, going, ghosts, doomed, phase, old, pack, keep;
     bool stored;
+#ifdef DAMAGE
+    byte flawed;                                      /* copies that are not counted on */
+#endif
 
 #if SCENARIO == 2
     if
@@ -320,17 +454,21 @@ begin:
         :: live = 0                                   /* it lags */
         fi;
         if
-        :: surveyed = published
-        :: surveyed = first                           /* it lags */
+        :: surveyed = needed
+        :: surveyed = needed & ~6                     /* it lags */
 #ifdef NO_I6
-        :: surveyed = published & ~1                  /* cut short */
+        :: surveyed = needed & ~1                     /* cut short */
 #endif
         fi
     };
 #ifdef ALIKE
     d_step { (me == 2 || one_began) -> one_began = 1; at = gen; before = condemned };
 #else
-    d_step { at = gen; before = condemned };
+    d_step { at = gen; before = condemned
+#ifdef DAMAGE
+        ; flawed = distrusted
+#endif
+    };
 #endif
     atomic {
         /* Of the living ones, their packs are left alone. */
@@ -351,26 +489,60 @@ begin:
 #endif
         ghosts = old & ~packs;
         old = old & packs;
+        old = old & ~emptied;
+#ifdef NO_MISSING_BY_NAME
+        if
+        :: skip
+        :: old = 0                                    /* a second listing of packs, an old one */
+        fi;
+#endif
+        listed = listed & ~doomed;                    /* candidates */
+count:
         if
         :: !surveyed -> marked = 0
 #ifdef NO_STAY_CONDEMNED
-        :: surveyed && old -> one_of(old, pack); marked = bit(pack); before = before & ~marked    /* pardoned */
+        :: surveyed && sound -> one_of(sound, pack); marked = bit(pack); before = before & ~marked    /* pardoned */
 #else
-        :: surveyed && (old & ~before) -> one_of((old & ~before), pack); marked = bit(pack)
+        :: surveyed && (sound & ~before) -> one_of((sound & ~before), pack); marked = bit(pack)
 #ifdef NO_SURVEY_KEEPS_CONDEMNED
-        :: surveyed && old && !(old & ~before) -> one_of(old, pack); marked = bit(pack)
+        :: surveyed && sound && !(sound & ~before) -> one_of(sound, pack); marked = bit(pack)
 #else
-        :: surveyed && old && !(old & ~before) -> marked = old
+        :: surveyed && sound && !(sound & ~before) -> marked = sound
 #endif
 #endif
-        :: surveyed && !old -> goto end               /* I6: a needed chunk is in no pack */
+        /* I6: a needed chunk is in no pack. Where a write-only slot alone says that it is needed, prune goes on,
+         * unless a pack that no index lists has the chunk. */
+        :: surveyed && !sound && ((surveyed & ~claims) || (listed & ~indexed)) -> goto end
+        :: surveyed && !sound && !(surveyed & ~claims) && !(listed & ~indexed) -> marked = 0
         fi;
-        listed = listed & ~doomed;                    /* candidates */
         going = listed & ~marked;
         stored = false;
-        doomed = 0; old = 0; pack = 0;
+        doomed = 0; pack = 0;
+#ifndef DAMAGE
+        old = 0;
+#endif
         phase = CONDEMN_UNUSED
     };
+#ifdef DAMAGE
+    /* Verify: where another copy is to go, the one that is counted on is read. */
+    if
+    :: atomic { !marked || !(going & ~emptied) -> skip }
+#ifdef NO_VERIFY
+    :: atomic { marked && going -> skip }
+#else
+    :: atomic { marked && going && (marked & ~packs) -> goto end }
+    :: atomic { marked && going && !(marked & ~packs) && !(marked & ~whole) -> skip }
+    :: atomic { marked && going && !(marked & ~packs) && (marked & ~whole) -> flawed = flawed | (marked & ~whole);
+        goto count }
+#ifdef NO_UNREAD_STAYS
+    :: atomic { marked && going -> skip }             /* the storage does not give it for now */
+#else
+    :: atomic { marked && going -> going = 0 }        /* the storage does not give it for now */
+#endif
+#endif
+    fi;
+    old = 0;
+#endif
     if
     :: atomic { ghosts -> skip }; rewrite(ghosts)
     :: atomic { !ghosts -> skip }
@@ -379,7 +551,10 @@ begin:
 condemn:
     if
     :: atomic { !going -> goto deleted }
-    :: atomic { going && gen != at -> goto end }      /* another prune published meanwhile */
+    :: atomic { going && gen != at && !stands -> goto end }  /* another prune published meanwhile */
+#if SCENARIO == 10
+    :: d_step { going && gen != at && stands -> at = gen; before = condemned }  /* a forget did */
+#endif
     :: atomic { going && gen == at -> 
 #ifdef NO_CARRY_OVER
         before = 0
@@ -397,11 +572,29 @@ condemn:
 #ifdef NO_EXCLUSIVE_GENERATION
     :: d_step { true ->
 #else
-    :: atomic { gen != at -> goto end }
+    :: atomic { gen != at && !stands -> goto end }
+#if SCENARIO == 10
+    :: atomic { gen != at && stands -> goto condemn }
+#endif
     :: d_step { gen == at ->
 #endif
         at++;
         gen = at;
+#ifdef DAMAGE
+#ifdef NO_CARRY_DISTRUSTED
+        distrusted = 0;
+#else
+        distrusted = flawed & packs;
+#endif
+#endif
+#if SCENARIO == 10
+        judged = at;
+#ifdef NO_CARRY_FORGOTTEN
+        forgotten = 0;
+#else
+        forgotten = forgotten & published;
+#endif
+#endif
         other = 0;
         do
         :: other < 5 && has(going & ~before, other) -> since[other] = at; other++
@@ -425,8 +618,8 @@ condemn:
     /* Re-mark, with a canary in snapshots/. What a new snapshot needs, is needed in every pack. */
 #ifndef NO_REMARK
     if
-    :: atomic { doomed && (published & ~surveyed) -> old = condemned; known = 1 }
-    :: atomic { !doomed || !(published & ~surveyed) -> skip }
+    :: atomic { doomed && (needed & ~surveyed) -> old = condemned; known = 1 }
+    :: atomic { !doomed || !(needed & ~surveyed) -> skip }
 #if defined(NO_LISTING_SNAPSHOTS) || defined(NO_I6)
     :: atomic { doomed -> skip }                      /* too old, or cut short */
 #endif
@@ -436,6 +629,7 @@ condemn:
     :: atomic { known ->
         known = 0;
         live = indexed;
+        live = live & ~emptied;
 #ifdef NO_LISTING_INDEX
         if
         :: skip
@@ -475,7 +669,7 @@ deleted:
         :: !(marked & before) -> goto end             /* nothing is worth repacking */
         fi };
     /* Repack: what is needed of the packs is stored again. */
-    atomic { (packs & indexed & ~bit(own)) -> packs = packs | bit(own) };
+    atomic { (packs & whole & indexed & ~bit(own)) -> packs = packs | bit(own) };
     if
     :: atomic { names[me] != NONE -> goto end }
     :: atomic { names[me] == NONE -> skip }
@@ -487,7 +681,11 @@ deleted:
 end:
     atomic { sessions = sessions & ~bit(me); beat[me] = 0;
         live = 0; known = 0; listed = 0; surveyed = 0; at = 0; before = 0; marked = 0; going = 0; ghosts = 0;
-        doomed = 0; phase = 0; old = 0; pack = 0; other = 0; stored = false;
+        doomed = 0; phase = 0; old = 0;
+#ifdef DAMAGE
+        flawed = 0;
+#endif
+        pack = 0; other = 0; stored = false;
         rounds--;
         if
         :: rounds -> goto begin
@@ -531,6 +729,23 @@ proctype Restore() {
     assert(!first);                                   /* a snapshot that is still there can be restored */
 end: atomic { seen = 0; tried = 0; pack = 0; again = false }
 }
+
+/* ---- A hostile writer, who may create any object, replace heartbeats, and delete nothing ------------------ */
+
+#if SCENARIO == 9
+proctype Hostile() {
+    own_index = own_index | bit(1);                   /* its pack pretends to hold the chunk */
+    belied = bit(0);                                  /* and it says that pack 0 does not hold it */
+    foreign = bit(1);                                 /* it replaces the writer's heartbeat by one that says the newest generation */
+#ifdef NO_SIGNED_GENERATIONS
+    d_step { gen++; condemned = 0; since[0] = 0; since[1] = 0; since[2] = 0; since[3] = 0 }
+#endif
+    if
+    :: atomic { names[1] == NONE -> names[1] = FENCE }
+    :: atomic { names[1] != NONE -> skip }
+    fi
+}
+#endif
 
 /* ---- A request that takes effect late: an index object of a session whose process is dead ---------------- */
 
@@ -597,6 +812,43 @@ init {
         run Prune(2, 1, false);
         run Prune(3, 1, false);
         run LateIndex()
+#elif SCENARIO == 8
+        /* Two copies, one of them rotten, and two prunes that repack. Either nobody knows which, and the snapshot stays;
+         * or a check has published it, and the snapshot may go. */
+        packs = bit(0) | bit(1);
+        own_index = bit(0) | bit(1);
+        whole = ~bit(1);
+        if
+        :: run Prune(2, 1, true); run Prune(3, 1, true)
+        :: distrusted = bit(1); run Writer(1, true); run Prune(2, 2, true); run Forget()
+        fi
+#elif SCENARIO == 9
+        /* An honest writer of either kind, a prune that runs twice, and a hostile writer. The pack that a snapshot needs may
+         * be condemned already. */
+        packs = bit(0) | bit(1);
+        whole = ~bit(1);
+        sessions = bit(0);
+        gen = 1;
+        if
+        :: skip
+        :: condemned = bit(0); since[0] = 1
+        fi;
+        if
+        :: run Writer(1, true)
+        :: claims = bit(2); run Writer(1, false)
+        fi;
+        run Prune(2, 2, true);
+        run Hostile();
+        run Forget()
+#elif SCENARIO == 10
+        /* Two forgets that each leave one of two snapshots, two prunes. */
+        packs = bit(0) | bit(1);
+        own_index = bit(0) | bit(1);
+        second = 1;
+        run ForgetOne(bit(0));
+        run ForgetOne(bit(3));
+        run Prune(2, 1, false);
+        run Prune(3, 1, false)
 #endif
     }
 }

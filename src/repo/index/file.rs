@@ -324,7 +324,7 @@ fn prepare(connection: &Connection, repo: RepoId) -> Inner<()> {
     }
 }
 
-/// The check sum of the schema: SQLite takes a column by another name or type as it comes.
+/// The check sum of the schema: `SQLite` takes a column by another name or type as it comes.
 fn schema_sum(connection: &Connection) -> Inner<i64> {
     let sql = "SELECT type || char(0) || name || char(0) || tbl_name || char(0) || rootpage || char(0)
                || coalesce(sql, '') FROM sqlite_schema ORDER BY rowid";

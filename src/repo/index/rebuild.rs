@@ -245,7 +245,7 @@ mod tests {
         }
     }
 
-    /// A disk that is full stops nothing: SQLite's limit of pages says the same as a disk without room.
+    /// A disk that is full stops nothing: `SQLite`'s limit of pages says the same as a disk without room.
     #[test]
     fn a_full_disk_is_a_warning_and_the_work_goes_on() {
         let folder = tempfile::tempdir().expect("a folder");

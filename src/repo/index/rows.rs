@@ -512,7 +512,7 @@ fn saved_filter(connection: &Connection) -> Inner<Option<Filter>> {
         }
         words.extend(bits.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)));
     }
-    if words.len() as i64 * 8 != bytes {
+    if words.len() as u64 * 8 != bytes.cast_unsigned() {
         return Err(Fault::Damage("a piece of the filter is missing".into()));
     }
     Ok(Filter::from_words(words, inserted.cast_unsigned(), covered))
@@ -528,7 +528,7 @@ pub(super) fn save_filter(transaction: &Transaction, filter: &Filter) -> Inner<(
     let covered = newest_block(transaction)?;
     transaction.execute("DELETE FROM filter", [])?;
     let mut add = transaction.prepare_cached("INSERT INTO filter VALUES (?1, ?2, ?3)")?;
-    let (bytes, inserted) = (filter.bytes() as i64, filter.inserted.cast_signed());
+    let (bytes, inserted) = ((filter.bytes() as u64).cast_signed(), filter.inserted.cast_signed());
     for (number, bits) in (0i64..).zip(filter.pieces(FILTER_PIECE_BYTES)) {
         add.execute(params![number, piece_sum(number, bytes, inserted, covered, &bits), bits])?;
     }
