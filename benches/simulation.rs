@@ -13,6 +13,8 @@
 mod simulation;
 #[path = "../tests/support.rs"]
 mod support;
+#[path = "../tests/thief.rs"]
+mod thief;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;

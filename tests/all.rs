@@ -16,6 +16,7 @@ mod golden;
 mod histories;
 #[cfg(feature = "s3")]
 mod hostile;
+mod hostile_slot;
 mod index;
 mod keys;
 mod layers;
@@ -40,3 +41,4 @@ mod single_writer;
 mod source;
 mod support;
 mod sync;
+mod thief;

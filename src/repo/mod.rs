@@ -232,6 +232,10 @@ impl Repository {
     /// Opens a claim that is bound to `bound`. An author who is not known yet is looked for.
     ///
     /// # Errors
+    /// `Damaged` for a claim that does not count; `Storage` for one that can't be judged, as the certificate of its author
+    /// does not open: neither a prune nor a repair may take it for garbage.
+    ///
+    /// # Errors
     /// As [`open_object`](Self::open_object).
     pub fn open_claim(&self, kind: ObjectKind, name: &str, bound: &[u8], sealed: &[u8]) -> Result<(Claim, Vec<u8>)> {
         open_claim(self.storage.as_ref(), &self.keys, kind, name, bound, sealed)
@@ -525,6 +529,10 @@ fn refuse_unreadable(name: &str, object: &[u8], bytes_max: u64) -> Result<()> {
 }
 
 /// Opens a claim that is bound to `bound`. An author who is not known yet is looked for.
+///
+/// # Errors
+/// `Damaged` for a claim that does not count; `Storage` for one that can't be judged, as the certificate of its author
+/// does not open: neither a prune nor a repair may take it for garbage.
 fn open_claim(
     storage: &dyn Storage,
     keys: &Keys,
@@ -542,6 +550,15 @@ fn open_claim(
         if let Claimed::By(claim, content) = keys.open_claim(kind, name, bound, sealed)? {
             return Ok((claim, content));
         }
+    }
+    if keys.ring().is_unreadable(author) {
+        let certificate = certificate::object_name(author);
+        return Err(Error::new(Kind::Storage, format!("{name} can't be verified: {certificate} does not open")).hint(
+            format!(
+                "bring {certificate} back from a copy of the repository, or delete it when no slot of yours has this \
+                 id (`alluvium key list`)"
+            ),
+        ));
     }
     Err(Error::forged(name, format!("its author {author} is no slot of this repository")))
 }
@@ -757,6 +774,7 @@ impl Trust {
     fn usable(&self, id: &BlobId, pack: PackId) -> bool {
         !self.trusts_nothing
             && !self.condemned.contains(&pack)
+            && !self.missing.contains(&pack)
             && !self.unvouched.contains(&pack)
             && !self.distrusts(id, pack)
     }

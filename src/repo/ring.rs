@@ -8,7 +8,7 @@
 //! An epoch counts when the newest epoch before it signed it. A certificate counts when the authority of
 //! an epoch signed it and every later epoch lists it: so nobody who has only old secrets can add one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::error::{Error, Kind, Result};
 use crate::format::certificate::{self, Certificate};
@@ -80,6 +80,9 @@ pub struct Ring {
     pub slots: HashMap<SlotId, KnownSlot>,
     /// Objects that do not count.
     pub problems: Vec<Problem>,
+    /// Of these the epochs and slots that can't be judged: nobody forged them, they don't open.
+    unreadable_epochs: BTreeSet<u32>,
+    unreadable_slots: BTreeSet<SlotId>,
 }
 
 impl Ring {
@@ -103,7 +106,12 @@ impl Ring {
                     ring.epochs.insert(number, KnownEpoch { epoch, secrets });
                 }
                 Err(e) if e.kind() == Kind::NotFound => {}
-                Err(e) => ring.problems.push(Problem::new(name, &e)),
+                Err(e) => {
+                    if !e.is_forged() {
+                        ring.unreadable_epochs.insert(number);
+                    }
+                    ring.problems.push(Problem::new(name, &e));
+                }
             }
         }
         if ring.epochs.is_empty() {
@@ -122,7 +130,12 @@ impl Ring {
                     ring.slots.insert(id, known);
                 }
                 Err(e) if e.kind() == Kind::NotFound => {}
-                Err(e) => ring.problems.push(Problem::new(name, &e)),
+                Err(e) => {
+                    if !e.is_forged() {
+                        ring.unreadable_slots.insert(id);
+                    }
+                    ring.problems.push(Problem::new(name, &e));
+                }
             }
         }
         Ok(ring)
@@ -158,10 +171,20 @@ impl Ring {
     /// The public key that verifies the orders of `epoch`.
     ///
     /// # Errors
-    /// `Damaged`, forged, for an epoch that is not in force.
+    /// `Damaged`: forged for an epoch that is not in force, and not for one whose object does not open.
     pub fn authority(&self, epoch: u32, name: &str) -> Result<[u8; 32]> {
         let known = self.epochs.get(&epoch).map(|known| known.epoch.authority);
-        known.ok_or_else(|| Error::forged(name, format!("names key epoch {epoch}, which is not in force")))
+        known.ok_or_else(|| {
+            if self.unreadable_epochs.contains(&epoch) {
+                return Error::damaged(name, format!("can't be verified: {} does not open", epoch::object_name(epoch)));
+            }
+            Error::forged(name, format!("names key epoch {epoch}, which is not in force"))
+        })
+    }
+
+    /// True for a slot whose certificate is there and does not open: what it claims can't be judged.
+    pub fn is_unreadable(&self, slot: SlotId) -> bool {
+        self.unreadable_slots.contains(&slot)
     }
 
     /// The newest epoch in force.

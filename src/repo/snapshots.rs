@@ -250,7 +250,7 @@ impl Repository {
 
     fn open_manifest(&self, id: SnapshotId, sealed: &SealedManifest<'_>) -> Result<(Claim, Manifest)> {
         let name = manifest::object_name(id);
-        let (claim, _) = self.open_header(&name, sealed)?;
+        let (claim, header) = self.open_header(&name, sealed)?;
         let key = self.keys.open_data_key(&sealed.key).map_err(|e| e.during(&name))?;
         let plain = key
             .open(
@@ -258,7 +258,14 @@ impl Repository {
                 sealed.body,
             )
             .ok_or_else(|| Error::damaged(&name, "does not open: altered, swapped, or from another repository"))?;
-        Ok((claim, Manifest::decode(&plain).map_err(|e| e.in_object(&name))?))
+        let manifest = Manifest::decode(&plain).map_err(|e| e.in_object(&name))?;
+        // Writers see the headers only, readers the bodies: both are shown the same chain.
+        let said = (header.time, header.sequence, header.bytes, header.previous, header.series);
+        let series = self.keys.hasher.series(&manifest.host, &manifest.source);
+        if said != (manifest.time, manifest.sequence, manifest.bytes(), manifest.previous, series) {
+            return Err(Error::damaged(&name, "its header and its body contradict each other"));
+        }
+        Ok((claim, manifest))
     }
 
     fn open_snapshot(&self, id: SnapshotId, sealed: &SealedManifest<'_>) -> Result<Snapshot> {

@@ -29,6 +29,7 @@ use jiff::Timestamp;
 
 use super::pool::{CHUNKS, Pool, WRITE_ONLY};
 use super::stage::{Climate, Machine, Power, Random, Seat, Stage};
+use super::thief;
 use crate::support::{CHEAP, PASSPHRASE, noise, options, restored};
 
 /// What a history came to.
@@ -72,6 +73,8 @@ struct Ledger {
     surprise: Option<String>,
     pruned: u64,
     deleted_packs: u64,
+    /// A thief plays along.
+    thief: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -79,6 +82,7 @@ enum Role {
     Writer,
     WriteOnly,
     Keeper,
+    Thief,
 }
 
 /// The weather of a history: a third is calm, so that nothing but order and death matters there.
@@ -111,9 +115,13 @@ pub fn play(seed: u64, without: Option<Rule>, write_down: bool) -> Played {
     let mut random = Random(seed.wrapping_mul(0xA076_1D64_78BD_642F) ^ 0x5EED);
     let climate = climate(&mut random);
     let machines = 2 + random.below(4) as usize;
-    let truth = pool.storage.fork();
+    // Rules are switched off without him: what they are needed for is what is looked for.
+    let has_thief = without.is_none() && thief::has_thief(seed);
+    let truth = if has_thief { thief::Scene::get().storage.fork() } else { pool.storage.fork() };
+    let honest = machines;
+    let machines = honest + usize::from(has_thief);
     let stage = Stage::new(truth.clone(), climate, random.next(), machines, write_down);
-    let ledger = Mutex::new(Ledger::default());
+    let ledger = Mutex::new(Ledger { thief: has_thief, ..Ledger::default() });
     let rules = without.map_or_else(Rules::default, Rules::all_but);
     let start = stage.clock();
     std::thread::scope(|scope| {
@@ -121,6 +129,7 @@ pub fn play(seed: u64, without: Option<Rule>, write_down: bool) -> Played {
             let role = match machine {
                 0 => Role::Keeper,
                 1 => Role::Writer,
+                _ if machine == honest => Role::Thief,
                 _ => [Role::Writer, Role::Keeper, Role::Keeper, Role::WriteOnly][random.below(4) as usize],
             };
             let skew = if random.chance(400) { random.below(20_000) as i64 - 10_000 } else { 0 };
@@ -165,17 +174,23 @@ struct Open {
 }
 
 impl Open {
-    fn new(storage: Arc<dyn Storage>, env: Arc<dyn Env>, role: Role, really: bool) -> Result<Self> {
+    fn new(storage: Arc<dyn Storage>, env: Arc<dyn Env>, role: Role, really: bool, thief: bool) -> Result<Self> {
         let write_only = role == Role::WriteOnly;
         let pool = &OVER[usize::from(write_only)];
-        let over = if really { None } else { pool.lock().unwrap_or_else(PoisonError::into_inner).pop() };
+        let over = if really || thief { None } else { pool.lock().unwrap_or_else(PoisonError::into_inner).pop() };
         let (mut repo, served) = if let Some(over) = over {
             over
         } else {
-            let passphrase = if write_only { WRITE_ONLY } else { PASSPHRASE };
+            let passphrase = match role {
+                Role::WriteOnly => WRITE_ONLY,
+                Role::Thief => thief::STOLEN,
+                Role::Writer | Role::Keeper => PASSPHRASE,
+            };
             // Without a call of the machine's own, so that a history does not depend on what others left.
-            let shown = if really { Arc::clone(&storage) } else { Arc::new(Pool::get().storage.clone()) };
-            (Repository::open(shown, Arc::clone(&env), passphrase, None)?, 0)
+            let first = if thief { &thief::Scene::get().storage } else { &Pool::get().storage };
+            let shown = if really { Arc::clone(&storage) } else { Arc::new(first.clone()) };
+            // What a repository remembers of data keys that it opened changes its calls where a thief has been.
+            (Repository::open(shown, Arc::clone(&env), passphrase, None)?, if thief { SERVES } else { 0 })
         };
         repo.cache.invalidate()?;
         repo.cache.retain_manifests(&BTreeSet::new())?;
@@ -236,7 +251,8 @@ impl Player<'_> {
         if self.repo.is_none() {
             let env = Arc::clone(&self.env) as Arc<dyn Env>;
             let really = self.random.chance(150);
-            match Open::new(Arc::new(self.seat.clone()), env, self.role, really) {
+            let has_thief = self.ledger().thief;
+            match Open::new(Arc::new(self.seat.clone()), env, self.role, really, has_thief) {
                 Ok(mut open) => {
                     open.repo.as_mut().expect("just opened").rules = self.rules;
                     self.repo = Some(open);
@@ -254,6 +270,12 @@ impl Player<'_> {
             Role::Keeper if choice < 91 => ("key".into(), self.key()),
             Role::Keeper if choice < 95 => ("check".into(), self.check()),
             Role::WriteOnly | Role::Keeper => ("snapshot".into(), self.snapshot()),
+            Role::Thief => {
+                let mut random = Random(self.random.next());
+                let (name, result) = thief::attack(self.repo(), &mut random);
+                self.seat.stage.remark(|| format!("      attack: {name}"));
+                (name.into(), result)
+            }
         }
     }
 
@@ -292,7 +314,10 @@ impl Player<'_> {
     }
 
     fn restore(&mut self) -> Result<()> {
-        let (snapshots, _) = self.repo().snapshots()?;
+        let (mut snapshots, _) = self.repo().snapshots()?;
+        if self.ledger().thief {
+            snapshots = thief::honest(snapshots);
+        }
         let Some(chosen) = snapshots.get(self.random.below(snapshots.len() as u64) as usize) else { return Ok(()) };
         match restored(self.repo(), chosen) {
             // Forgotten, and perhaps pruned, meanwhile.
@@ -339,7 +364,8 @@ impl Player<'_> {
     fn note(&self, (what, result): &(String, Result<()>)) {
         let Err(error) = result else { return };
         self.seat.stage.remark(|| format!("      {} {what} failed: {}", self.seat.machine, text(error)));
-        let allowed = self.seat.power.is_off()
+        let allowed = self.role == Role::Thief
+            || self.seat.power.is_off()
             || !self.seat.stage_climate().is_calm()
             || matches!(error.kind(), Kind::Busy)
             || error.to_string().contains("lists no snapshot at all");
@@ -401,14 +427,16 @@ impl Env for Afterwards {
 fn judge(truth: &Memory, clock: i64, seed: u64, ledger: &Ledger) -> std::result::Result<(), String> {
     let env = |hours: i64| Arc::new(Afterwards { seed, clock: clock + 3600 * hours, draws: AtomicU64::new(0) });
     let open = |hours| {
-        Open::new(Arc::new(truth.clone()), env(hours), Role::Keeper, false).map_err(|e| format!("open: {}", text(&e)))
+        Open::new(Arc::new(truth.clone()), env(hours), Role::Keeper, false, ledger.thief)
+            .map_err(|e| format!("open: {}", text(&e)))
     };
     let repo = open(20)?;
     let said = |step: &str, e: Error| format!("{step}: {}", text(&e));
     forget_again(&repo, ledger).map_err(|e| said("forget", e))?;
     expect(&repo, ledger, "at the end")?;
     let found = check(&repo, None, &Silent, &Cancel::new()).map_err(|e| said("check", e))?;
-    if let Some(problem) = found.problems.iter().find(|p| !p.snapshots.is_empty()) {
+    let honest = honest_names(&repo, ledger).map_err(|e| said("snapshots", e))?;
+    if let Some(problem) = found.problems.iter().find(|p| p.snapshots.iter().any(|id| honest.contains(id))) {
         return Err(format!("check: {problem:?}"));
     }
     if !found.problems.is_empty() {
@@ -423,13 +451,32 @@ fn judge(truth: &Memory, clock: i64, seed: u64, ledger: &Ledger) -> std::result:
     let repo = open(21)?;
     expect(&repo, ledger, "after the last prune")?;
     let found = check(&repo, Some(Subset::ALL), &Silent, &Cancel::new()).map_err(|e| said("check", e))?;
-    if found.problems.is_empty() { Ok(()) } else { Err(format!("after the last prune: {:?}", found.problems)) }
+    // What a thief left everywhere harms nobody.
+    let problems = found.problems.iter().filter(|p| !ledger.thief || p.snapshots.iter().any(|id| honest.contains(id)));
+    match problems.collect::<Vec<_>>()[..] {
+        [] => Ok(()),
+        ref problems => Err(format!("after the last prune: {problems:?}")),
+    }
+}
+
+/// The snapshots that a problem must not harm: those of honest machines, unreadable ones included.
+fn honest_names(repo: &Repository, ledger: &Ledger) -> Result<BTreeSet<String>> {
+    let (snapshots, unreadable) = repo.snapshots()?;
+    if !ledger.thief {
+        let all = snapshots.iter().map(|s| s.id).chain(unreadable.iter().map(|(id, _)| *id));
+        return Ok(thief::names(all));
+    }
+    let readable = thief::honest(snapshots).into_iter().map(|s| s.id);
+    Ok(thief::names(readable.chain(ledger.taken.keys().copied())))
 }
 
 /// A publication that the network delivers once more when its snapshot was forgotten and pruned brings the manifest back,
 /// and nothing else (`docs/protocol.md`). Whoever forgot it forgets it again.
 fn forget_again(repo: &Repository, ledger: &Ledger) -> Result<()> {
-    let (snapshots, _) = repo.snapshots()?;
+    let (mut snapshots, _) = repo.snapshots()?;
+    if ledger.thief {
+        snapshots = thief::honest(snapshots);
+    }
     let back = |s: &&Snapshot| ledger.forgotten.contains(&s.id) && restored(repo, s).is_err();
     let ids: Vec<SnapshotId> = snapshots.iter().filter(back).map(|s| s.id).collect();
     forget::execute(repo, &ids, &Silent, &Cancel::new())
@@ -437,7 +484,11 @@ fn forget_again(repo: &Repository, ledger: &Ledger) -> Result<()> {
 
 /// Every listed snapshot restores to what somebody stored; every acknowledged one that nobody forgot is listed.
 fn expect(repo: &Repository, ledger: &Ledger, when: &str) -> std::result::Result<(), String> {
-    let (snapshots, unreadable) = repo.snapshots().map_err(|e| format!("{when}: {}", text(&e)))?;
+    let (mut snapshots, mut unreadable) = repo.snapshots().map_err(|e| format!("{when}: {}", text(&e)))?;
+    if ledger.thief {
+        snapshots = thief::honest(snapshots);
+        unreadable.retain(|(id, _)| ledger.taken.contains_key(id) && !ledger.forgotten.contains(id));
+    }
     if let Some((id, error)) = unreadable.first() {
         return Err(format!("{when}: {id}: {}", text(error)));
     }

@@ -1,22 +1,69 @@
-//! Plan: a machine whose write-only key was stolen. It is played once claims and orders are signed
-//! (`docs/format.md`); until then nothing distinguishes its index objects from those of a full slot.
+//! A machine whose write-only key was stolen ([`crate::thief`]): a role of [`super::history`] with a seat
+//! on the stage like the others, so that its calls fall between those of honest machines. It creates
+//! objects, and replaces and deletes none.
 //!
-//! The thief shares the index key, may create any object and replace heartbeats, and does not
-//! delete. It is a role of [`super::history`] with a seat on the stage like the others, so that its
-//! calls fall between those of honest machines. Each of its operations is one of:
-//!
-//! | operation | what it creates | what must hold |
-//! |---|---|---|
-//! | name | foreign bytes, a fence or a copied manifest under the name of a listed session | that snapshot is published under another name, or its writer reports `Busy` |
-//! | index | an index object of its own slot that lists packs which are gone, or entries that a pack's trailer contradicts | no snapshot relies on them, no prune counts on them |
-//! | author | the same under the slot of another machine | it counts as unreadable and is reported |
-//! | beat | heartbeats of other sessions, with any generation and time | prune does not delete what an honest session may rely on |
-//! | generation | generations that are not signed by the authority, numbers far ahead included | they are skipped and reported; the next valid one is found |
-//! | canary | objects under the names of canaries | a listing that a deletion rests on is still proven |
-//! | pack | a pack whose blobs do not decode, with a valid trailer | a full slot that verifies finds it; nothing of other slots is lost |
-//! | snapshot | manifests of existing series, with any sequence and time | retention never deletes an honest snapshot in favour of them |
-//!
-//! The judge stays the same: every snapshot that an honest machine reported as taken and nobody
-//! forgot gives back its bytes. What only the thief took does not count. Honest operations may fail
-//! in a history with a thief (`Busy`, `Damaged`), so surprises are counted only after it has left:
-//! then one repair and one prune by a full slot must make every later operation succeed.
+//! The judge asks the same of all other machines' snapshots as without it. What only the thief published
+//! does not count: it may be listed, unreadable, or impossible to restore.
+
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
+
+use alluvium::error::Result;
+use alluvium::format::keyslot::SlotKind;
+use alluvium::id::{SlotId, SnapshotId};
+use alluvium::ops::key;
+use alluvium::repo::Repository;
+use alluvium::repo::snapshots::Snapshot;
+use alluvium::storage::memory::Memory;
+
+use super::pool::Pool;
+use super::stage::Random;
+use crate::support::{CHEAP, PASSPHRASE, World, open};
+use crate::thief::{ATTACKS, Thief};
+
+/// The passphrase that was stolen.
+pub const STOLEN: &[u8] = b"stolen and write-only";
+/// What costs time and shows nothing here that `tests/hostile_slot.rs` does not show.
+const TOO_LARGE: &str = "a huge index object";
+
+/// What a history with a thief begins with: the pool's repository with a slot more.
+pub struct Scene {
+    pub storage: Memory,
+    pub slot: SlotId,
+}
+
+impl Scene {
+    /// The same for all histories of a process.
+    pub fn get() -> &'static Self {
+        static SCENE: OnceLock<Scene> = OnceLock::new();
+        SCENE.get_or_init(|| {
+            let storage = Pool::get().storage.fork();
+            let repo = open(storage.clone(), &World::new(1)).expect("open");
+            let slot = key::add(&repo, SlotKind::WriteOnly, "stolen", STOLEN, CHEAP).expect("key add");
+            assert_ne!(PASSPHRASE, STOLEN);
+            Self { storage, slot }
+        })
+    }
+}
+
+/// True for the histories that have a thief: a quarter of them.
+pub fn has_thief(seed: u64) -> bool {
+    seed.is_multiple_of(4)
+}
+
+/// Plays one attack; returns its name.
+pub fn attack(repo: &Repository, random: &mut Random) -> (&'static str, Result<()>) {
+    let attacks: Vec<_> = ATTACKS.iter().filter(|(name, _)| *name != TOO_LARGE).collect();
+    let (name, attack) = attacks[random.below(attacks.len() as u64) as usize];
+    (name, attack(&Thief::new(repo)).map(drop))
+}
+
+/// Those of `snapshots` that somebody else than the thief published.
+pub fn honest(snapshots: Vec<Snapshot>) -> Vec<Snapshot> {
+    snapshots.into_iter().filter(|snapshot| snapshot.author != Scene::get().slot).collect()
+}
+
+/// The ids of snapshots, as problems name them.
+pub fn names(ids: impl IntoIterator<Item = SnapshotId>) -> BTreeSet<String> {
+    ids.into_iter().map(|id| id.to_string()).collect()
+}

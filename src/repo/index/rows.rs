@@ -235,7 +235,7 @@ pub(super) fn verify_lists(connection: &Connection) -> Inner<()> {
     let mut statement = connection.prepare_cached(&format!("SELECT {PACK_COLUMNS}, number FROM packs"))?;
     let (mut rows, mut packs, mut ids) = (statement.query([])?, HashMap::new(), HashMap::new());
     while let Some(row) = rows.next()? {
-        let (pack, number) = (read_pack(row)?, row.get::<_, i64>(8)?);
+        let (pack, number) = (read_pack(row)?, row.get::<_, i64>("number")?);
         packs.insert(number, (listed_sum(&pack.id), false));
         ids.insert(number, pack.id.0);
     }
