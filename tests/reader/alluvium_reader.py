@@ -395,16 +395,28 @@ class Repository:
             for field, shape in shapes.items():
                 for one in state[field]:
                     fields(one, shape, f"{named}: {field}")
+            for one in state["distrusted"]:
+                for blob in one["blobs"]:
+                    digits(blob, 32, named)
+            for one in state["removed_slots"]:
+                time_of(one["time"], named)
+            for one in state["distrusted_slots"]:
+                time_of(one["since"], named)
             newest = max(newest or (0, 0, None), (by, int(name), name))
         self.facts["generation"] = newest[1] if newest else 0
 
     def check_sessions(self):
+        authors = {}
         for name in self.list("sessions", r"[0-9a-f]{32}(\.beat)?"):
             named = f"sessions/{name}"
-            _, _, content = self.claim(*self.envelope(9, named), named)
+            by, _, content = self.claim(*self.envelope(9, named), named)
+            authors[name] = by
+            require(authors.get(name[:32], by) == by, f"{named}: not by the author of its session")
             beat = name.endswith(".beat")
             names = "count time generation" if beat else "host pid purpose started"
-            fields(read_json(content, named), names, named)
+            one = fields(read_json(content, named), names, named)
+            time_of(one["time" if beat else "started"], named)
+            self.facts["sessions"] = self.facts.get("sessions", 0) + 1
 
     # Packs and index
 
