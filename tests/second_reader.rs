@@ -67,6 +67,7 @@ impl Scene {
         command.arg("-B").arg(reader).args([self.path(repository), self.path(out)]);
         let Output { status, stdout, stderr } = command.env("ALLUVIUM_PASSWORD", secret).output().expect("it starts");
         let said = String::from_utf8(stderr).expect("UTF-8");
+        assert!(!said.contains("ModuleNotFoundError"), "run ./test.sh, which installs what is missing: {said}");
         if status.success() { Ok(serde_json::from_slice(&stdout).expect("one JSON document")) } else { Err(said) }
     }
 

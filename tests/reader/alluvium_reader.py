@@ -30,6 +30,12 @@ EMPTY_DIGEST = {"bytes": 0, "blake3": blake3(b"").hexdigest()}
 KEY_FILE = re.compile(rb"alluvium-key-1:([0-9a-fA-F]{64})\s*")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z")
 
+# The most bytes of an object (section 4).
+LIMITS = {
+    "config": 1 << 16, "keys": 1 << 16, "slots": 1 << 16, "sessions": 1 << 16, "epochs": 1 << 24,
+    "packs": 1 << 30, "index": (1 << 28) + 1024, "snapshots": 1 << 26, "prune": 1 << 26,
+}
+
 
 # --- JSON (section 2) --------------------------------------------------------------------------
 
@@ -149,8 +155,11 @@ class Repository:
         self.take_epoch_secrets()
 
     def get(self, name):
+        limit = LIMITS[name.split("/")[0]]
         with open(os.path.join(self.folder, name), "rb") as file:
-            return file.read()
+            data = file.read(limit + 1)
+        require(len(data) <= limit, f"{name}: more than {limit} bytes")
+        return data
 
     def list(self, folder, pattern):
         path = os.path.join(self.folder, folder)
@@ -646,6 +655,7 @@ class Repository:
             for chunk in self.chunks(part["recipe"], where):
                 hashed.update(chunk)
                 size += len(chunk)
+                require(size <= digest["bytes"], f"{where}: more bytes than the part has")
                 target.write(chunk)
             same = {"bytes": size, "blake3": hashed.hexdigest()} == digest
             require(same, f"{where}: other bytes in {part['name']}")
