@@ -54,7 +54,8 @@ impl Scene {
 
     /// A snapshot whose command kills the program once its session and heartbeat are there, so that both stay.
     fn leave_a_session(&self) {
-        let command = "until ls repository/sessions/*.beat >/dev/null 2>&1; do sleep 0.05; done; kill -KILL $PPID";
+        let command = "echo; n=0; until ls repository/sessions/*.beat >/dev/null 2>&1 || [ $n = 600 ]; \
+                       do sleep 0.05; n=$((n + 1)); done; kill -KILL $PPID";
         let arguments = ["snapshot", "--name", "dead", "--", "sh", "-c", command];
         let status = self.program(PASSPHRASE, &arguments).output().expect("it starts").status;
         assert!(!status.success(), "it was killed");
@@ -144,7 +145,7 @@ fn a_second_reader_restores_every_snapshot() {
     // What this test is worth: the reader met all of this.
     let facts = &read["facts"];
     let met = |fact: &Value, least: u64| fact.as_u64().is_some_and(|n| n >= least);
-    for codec in 0..4 {
+    for codec in 0..4_usize {
         assert!(met(&facts["codecs"][codec], 1), "codec {codec} did not occur: {facts:#}");
     }
     for (fact, least) in
@@ -230,15 +231,16 @@ fn hexadecimal(table: u32, row: u32) -> String {
 /// on the version.
 fn postgres(version: u32) -> Vec<u8> {
     let mut dump = String::from("--\n-- PostgreSQL database dump\n--\n\nSET client_encoding = 'UTF8';\n\n");
-    for table in 0..20 {
+    for table in 0..20_u32 {
         dump += &format!(
             "CREATE TABLE public.t{table} (\n    id integer NOT NULL,\n    email text,\n    price numeric(10,2),\n    \
              born date,\n    seen timestamp without time zone,\n    digest text,\n    upper text,\n    state text,\n    \
              note text,\n    code text\n);\n\n\nCOPY public.t{table} (id, email, price, born, seen, digest, upper, \
              state, note, code) FROM stdin;\n"
         );
-        for row in 0..if table == 0 { 4000 } else { 9 } {
-            dump += &postgres_row(table, row, if row % 97 == 0 { version } else { 0 });
+        let rows: u32 = if table == 0 { 4000 } else { 9 };
+        for row in 0..rows {
+            dump += &postgres_row(table, row, if row.is_multiple_of(97) { version } else { 0 });
         }
         dump += "\\.\n\n\n";
     }
@@ -280,7 +282,7 @@ fn mysql(version: u32) -> Vec<u8> {
          DROP TABLE IF EXISTS `a`;\nCREATE TABLE `a` (\n  `id` int(11) NOT NULL,\n  `b` text\n);\n\
          INSERT INTO `a` VALUES\n",
     );
-    let rows = 3000;
+    let rows: u32 = 3000;
     for row in 0..rows {
         let digits = hexadecimal(99, row);
         let end = if row + 1 == rows { ";\n" } else { ",\n" };
