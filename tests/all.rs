@@ -32,6 +32,7 @@ mod remote;
 mod retention;
 mod retries;
 mod sample;
+mod second_reader;
 mod segments;
 mod services;
 mod shards;
