@@ -12,6 +12,7 @@ mod durability;
 mod engine;
 mod files;
 mod format;
+mod generations;
 mod golden;
 mod histories;
 #[cfg(feature = "s3")]
