@@ -62,7 +62,8 @@ pub fn repair_index(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> 
             Err(e) => repaired.problems.push(Problem::new(index_name(id), &e)),
         }
     }
-    let (number, state) = match repo.probe_generation()? {
+    let found = repo.find_generation_in_flood()?;
+    let (number, state) = match (found.number, found.state) {
         // Not read this time is not unreadable: what it condemns is not to be forgotten for that.
         (_, Err(e)) if e.kind() != Kind::Damaged => return Err(e),
         found => found,
@@ -289,7 +290,7 @@ fn readable_generation(repo: &Repository, number: u64) -> Result<Generation> {
 
 /// Only the newest generation counts, and it is readable now. What does not count goes, whatever its number.
 fn remove_unreadable_generations(repo: &Repository) -> Result<()> {
-    let (newest, _) = repo.probe_generation()?;
+    let newest = repo.find_generation_in_flood()?.number;
     for object in repo.storage.list(GENERATION_PREFIX)? {
         let readable = |bytes: Vec<u8>| repo.keys.open_order(ObjectKind::Generation, &object.name, &bytes);
         if generation_of(&object.name).is_some_and(|n| n != newest)
