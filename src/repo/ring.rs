@@ -8,7 +8,7 @@
 //! An epoch counts when the newest epoch before it signed it. A certificate counts when the authority of
 //! an epoch signed it and every later epoch lists it: so nobody who has only old secrets can add one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::error::{Error, Kind, Result};
 use crate::format::certificate::{self, Certificate};
@@ -80,6 +80,8 @@ pub struct Ring {
     pub slots: HashMap<SlotId, KnownSlot>,
     /// Objects that do not count.
     pub problems: Vec<Problem>,
+    /// Numbers of epochs that do not count. Objects never change, so they will not.
+    void: BTreeSet<u32>,
 }
 
 impl Ring {
@@ -103,7 +105,12 @@ impl Ring {
                     ring.epochs.insert(number, KnownEpoch { epoch, secrets });
                 }
                 Err(e) if e.kind() == Kind::NotFound => {}
-                Err(e) => ring.problems.push(Problem::new(name, &e)),
+                Err(e) => {
+                    if e.kind() == Kind::Damaged {
+                        ring.void.insert(number);
+                    }
+                    ring.problems.push(Problem::new(name, &e));
+                }
             }
         }
         if ring.epochs.is_empty() {
@@ -168,6 +175,11 @@ impl Ring {
     pub fn newest(&self) -> (u32, &KnownEpoch) {
         let (number, known) = self.epochs.last_key_value().expect("a ring has a first epoch");
         (*number, known)
+    }
+
+    /// Whether an epoch that is listed is newer than the newest that counts, and was not judged.
+    pub fn is_news(&self, number: u32) -> bool {
+        number > self.newest().0 && !self.void.contains(&number)
     }
 
     /// The full slots whose certificates count.
