@@ -469,12 +469,8 @@ fn many_tables(n: u64) -> (String, Evidence) {
     }
     dump += "--\n-- PostgreSQL database dump complete\n--\n\n";
     let text = |text: &str| Some(text.to_owned());
-    let consistency = Consistency {
-        kind: "lsn".to_owned(),
-        lsn: text("0/16B3748"),
-        timeline: text("1"),
-        ..Consistency::default()
-    };
+    let consistency =
+        Consistency { kind: "lsn".to_owned(), lsn: text("0/16B3748"), timeline: text("1"), ..Consistency::default() };
     let engine = Engine {
         engine: text("postgres"),
         server_version: text("17.5"),

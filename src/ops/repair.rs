@@ -61,7 +61,7 @@ pub fn repair_index(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> 
             Err(e) => repaired.problems.push(Problem::new(index_name(id), &e)),
         }
     }
-    let found = repo.find_generation()?;
+    let found = repo.find_generation_in_flood()?;
     // Not read this time is not unreadable: what it condemns is not to be forgotten for that.
     if let Err(e) = &found.state
         && e.kind() != Kind::Damaged
@@ -293,7 +293,7 @@ fn holds_the_only_copy(
 /// Removes what does not count under `prune/`. What stands at a milestone, or right after, below the newest
 /// is left: the way by name leads over it. So is what was damaged since `found`.
 fn remove_unreadable_generations(repo: &Repository, found: &Found) -> Result<()> {
-    let now = repo.find_generation()?;
+    let now = repo.find_generation_in_flood()?;
     let known: HashSet<u64> = found.void.iter().map(|(number, _)| *number).chain([found.number]).collect();
     for object in repo.storage.list(GENERATION_PREFIX)? {
         let Some(number) = generation_of(&object.name) else { continue };

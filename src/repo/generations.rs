@@ -87,6 +87,19 @@ impl Repository {
     /// # Errors
     /// `Storage`; `Damaged` when too many objects stand in the way.
     pub fn find_generation(&self) -> Result<Found> {
+        self.find_generation_behind(VOID_MAX)
+    }
+
+    /// As [`find_generation`](Self::find_generation), however many objects stand in the way: for repair,
+    /// which removes them.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn find_generation_in_flood(&self) -> Result<Found> {
+        self.find_generation_behind(usize::MAX)
+    }
+
+    fn find_generation_behind(&self, void_max: usize) -> Result<Found> {
         let storage = self.storage.as_ref();
         let seen = self.seen.generation();
         // Mostly the newest is the one that this machine saw last. Over a network it is read while the
@@ -95,7 +108,7 @@ impl Repository {
         let (guessed, listed) =
             both(storage, || guess.map(|number| self.standing(number)), || self.listed_generations());
         let mut guessed = guess.zip(guessed);
-        let mut search = Search { best: None, ended: Vec::new(), void: Vec::new() };
+        let mut search = Search { best: None, ended: Vec::new(), void: Vec::new(), void_max };
         let numbers: BTreeSet<u64> = listed?.into_iter().chain(guess).collect();
         let newest_epoch = self.keys.newest_epoch();
         for number in numbers.into_iter().rev() {
@@ -406,6 +419,8 @@ struct Search {
     /// The others that an epoch has signed, with it.
     ended: Vec<(u64, u32)>,
     void: Vec<(u64, Error)>,
+    /// So many are skipped.
+    void_max: usize,
 }
 
 impl Search {
@@ -427,7 +442,7 @@ impl Search {
             }
             Standing::Void(error) => {
                 self.void.push((number, error));
-                if self.void.len() > VOID_MAX {
+                if self.void.len() > self.void_max {
                     return Err(flooded());
                 }
             }

@@ -257,7 +257,8 @@ impl Keys {
     pub fn refresh_if_newer(&self, storage: &dyn Storage) -> Result<bool> {
         let before = self.newest_epoch();
         let listed = storage.list(epoch::PREFIX)?;
-        if listed.iter().filter_map(|o| epoch::number_of(&o.name)).all(|number| number <= before) {
+        let mut numbers = listed.iter().filter_map(|o| epoch::number_of(&o.name));
+        if !numbers.any(|number| lock(&self.ring).is_news(number)) {
             return Ok(false);
         }
         self.refresh_ring(storage)?;

@@ -124,6 +124,8 @@ pub struct Ring {
     unreadable_slots: BTreeSet<SlotId>,
     /// There are more certificates than are read.
     pub is_cut: bool,
+    /// Numbers of epochs that do not count. Objects never change, so they will not.
+    void: BTreeSet<u32>,
 }
 
 impl Ring {
@@ -164,6 +166,7 @@ impl Ring {
                     if !e.is_forged() {
                         ring.unreadable_from = Some(number);
                     }
+                    ring.void.insert(number);
                     ring.problems.push(Problem::new(name, &e));
                 }
                 // It may count: without it, an epoch that has ended would be the newest.
@@ -172,6 +175,7 @@ impl Ring {
             break;
         }
         ring.tell_of_gap(epochs.keys());
+        ring.void.extend(epochs.keys());
         if ring.epochs.is_empty() {
             let what = "there is no valid key epoch: without it nothing can be verified";
             return Err(Error::damaged(epoch::object_name(1), what)
@@ -291,6 +295,11 @@ impl Ring {
     pub fn newest(&self) -> (u32, &KnownEpoch) {
         let (number, known) = self.epochs.last_key_value().expect("a ring has a first epoch");
         (*number, known)
+    }
+
+    /// Whether an epoch that is listed is newer than the newest that counts, and was not judged.
+    pub fn is_news(&self, number: u32) -> bool {
+        number > self.newest().0 && !self.void.contains(&number)
     }
 
     /// The full slots whose certificates count.
