@@ -12,6 +12,7 @@ mod durability;
 mod engine;
 mod files;
 mod format;
+mod generations;
 mod golden;
 mod histories;
 #[cfg(feature = "s3")]
@@ -32,6 +33,7 @@ mod remote;
 mod retention;
 mod retries;
 mod sample;
+mod second_reader;
 mod segments;
 mod services;
 mod shards;

@@ -23,7 +23,7 @@ use alluvium::storage::memory::Memory;
 use jiff::SignedDuration;
 
 use crate::support::{
-    Before, CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, pruned, restored, small, take,
+    Before, CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, pruned, restored, take,
 };
 use crate::thief::{ATTACKS, Lies, Thief};
 
@@ -32,7 +32,7 @@ const HONEST: &[u8] = b"honest and write-only";
 /// The passphrase that was stolen.
 const STOLEN: &[u8] = b"stolen and write-only";
 /// Storage calls of one operation on the repository of a scene. Without an attack none makes 400.
-const CALLS_MAX: usize = 30_000;
+const CALLS_MAX: usize = 25_000;
 
 /// A repository and what honest people have stored in it.
 struct Scene {
@@ -147,6 +147,7 @@ impl Scene {
     /// Everything that must hold after an attack.
     fn withstand(&mut self, lies: &Lies) {
         self.restores("at once");
+        self.forgets("at once");
         self.snapshots("at once", "");
         self.restores("after new snapshots");
         if let Some(found) = self.check("at once") {
@@ -161,7 +162,7 @@ impl Scene {
         self.run("stats --sources", PASSPHRASE, |repo| stats::savings(repo, true, &Silent, &Cancel::new()));
         self.syncs();
         self.repairs();
-        self.forgets();
+        self.forgets("after new snapshots");
         for when in ["after a prune", "after another prune"] {
             self.world.pass(SignedDuration::from_hours(30));
             self.run(&format!("{when}: prune"), PASSPHRASE, pruned);
@@ -174,8 +175,8 @@ impl Scene {
 
     /// Every honest snapshot is copied to another repository.
     fn syncs(&mut self) {
-        let dest = Memory::new();
-        Repository::init(&dest, self.world.as_ref(), PASSPHRASE, "dest", small()).expect("init");
+        let (owner, dest) = (open(self.storage.clone(), &self.world).expect("open"), Memory::new());
+        owner.init_like(&dest, PASSPHRASE, "dest", None, CHEAP).expect("init");
         let dest = open(dest, &self.world).expect("open");
         let honest: BTreeSet<SnapshotId> = self.honest.keys().copied().collect();
         self.run("sync", PASSPHRASE, |repo| {
@@ -201,7 +202,7 @@ impl Scene {
     }
 
     /// No rule keeps what the thief says in place of the newest honest snapshot of a series.
-    fn forgets(&mut self) {
+    fn forgets(&mut self, when: &str) {
         let mut fork = self.fork();
         let newest: Vec<SnapshotId> = fork
             .run("snapshots", PASSPHRASE, |repo| {
@@ -214,11 +215,12 @@ impl Scene {
             })
             .unwrap_or_default();
         let policy = Policy { keep_last: Some(Count::N(1)), ..Policy::default() };
-        let plan = fork.run("forget", PASSPHRASE, |repo| forget::plan(repo, &Filter::default(), &policy));
+        let plan =
+            fork.run(&format!("{when}: forget"), PASSPHRASE, |repo| forget::plan(repo, &Filter::default(), &policy));
         if let Some(plan) = plan
             && newest.iter().any(|id| plan.remove.contains(id))
         {
-            fork.failures.push("forget: removes the newest honest snapshot of a series".to_owned());
+            fork.failures.push(format!("{when}: forget: removes the newest honest snapshot of a series"));
         }
         self.failures.append(&mut fork.failures);
     }
@@ -281,6 +283,8 @@ attacks! {
     a_manifest_of_missing_chunks: "a manifest of missing chunks",
     a_recipe_bomb: "a recipe bomb",
     a_part_list_bomb: "a part list bomb",
+    a_recipe_bomb_without_a_chunk: "a recipe bomb without a chunk",
+    a_part_list_bomb_without_a_part: "a part list bomb without a part",
     a_lattice_of_deltas: "a lattice of deltas",
     the_highest_sequence: "the highest sequence",
     the_highest_sequence_but_one: "the highest sequence but one",
@@ -349,6 +353,11 @@ fn attacks_on_a_session_at_work() {
 #[test]
 fn sessions_of_the_future_do_not_keep_packs_for_ever() {
     let mut scene = Scene::new(6);
+    let repo = open(scene.storage.clone(), &scene.world).expect("open");
+    let gone = take(&repo, "gone", &noise(100_000, 6)).expect("take");
+    forget_ids(&repo, &[gone.id]).expect("forget");
+    let plan = scene.fork().run("prune", PASSPHRASE, pruned).expect("without an attack");
+    assert!(plan.deleted_packs > 0, "there is something to delete: {plan:?}");
     scene.suffer(|thief| thief.sessions_of_the_future());
     scene.world.pass(SignedDuration::from_hours(24));
     if let Some(plan) = scene.run("prune", PASSPHRASE, pruned) {

@@ -13,9 +13,12 @@ use alluvium::repo::Repository;
 use alluvium::repo::keys::new_key_file;
 use alluvium::report::Silent;
 use alluvium::storage::Storage;
+use alluvium::storage::fault::{Effect, Fault, Operation, on};
+use alluvium::storage::local::Local;
 use alluvium::storage::memory::Memory;
+use alluvium::transform::sign::Signer;
 
-use crate::support::{CHEAP, PASSPHRASE, World, dump, init, open, open_with, restored, take};
+use crate::support::{Before, CHEAP, PASSPHRASE, World, dump, init, open, open_with, restored, small, take};
 
 fn refusal<T>(result: Result<T, Error>) -> Kind {
     result.map(|_| ()).expect_err("refused").kind()
@@ -132,4 +135,226 @@ fn altered_slots_and_certificates_show() {
         assert!(problems.iter().any(|problem| problem.object == name), "{name}: {problems:?}");
     }
     let _ = Arc::new(owner);
+}
+
+/// The secrets of an ended epoch sign epochs under every name that is free, after every predecessor.
+#[test]
+fn an_ended_authority_makes_no_epoch_that_counts() {
+    let (storage, world) = (Memory::new(), World::new(36));
+    let owner = init(storage.clone(), &world);
+    add(&owner, SlotKind::Full, b"leaked");
+    let thief = open_with(storage.clone(), &world, b"leaked").expect("open");
+    // Garbage under the name of the successor: a later number would leave that name to the thief.
+    storage.put_new(&epoch::object_name(2), b"garbage").expect("put");
+    let error = key::rotate(&owner).expect_err("the name is taken");
+    assert_eq!(error.kind(), Kind::Damaged, "{error}");
+    assert!(error.to_string().contains("epochs/00000002"), "{error}");
+    assert!(!storage.names().contains(&epoch::object_name(3)));
+    storage.delete(&epoch::object_name(2)).expect("delete");
+
+    for newest in 2..5 {
+        assert_eq!(key::rotate(&owner).expect("rotate"), newest);
+        let ring = owner.keys.ring();
+        for (number, previous) in (newest + 1..8).flat_map(|n| (0..n).map(move |p| (n, p))) {
+            let name = epoch::object_name(number);
+            let mut forged = ring.epochs[&1].epoch.clone();
+            forged.previous = previous;
+            forged.authority = Signer::generate(world.as_ref()).0.public();
+            let forged = thief.keys.seal_order(world.as_ref(), ObjectKind::Epoch, &name, &forged.encode());
+            let storage = storage.fork();
+            storage.put_new(&name, &forged.expect("he has the authority of epoch 1")).expect("put");
+            let repo = open(storage.clone(), &world).expect("open").keys.ring();
+            assert_eq!(repo.newest().0, newest, "{number} after {previous}");
+            assert_eq!(repo.newest().1.epoch.authority, ring.newest().1.epoch.authority);
+            assert!(repo.problems.iter().any(|problem| problem.object == name), "{:?}", repo.problems);
+        }
+    }
+}
+
+/// An epoch that was in force stays: for the slot that was made in it, and for a program that runs.
+#[test]
+fn an_epoch_that_is_known_can_not_go() {
+    let (storage, world) = (Memory::new(), World::new(37));
+    let owner = init(storage.clone(), &world);
+    assert_eq!(key::rotate(&owner).expect("rotate"), 2);
+    add(&owner, SlotKind::Full, b"late");
+    let name = epoch::object_name(2);
+    let bytes = storage.get(&name, 1 << 20).expect("get");
+    storage.delete(&name).expect("delete");
+    let error = open_with(storage.clone(), &world, b"late").err().expect("refused");
+    assert_eq!(error.kind(), Kind::Damaged);
+    assert!(error.to_string().contains("was in force when this key slot was made"), "{error}");
+    assert_eq!(refusal(owner.keys.refresh_ring(&storage)), Kind::Damaged);
+    assert_eq!(owner.keys.newest_epoch(), 2);
+    storage.put_new(&name, &bytes).expect("put");
+    owner.keys.refresh_ring(&storage).expect("it is back");
+    open_with(storage, &world, b"late").expect("open");
+}
+
+/// An epoch that the store fails to give is not one that does not count. What lies beyond a gap is not read.
+#[test]
+fn only_epochs_that_may_count_are_read() {
+    let (memory, world) = (Memory::new(), World::new(38));
+    let owner = init(memory.clone(), &world);
+    assert_eq!(key::rotate(&owner).expect("rotate"), 2);
+    for number in 4..200 {
+        memory.put_new(&epoch::object_name(number), b"garbage").expect("put");
+    }
+    for (number, opens) in [(2, false), (4, true), (5, true), (199, true)] {
+        let storage = Fault::new(memory.clone());
+        storage.when(on(Operation::Get, &epoch::object_name(number)), Effect::Fail);
+        let opened = open(storage, &world);
+        match opened {
+            Ok(repo) if opens => {
+                assert_eq!(repo.keys.newest_epoch(), 2);
+                assert!((64..70).contains(&repo.keys.ring().problems.len()));
+            }
+            Ok(_) => panic!("epoch {number} may count"),
+            Err(error) => assert!(!opens && error.kind() == Kind::Storage, "{number}: {error}"),
+        }
+    }
+}
+
+/// More certificates than can count: those that were there go on, and nothing is begun that no reader accepts.
+#[test]
+fn certificates_without_end_are_not_read() {
+    let (storage, world) = (Memory::new(), World::new(39));
+    let owner = init(storage.clone(), &world);
+    for n in 0..u32::try_from(epoch::CERTIFICATES_MAX).expect("few") {
+        let mut id = [0xff; 16];
+        id[12..].copy_from_slice(&n.to_be_bytes());
+        storage.put_new(&certificate::object_name(SlotId(id)), b"garbage").expect("put");
+    }
+    let before = storage.names();
+    let error = key::rotate(&owner).expect_err("too many");
+    assert!(error.to_string().contains("too many objects in slots/"), "{error}");
+    let error = key::add(&owner, SlotKind::Full, "", b"another", CHEAP).expect_err("too many");
+    assert!(error.to_string().contains("too many objects in slots/"), "{error}");
+    assert_eq!(before, storage.names());
+    let repo = open(storage, &world).expect("open");
+    assert!(repo.keys.ring().problems.iter().any(|problem| problem.object == certificate::PREFIX));
+}
+
+/// Somebody rotates while a slot is added: it counts and reads what comes, or it is not there.
+#[test]
+fn a_slot_that_was_added_counts() {
+    let kinds = [SlotKind::Full, SlotKind::WriteOnly];
+    let moments = [
+        (Operation::List, epoch::PREFIX),
+        (Operation::PutNew, certificate::PREFIX),
+        (Operation::PutNew, keyslot::PREFIX),
+    ];
+    for (at, kind) in moments.iter().flat_map(|moment| kinds.map(|kind| (moment, kind))) {
+        let (storage, world) = (Memory::new(), World::new(40));
+        let other = init(storage.clone(), &world);
+        let mine = open(storage.clone(), &world).expect("open");
+        let rotating = Before::new(&storage, at.0, at.1, move |_| {
+            assert_eq!(key::rotate(&other).expect("rotate"), 2);
+        });
+        let mine = Repository { storage: Arc::new(rotating), ..mine };
+        let before = storage.names();
+        let added = key::add(&mine, kind, "", b"new", CHEAP);
+        let opened = open_with(storage.clone(), &world, b"new");
+        assert_eq!(mine.keys.newest_epoch(), 2, "{at:?}");
+        match added {
+            Ok(id) => {
+                let opened = opened.expect("open");
+                assert_eq!((opened.keys.slot(), opened.keys.newest_epoch()), (id, 2));
+                let taken = take(&opened, "shop", &dump(30, 0)).expect("take");
+                if kind == SlotKind::Full {
+                    let snapshot = opened.snapshot(taken.id).expect("snapshot");
+                    restored(&opened, &snapshot).expect("reads");
+                }
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), Kind::Busy, "{at:?}: {error}");
+                assert_eq!(opened.map(|_| ()).expect_err("refused").kind(), Kind::WrongKey);
+                let keys = |names: &[String]| names.iter().filter(|n| n.starts_with(keyslot::PREFIX)).count();
+                assert_eq!(keys(&storage.names()), keys(&before));
+                add(&mine, kind, b"new");
+            }
+        }
+        // The last moment leaves a write-only slot that counts, and a full one that would lack secrets.
+        let succeeds = at.0 == Operation::List || at.1 == keyslot::PREFIX && kind == SlotKind::WriteOnly;
+        assert_eq!(storage.names().iter().filter(|n| n.starts_with(keyslot::PREFIX)).count(), 2);
+        assert_eq!(storage.names().iter().filter(|n| n.starts_with(certificate::PREFIX)).count(), {
+            2 + usize::from(!succeeds && at.1 == keyslot::PREFIX)
+        });
+    }
+}
+
+/// Somebody changes slots while an epoch begins: the newest one is sealed to no removed slot.
+#[test]
+fn a_slot_that_is_removed_during_a_rotation_gets_no_secrets() {
+    for at in [(Operation::List, keyslot::PREFIX), (Operation::PutNew, epoch::PREFIX), (Operation::PutNew, "prune/")] {
+        let (storage, world) = (Memory::new(), World::new(41));
+        let other = init(storage.clone(), &world);
+        let mine = open(storage.clone(), &world).expect("open");
+        let leaked = add(&other, SlotKind::Full, b"leaked");
+        let removing = Before::new(&storage, at.0, at.1, move |_| {
+            key::remove(&other, &leaked.to_string()).expect("remove");
+        });
+        let mine = Repository { storage: Arc::new(removing), ..mine };
+        let epoch = key::rotate(&mine).expect("rotate");
+        assert!(mine.newest_generation().expect("a generation").1.has_removed(leaked), "{at:?}");
+        let ring = mine.keys.ring();
+        assert_eq!(ring.newest().0, epoch);
+        let sealed = |slot| ring.newest().1.epoch.secrets.iter().any(|secrets| secrets.slot == slot);
+        assert!(sealed(mine.keys.slot()) && !sealed(leaked), "{at:?}: epoch {epoch}");
+    }
+}
+
+/// Of whoever adds a slot and whoever rotates one notices that the slot was left out.
+#[test]
+fn a_slot_that_is_added_during_a_rotation_is_told() {
+    let (storage, world) = (Memory::new(), World::new(42));
+    let other = init(storage.clone(), &world);
+    let mine = open(storage.clone(), &world).expect("open");
+    let adding = Before::new(&storage, Operation::PutNew, epoch::PREFIX, move |_| {
+        add(&other, SlotKind::WriteOnly, b"new");
+    });
+    let mine = Repository { storage: Arc::new(adding), ..mine };
+    let error = key::rotate(&mine).expect_err("told");
+    assert_eq!(error.kind(), Kind::Busy, "{error}");
+    assert!(error.to_string().contains("was left out"), "{error}");
+    assert_eq!(mine.keys.newest_epoch(), 2);
+}
+
+/// `init` writes an epoch, a certificate, a key slot and the config. Without the last there is no repository.
+#[test]
+fn an_interrupted_init_leaves_no_repository() {
+    let (whole, world) = (Memory::new(), World::new(43));
+    init(whole.clone(), &world);
+    let order = [epoch::PREFIX, certificate::PREFIX, keyslot::PREFIX];
+    for written in 1..=order.len() {
+        let storage = whole.fork();
+        for name in whole.names() {
+            if !order[..written].iter().any(|folder| name.starts_with(folder)) {
+                storage.delete(&name).expect("delete");
+            }
+        }
+        let opened = open(storage.clone(), &world).err().expect("refused");
+        let again = || alluvium::repo::Repository::init(&storage, world.as_ref(), b"x", "", small());
+        let refused = again().expect_err("refused");
+        assert_eq!((opened.kind(), refused.kind()), (Kind::NoRepository, Kind::AlreadyExists));
+        for error in [opened, refused] {
+            assert!(error.to_string().contains("interrupted `init`"), "{error}");
+            assert!(error.advice().is_some_and(|hint| hint.contains("epochs, slots and keys")));
+        }
+        for name in storage.names() {
+            storage.delete(&name).expect("delete");
+        }
+        again().expect("init");
+    }
+}
+
+/// A folder of a repository is known by any of its own names.
+#[test]
+fn folders_of_keys_are_the_repositorys_own() {
+    for own in ["slots", "epochs"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join(own)).expect("a folder");
+        std::fs::write(folder.path().join("notes"), "x").expect("a file");
+        Local::create_new(folder.path()).expect("not another's");
+    }
 }

@@ -17,7 +17,7 @@ const THREADS: usize = 2;
 const MEMORY_MIB: u32 = 4000;
 
 /// A scenario with all rules, and the states that it has at least: a model that got stuck early has fewer.
-const SCENARIOS: [(&str, u64); 7] = [
+const SCENARIOS: [(&str, u64); 10] = [
     ("1", 2_000_000),  // two writers, of both kinds, answers that get lost, prune, forget
     ("2", 10_000_000), // two prunes, one after a forget, a writer, a session that died
     ("3", 5_000_000),  // a prune that sleeps, another that runs twice, a writer
@@ -25,6 +25,9 @@ const SCENARIOS: [(&str, u64); 7] = [
     ("5", 200_000),    // two prunes that repack and rewrite one index object, forget
     ("6", 300_000),    // a prune that runs twice, an index object that appears late, a writer, forget
     ("7", 20_000),     // two prunes, a needed pack that is condemned, an index object that appears late
+    ("8", 300_000),    // a rotten copy: two prunes that repack; or a writer, prune, forget
+    ("9", 2_000_000),  // a hostile writer, an honest one, a prune that repacks, forget
+    ("10", 4_000_000), // two forgets that each leave one snapshot of two, two prunes
 ];
 
 /// A rule, the flags that take it away, the scenario that shows the loss.
@@ -55,6 +58,26 @@ const RULES: &[(&str, &[&str], &str)] = &[
     ("I5: packs are there before a manifest is published", &["NO_I5"], "6"),
     ("I6: prune refuses a listing that was cut short", &["NO_I6"], "5"),
     ("I7: the new index before the old one goes", &["NO_I7"], "5"),
+    ("a copy is verified before another one goes", &["NO_VERIFY"], "8"),
+    ("where the copy can't be read for now, the other one stays", &["NO_UNREAD_STAYS"], "8"),
+    ("a session relies on no distrusted copy", &["NO_AVOID_DISTRUSTED"], "8"),
+    ("a generation carries over what is distrusted", &["NO_CARRY_DISTRUSTED"], "8"),
+    ("a copy is verified, whoever wrote it", &["NO_VERIFY"], "9"),
+    ("nobody relies on the packs of another write-only slot", &["NO_AVOID_UNVOUCHED"], "9"),
+    ("a write-only slot describes no packs but its own", &["NO_CLAIMS_OF_OWN_PACKS"], "9"),
+    ("a heartbeat counts only when its session's slot signed it", &["NO_OWN_HEARTBEAT"], "9"),
+    ("a generation counts only when it is signed", &["NO_SIGNED_GENERATIONS"], "9"),
+    ("what a listing lacks is missing only when its name is gone", &["NO_MISSING_BY_NAME"], "9"),
+    ("a manifest is created exclusively, whoever fenced it", &["NO_EXCLUSIVE_MANIFEST"], "9"),
+    ("forget publishes its decision first", &["NO_FORGET_PUBLISHES"], "10"),
+    ("forget plans again when its number is taken", &["NO_FORGET_PLANS_AGAIN"], "10"),
+    ("forget reads snapshots after the generation", &["NO_FORGET_READS_GENERATION_FIRST"], "10"),
+    ("a forgotten snapshot counts as gone for forget", &["NO_FORGOTTEN_COUNT_AS_GONE"], "10"),
+    ("a forgotten snapshot is marked until it is gone", &["NO_MARK_FORGOTTEN"], "10"),
+    ("prune carries over what is forgotten", &["NO_CARRY_FORGOTTEN"], "10"),
+    ("forget carries over what is condemned", &["NO_FORGET_CARRIES_CONDEMNED"], "10"),
+    ("forget carries over who judged last", &["NO_FORGET_CARRIES_JUDGED"], "10"),
+    ("prune accepts a newer generation only where no prune judged", &["NO_JUDGED"], "10"),
     // I5 stands behind these two: it sees that a pack is not there.
     ("I1: the pack before the index (with I5 gone)", &["NO_I1_PACK", "NO_I5"], "1"),
     ("I3: prune takes a pack out of the index first (with I5 gone)", &["NO_I3_PRUNE", "NO_I5"], "2"),

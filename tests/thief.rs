@@ -46,7 +46,7 @@ pub type Lies = Vec<Vec<String>>;
 pub type Attack = (&'static str, fn(&Thief<'_>) -> Result<Lies>);
 
 /// All attacks that make sense in any order and number.
-pub const ATTACKS: [Attack; 27] = [
+pub const ATTACKS: [Attack; 29] = [
     ("index objects with fewer entries", |thief| thief.index_with_fewer_entries()),
     ("index objects with entries in another order", |thief| thief.index_with_entries_in_another_order()),
     ("index objects with other sizes", |thief| thief.index_with_other_sizes()),
@@ -68,6 +68,8 @@ pub const ATTACKS: [Attack; 27] = [
     ("a manifest of missing chunks", |thief| thief.manifest_of_missing_chunks()),
     ("a recipe bomb", |thief| thief.recipe_bomb()),
     ("a part list bomb", |thief| thief.part_list_bomb()),
+    ("a recipe bomb without a chunk", |thief| thief.hollow_recipe_bomb()),
+    ("a part list bomb without a part", |thief| thief.hollow_part_list_bomb()),
     ("a lattice of deltas", |thief| thief.lattice_of_deltas()),
     ("the highest sequence", |thief| thief.highest_sequence()),
     ("the highest sequence but one", |thief| thief.highest_sequence_but_one()),
@@ -671,6 +673,32 @@ impl<'r> Thief<'r> {
         self.store(session, &key, &levels)?;
         let list = Listing::Recipe(Recipe { depth: BOMB_DEPTH, chunks });
         let parts = PartList { count: 1 << 24, bytes: 1 << 24, blake3: self.random(), list };
+        let id = self.publish(session, &key, self.lie(parts))?;
+        Ok(vec![vec![manifest::object_name(id), id.to_string()]])
+    }
+
+    /// The chunks of a recipe of 10^15 recipe chunks that hold no entry, and its topmost chunk.
+    fn hollow(&self) -> (Vec<Vec<u8>>, Recipe) {
+        // An empty chunk can't be listed with its length.
+        let entry = |raw: &[u8]| RecipeEntry { len: (raw.len() as u32).max(1), ..self.entry(raw) };
+        let levels = Self::bomb(Vec::new(), entry);
+        let chunks = vec![entry(levels.last().expect("a top"))];
+        (levels, Recipe { depth: BOMB_DEPTH + 1, chunks })
+    }
+
+    pub fn hollow_recipe_bomb(&self) -> Result<Lies> {
+        let (session, key) = (SnapshotId(self.random()), self.new_data_key());
+        let (levels, recipe) = self.hollow();
+        self.store(session, &key, &levels)?;
+        self.publish(session, &key, self.lie(inline_list(vec![self.part(1_000_000, recipe)])))?;
+        Ok(Lies::new())
+    }
+
+    pub fn hollow_part_list_bomb(&self) -> Result<Lies> {
+        let (session, key) = (SnapshotId(self.random()), self.new_data_key());
+        let (levels, recipe) = self.hollow();
+        self.store(session, &key, &levels)?;
+        let parts = PartList { count: 1000, bytes: 1000, blake3: self.random(), list: Listing::Recipe(recipe) };
         let id = self.publish(session, &key, self.lie(parts))?;
         Ok(vec![vec![manifest::object_name(id), id.to_string()]])
     }

@@ -13,7 +13,7 @@ use crate::id::SlotId;
 
 /// The folder of epochs.
 pub const PREFIX: &str = "epochs/";
-/// Epochs have lower numbers.
+/// The highest number of an epoch.
 pub const EPOCH_MAX: u32 = 99_999_999;
 /// Certificates that an epoch lists at most.
 pub const CERTIFICATES_MAX: usize = 4096;

@@ -337,7 +337,7 @@ fn check_packs(
     }
     report.task("Checking packs", Unit::Things, Some(ids.len() as u64));
     let done = Mutex::new(0);
-    let looked: Vec<(PackId, Result<ReadPack>)> = ids
+    let looked: Vec<(PackId, Result<Option<ReadPack>>)> = ids
         .par_iter()
         .map(|&id| {
             cancel.check()?;
@@ -348,9 +348,18 @@ fn check_packs(
             Ok((id, read))
         })
         .collect::<Result<_>>()?;
+    // A prune at work may have condemned what is missing since: asked once for all, after the last look.
+    let newest = if looked.iter().any(|(_, read)| matches!(read, Ok(None))) {
+        repo.probe_generation()?.1.unwrap_or_default()
+    } else {
+        Generation::default()
+    };
+    let condemned: HashSet<PackId> = newest.condemned.iter().map(|c| c.pack).collect();
     for (id, read) in looked {
         match read {
-            Ok(read) => {
+            Ok(None) if condemned.contains(&id) => {}
+            Ok(None) => found.problems.push(Problem::new(object_name(id), "the pack is missing")),
+            Ok(Some(read)) => {
                 if !known.contains_key(&id) && !live.contains(&read.indexed.session) {
                     looked_at.garbage.push(id);
                 }
@@ -406,14 +415,16 @@ fn blame_lost_index(
     Ok(problems)
 }
 
-fn look_at(indexed: &Indexed<'_>, id: PackId, listed: Option<u64>, known: Option<&KnownPack>) -> Result<ReadPack> {
+/// Reads a pack's header and trailer and compares them with the index; `None` when it is missing.
+fn look_at(
+    indexed: &Indexed<'_>,
+    id: PackId,
+    listed: Option<u64>,
+    known: Option<&KnownPack>,
+) -> Result<Option<ReadPack>> {
     let name = object_name(id);
     let Some(size) = listed.map_or_else(|| indexed.repo.storage.stat(&name), |size| Ok(Some(size)))? else {
-        // A prune at work may have condemned it since.
-        let (_, newest) = indexed.repo.probe_generation()?;
-        let kind =
-            if newest.is_ok_and(|g| g.condemned.iter().any(|c| c.pack == id)) { Kind::NotFound } else { Kind::Damaged };
-        return Err(Error::new(kind, format!("{name}: the pack is missing")));
+        return Ok(None);
     };
     if let Some(expected) = known.map(|k| k.size).filter(|&expected| expected != size) {
         return Err(Error::damaged(name, format!("has {size} bytes, the index says {expected} (truncated?)")));
@@ -429,7 +440,7 @@ fn look_at(indexed: &Indexed<'_>, id: PackId, listed: Option<u64>, known: Option
             ));
         }
     }
-    Ok(read)
+    Ok(Some(read))
 }
 
 /// What reading the data found.

@@ -122,7 +122,7 @@ impl<'r> View<'r> {
 
 /// The newest generation, for somebody who is about to publish the next.
 fn newest_generation(repo: &Repository) -> Result<(u64, Generation)> {
-    let base = repo.newest_generation().map_err(|e| match e.kind() {
+    let base = repo.undoubted_generation().map_err(|e| match e.kind() {
         Kind::Damaged => e.during("nothing was forgotten").hint("`alluvium repair index` publishes a new one"),
         _ => e,
     })?;

@@ -148,6 +148,13 @@ fn retire(repo: &Repository, id: SlotId, new: Option<SlotId>) -> Result<Vec<Slot
             next.removed_slots.push(RemovedSlot { slot: id, time: repo.env.now() });
             removed.push(id);
             match repo.publish_settled(number + 1, &next) {
+                // Signed with the authority of an epoch that ended meanwhile, it does not count.
+                Ok(_) if !repo.newest_generation()?.1.has_removed(id) => {
+                    if attempt < ATTEMPTS {
+                        continue;
+                    }
+                    break;
+                }
                 Ok(_) => {}
                 Err(e) if e.kind() == Kind::Busy && attempt < ATTEMPTS => continue,
                 Err(e) if e.kind() == Kind::Denied => {
@@ -254,33 +261,89 @@ pub fn distrust(repo: &Repository, prefix: &str, since: Timestamp) -> Result<Dis
 }
 
 /// Begins a new key epoch: what is stored from now on opens only with the slots there are now. Returns
-/// the epoch's number.
+/// the epoch's number. When a slot is removed meanwhile that got the epoch's secrets, it begins another
+/// one without that slot.
 ///
 /// # Errors
-/// `WrongKey` from a write-only slot; `Busy`, `Storage`.
+/// `WrongKey` from a write-only slot; `Busy`, `Storage`. `Busy` also when a slot was added meanwhile that
+/// the new epoch left out.
 pub fn rotate(repo: &Repository) -> Result<u32> {
     repo.keys.require_full("rotating the keys")?;
-    repo.keys.refresh_ring(repo.storage.as_ref())?;
-    let (_, state) = repo.newest_generation()?;
-    repo.refuse_removed_slot(&state)?;
-    let mut full = Vec::new();
-    for (id, slot) in list_slots(repo.storage.as_ref())? {
-        let verified = slot.and_then(|(slot, bytes)| repo.keys.verify_slot(id, &slot, &bytes));
-        if !state.has_removed(id) && verified.is_ok_and(|certificate| certificate.kind == SlotKind::Full) {
-            full.push(id);
+    let mut began = 0;
+    for _ in 0..ATTEMPTS {
+        repo.keys.refresh_ring(repo.storage.as_ref())?;
+        let (_, state) = repo.newest_generation()?;
+        repo.refuse_removed_slot(&state)?;
+        let before = key_slots(repo)?;
+        let full = full_slots(repo, &state)?;
+        began = repo.keys.begin_epoch(repo.storage.as_ref(), repo.env.as_ref(), &full)?;
+        if settle_epoch(repo, began, &full)? {
+            return refuse_left_out(repo, began, &before, &full).map(|()| began);
         }
     }
-    let epoch = repo.keys.begin_epoch(repo.storage.as_ref(), repo.env.as_ref(), &full)?;
-    // The first order of the new authority: from now on those of the old one do not count.
+    Err(Error::new(Kind::Busy, format!("others go on removing key slots; key epoch {began} began all the same"))
+        .hint("a removed slot has its secrets: run `alluvium key rotate` again"))
+}
+
+/// The full slots that can be read, verify, and were not removed.
+fn full_slots(repo: &Repository, state: &Generation) -> Result<Vec<SlotId>> {
+    let mut full = usable_slots(repo, state, None)?;
+    full.retain(|slot| slot.kind == SlotKind::Full);
+    Ok(full.iter().map(|slot| slot.id).collect())
+}
+
+/// Publishes the first order of the new authority: from now on those of the old one do not count. False
+/// when one of the slots that have the epoch's secrets was removed before.
+fn settle_epoch(repo: &Repository, epoch: u32, with_secrets: &[SlotId]) -> Result<bool> {
     for _ in 0..ATTEMPTS {
         let (number, state) = repo.newest_generation()?;
+        repo.refuse_removed_slot(&state).map_err(|e| {
+            e.during(format!("key epoch {epoch} began, and a removed slot has its secrets"))
+                .hint("run `alluvium key rotate` with the passphrase of another full slot")
+        })?;
+        if with_secrets.iter().any(|slot| state.has_removed(*slot)) {
+            return Ok(false);
+        }
         match repo.publish_settled(number + 1, &state) {
             Err(e) if e.kind() == Kind::Busy => {}
-            published => return published.map(|_| epoch),
+            published => return published.map(|_| true),
         }
     }
     Err(Error::new(Kind::Busy, format!("others go on publishing generations; key epoch {epoch} began all the same"))
         .hint("run `alluvium prune`: what it publishes is signed with the new epoch's authority"))
+}
+
+/// Tells of slots that were added since `before`, too late for the epoch to list them or to give them its
+/// secrets. Whoever adds one looks, too: so one of the two notices.
+fn refuse_left_out(repo: &Repository, epoch: u32, before: &[SlotId], with_secrets: &[SlotId]) -> Result<()> {
+    let (_, state) = repo.newest_generation()?;
+    repo.keys.refresh_ring(repo.storage.as_ref())?;
+    let ring = repo.keys.ring();
+    let began = ring.epochs.get(&epoch).map(|known| &known.epoch);
+    for id in key_slots(repo)? {
+        if before.contains(&id) || with_secrets.contains(&id) || state.has_removed(id) {
+            continue;
+        }
+        let listed = began.is_some_and(|epoch| epoch.certificates.iter().any(|listed| listed.slot == id));
+        let is_left_out = match ring.slots.get(&id) {
+            None => true,
+            // One that the epoch does not list was made since then.
+            Some(known) => listed && known.certificate.kind == SlotKind::Full,
+        };
+        if is_left_out {
+            let what = format!("key epoch {epoch} began, and slot {id}, which was added meanwhile, was left out");
+            return Err(
+                Error::new(Kind::Busy, what).hint(format!("remove it (`alluvium key remove {id}`), then add it again"))
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The ids of all key slots that are listed.
+fn key_slots(repo: &Repository) -> Result<Vec<SlotId>> {
+    let listed = repo.storage.list(keyslot::PREFIX)?;
+    Ok(listed.iter().filter_map(|o| o.name.strip_prefix(keyslot::PREFIX)?.parse().ok()).collect())
 }
 
 /// Makes a key file at `path`, readable by its owner alone, and a slot that it opens.

@@ -26,6 +26,7 @@ use crate::format::pack::{BlobEntry, object_name, with_offsets};
 use crate::id::{BlobId, IndexId, PackId};
 use crate::repo::Repository;
 use crate::repo::fence::{LiveSession, end_dead_sessions, live_sessions};
+use crate::repo::generations::renumbered;
 use crate::repo::index::Location;
 use crate::repo::parallel::each;
 use crate::repo::reader::Reader;
@@ -128,6 +129,7 @@ pub fn prune(
 ) -> Result<Plan> {
     repo.keys.require_full("pruning")?;
     repo.seen.require_same_repository()?;
+    repo.find_generation()?.refuse_doubt()?;
     let mut generation = None;
     let mut once = || {
         if dry_run {
@@ -366,9 +368,10 @@ impl Work<'_, '_> {
         let forgotten = self.repo.still_there(&state.forgotten)?;
         // Even when all of them are condemned already: of two prunes that judged by one generation, one may delete.
         if self.repo.rules.keep(Rule::CondemnFirst) {
-            let condemned = condemned.clone();
             let next = Generation { condemned, distrusted, judged: number + 1, forgotten, ..state };
-            *self.generation = Some(self.repo.publish_generation(number + 1, &next)?);
+            let published = self.repo.publish_generation(number + 1, &next)?;
+            condemned = renumbered(&next, number + 1, published).condemned;
+            *self.generation = Some(published);
             self.distrusted.clone_from(&self.survey.flawed);
         }
         let candidates: HashSet<PackId> = packs.iter().copied().collect();
@@ -378,7 +381,13 @@ impl Work<'_, '_> {
 
     /// Deletes the condemned packs that every running session knows to be condemned and no snapshot needs.
     fn delete_condemned(&mut self, condemned: &[Condemned]) -> Result<()> {
-        let live = end_dead_sessions(self.repo, self.session.id)?;
+        let mut live = end_dead_sessions(self.repo, self.session.id)?;
+        // What a session has read says nothing when it does not count.
+        for session in live.iter_mut().filter(|session| session.generation > 0) {
+            if !self.repo.counts_now(session.generation)? {
+                session.generation = 0;
+            }
+        }
         let known_to_all = live.iter().map(|s| s.generation).min().unwrap_or(u64::MAX);
         let (ready, waiting): (Vec<&Condemned>, Vec<&Condemned>) =
             condemned.iter().partition(|c| c.since <= known_to_all || !self.repo.rules.keep(Rule::Wait));

@@ -12,15 +12,14 @@ use serde::Serialize;
 
 use crate::env::Cancel;
 use crate::error::{Kind, Result};
-use crate::format::ObjectKind;
-use crate::format::coordination::{Condemned, GENERATION_PREFIX, Generation, generation_name, generation_of};
+use crate::format::coordination::{Condemned, GENERATION_PREFIX, Generation, generation_of};
 use crate::format::index::{IndexObject, IndexedPack, object_name as index_name};
-use crate::format::limits::GENERATION_BYTES_MAX;
 use crate::format::pack::{WrappedKey, object_name};
 use crate::id::{BlobId, DataKeyId, IndexId, PackId};
-use crate::repo::Repository;
+use crate::repo::generations::Found;
 use crate::repo::index::Location;
 use crate::repo::packs::ReadPack;
+use crate::repo::{Indexed, Repository};
 use crate::report::{Counter, Problem, Report, Unit};
 
 use super::mark::{damaged, mark};
@@ -62,16 +61,16 @@ pub fn repair_index(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> 
             Err(e) => repaired.problems.push(Problem::new(index_name(id), &e)),
         }
     }
-    let (number, state) = match repo.probe_generation()? {
-        // Not read this time is not unreadable: what it condemns is not to be forgotten for that.
-        (_, Err(e)) if e.kind() != Kind::Damaged => return Err(e),
-        found => found,
-    };
-    if let Ok(state) = &state {
-        repo.refuse_removed_slot(state)?;
+    let found = repo.find_generation_in_flood()?;
+    // Not read this time is not unreadable: what it condemns is not to be forgotten for that.
+    if let Err(e) = &found.state
+        && e.kind() != Kind::Damaged
+    {
+        return found.state.map(|_| Repaired::default());
     }
+    repo.refuse_removed_slot(&found.readable)?;
     // What is condemned may go at any time, and rightly be missing.
-    let condemned: HashSet<PackId> = state.iter().flat_map(|s| &s.condemned).map(|c| c.pack).collect();
+    let condemned: HashSet<PackId> = found.readable.condemned.iter().map(|c| c.pack).collect();
     let listed = repo.list_packs()?;
     let (added, keys) = read_unlisted(repo, &sound, &listed, &mut repaired, report, cancel)?;
     repaired.packs_added = added.len() as u64;
@@ -84,11 +83,11 @@ pub fn repair_index(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> 
         repaired.index_objects_replaced += 1;
         report.count(Counter::Deleted, 1);
     }
-    if state.is_err() {
-        replace_generation(repo, number + 1, &listed, report, cancel)?;
+    if found.state.is_err() || found.is_doubtful {
+        replace_generation(repo, &found, &listed, report, cancel)?;
         repaired.generation_replaced = true;
     }
-    remove_unreadable_generations(repo)?;
+    remove_unreadable_generations(repo, &found)?;
     repo.cache.invalidate()?;
     let indexed = repo.index(report)?;
     repaired.problems.extend(indexed.problems.iter().cloned());
@@ -236,69 +235,74 @@ fn settle_pack(
     }
 }
 
-/// A generation that can't be read may have condemned any pack that nobody needs: so all of those are
+/// A generation that can't be read may have condemned any pack that no snapshot needs, or of which every
+/// needed blob was stored elsewhere as well; and somebody may be about to delete it. All of those are
 /// condemned anew.
 fn replace_generation(
     repo: &Repository,
-    number: u64,
+    found: &Found,
     listed: &BTreeMap<PackId, u64>,
     report: &dyn Report,
     cancel: &Cancel,
 ) -> Result<()> {
     repo.cache.invalidate()?;
+    let number = found.number + 1;
     // What was set aside, as the generation before remembers it: a copy that is bad must not be taken for the good one.
-    let state = readable_generation(repo, number)?;
+    let state = found.readable.clone();
     let indexed = repo.index_at(number, state.clone(), report)?;
     let (snapshots, _) = repo.snapshots()?;
     let flaw = |id: &BlobId, l: &Location| indexed.is_distrusted(id, l.pack).then(|| damaged(id));
     let marks = mark(&indexed, &snapshots, &flaw, report, cancel)?;
-    // What was condemned stays so: somebody may be about to delete it. Of a chunk that is needed every copy stays.
-    let before: HashSet<PackId> = state.condemned.iter().map(|c| c.pack).collect();
-    let going = listed.iter().filter(|(id, _)| before.contains(id) || !marks.holders.contains(id));
-    let mut condemned: Vec<_> = going.map(|(&pack, &size)| Condemned { pack, size, since: number }).collect();
-    condemned.sort_by_key(|c| c.pack);
-    repo.publish_generation(number, &Generation { condemned, judged: number, ..state }).map(drop)
-}
-
-/// The newest generation before `number` that can be read, and every key slot that an older one lists
-/// as removed.
-fn readable_generation(repo: &Repository, number: u64) -> Result<Generation> {
-    let mut numbers: Vec<u64> = repo
-        .storage
-        .list(GENERATION_PREFIX)?
-        .iter()
-        .filter_map(|o| generation_of(&o.name))
-        .filter(|n| *n < number)
-        .collect();
-    numbers.sort_unstable();
-    let read = |n: &u64| {
-        let name = generation_name(*n);
-        let bytes = repo.storage.get(&name, GENERATION_BYTES_MAX).ok()?;
-        let (_, plain) = repo.keys.open_order(ObjectKind::Generation, &name, &bytes).ok()?;
-        Generation::decode(&plain).ok()
-    };
-    let mut readable = numbers.iter().rev().filter_map(read);
-    let mut newest = readable.next().unwrap_or_default();
-    for removed in readable.flat_map(|older| older.removed_slots) {
-        if !newest.has_removed(removed.slot) {
-            newest.removed_slots.push(removed);
+    let mut alone = HashSet::new();
+    for (&pack, used) in &marks.used {
+        cancel.check()?;
+        if holds_the_only_copy(&indexed, pack, used, listed)? {
+            alone.insert(pack);
         }
     }
-    Ok(newest)
+    // What was condemned stays so.
+    let before: HashSet<PackId> = state.condemned.iter().map(|c| c.pack).collect();
+    let going = listed.iter().filter(|(id, _)| before.contains(id) || !alone.contains(id));
+    let mut condemned: Vec<_> = going.map(|(&pack, &size)| Condemned { pack, size, since: number }).collect();
+    condemned.sort_by_key(|c| c.pack);
+    let next = Generation { condemned, judged: number, ..state };
+    repo.publish_in_place_of_damaged(number, &next)?;
+    report.warn(
+        "a damaged generation was replaced: which copies it distrusted, and which key slots it removed, is not known; \
+         run `alluvium check --read-data` and look at `alluvium key list`",
+    );
+    Ok(())
 }
 
-/// Only the newest generation counts, and it is readable now. What does not count goes, whatever its number.
-fn remove_unreadable_generations(repo: &Repository) -> Result<()> {
-    let (newest, _) = repo.probe_generation()?;
+/// True when another listed pack lacks one of the blobs at `used` of `pack`.
+fn holds_the_only_copy(
+    indexed: &Indexed<'_>,
+    pack: PackId,
+    used: &HashSet<u32>,
+    listed: &BTreeMap<PackId, u64>,
+) -> Result<bool> {
+    for (_, entry) in indexed.repo.cache.entries(&pack)?.iter().filter(|(offset, _)| used.contains(offset)) {
+        let copies = indexed.copies(&entry.id)?;
+        if !copies.iter().any(|copy| copy.pack != pack && listed.contains_key(&copy.pack)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Removes what does not count under `prune/`. What stands at a milestone, or right after, below the newest
+/// is left: the way by name leads over it. So is what was damaged since `found`.
+fn remove_unreadable_generations(repo: &Repository, found: &Found) -> Result<()> {
+    let now = repo.find_generation_in_flood()?;
+    let known: HashSet<u64> = found.void.iter().map(|(number, _)| *number).chain([found.number]).collect();
     for object in repo.storage.list(GENERATION_PREFIX)? {
-        let readable = |bytes: Vec<u8>| repo.keys.open_order(ObjectKind::Generation, &object.name, &bytes);
-        if generation_of(&object.name).is_some_and(|n| n != newest)
-            && repo
-                .storage
-                .get(&object.name, GENERATION_BYTES_MAX)
-                .and_then(readable)
-                .is_err_and(|e| e.kind() == Kind::Damaged)
-        {
+        let Some(number) = generation_of(&object.name) else { continue };
+        let above = now.void.iter().find(|(void, _)| *void == number);
+        let goes = match above {
+            Some((_, error)) => error.is_forged() || known.contains(&number),
+            None => number < now.number && !repo.is_readable_generation(number)? && !repo.leads_on(number)?,
+        };
+        if goes {
             repo.storage.delete(&object.name)?;
         }
     }

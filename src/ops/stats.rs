@@ -5,15 +5,14 @@ use std::collections::{BTreeMap, HashSet};
 use serde::Serialize;
 
 use crate::env::Cancel;
-use crate::error::Result;
-use crate::format::manifest::{Part, PartName};
+use crate::error::{Kind, Result};
+use crate::format::manifest::{Manifest, Part, PartName};
 use crate::format::pack::Codec;
 use crate::format::recipe::RecipeEntry;
 use crate::id::BlobId;
 use crate::repo::reader::{Reader, Walked, Walking};
-use crate::repo::snapshots::Snapshot;
 use crate::repo::{Indexed, Repository};
-use crate::report::{Report, Unit};
+use crate::report::{Problem, Report, Unit};
 
 /// Totals.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -77,7 +76,7 @@ pub fn stats(repo: &Repository, report: &dyn Report) -> Result<Stats> {
     repo.index_to_read(report)?;
     let (snapshots, unreadable) = repo.snapshots()?;
     for (id, error) in unreadable {
-        report.problem(crate::report::Problem::new(crate::format::manifest::object_name(id), &error).harming([id]));
+        report.problem(Problem::new(crate::format::manifest::object_name(id), &error).harming([id]));
     }
     let snapshot_bytes = snapshots.iter().map(|s| s.manifest.bytes()).sum();
     let mut sources: Vec<_> = snapshots.iter().map(|s| (&s.manifest.host, &s.manifest.source)).collect();
@@ -136,32 +135,15 @@ pub fn savings(repo: &Repository, parts: bool, report: &dyn Report, cancel: &Can
     let mut walked = Walked::default();
     let mut sums = Sums { indexed: &indexed, by_part: parts, seen: HashSet::new(), found: BTreeMap::new() };
     report.task("Reading recipes", Unit::Things, Some(snapshots.len() as u64));
-    for (done, Snapshot { manifest, .. }) in snapshots.iter().enumerate() {
+    for (done, snapshot) in snapshots.iter().enumerate() {
         report.progress(done as u64);
-        let source = &manifest.source;
-        if parts {
-            for part in reader.part_iter(manifest) {
-                cancel.check()?;
-                let part = part?;
-                let sum = sums.of(source, Some(&part));
-                sum.bytes = sum.bytes.saturating_add(part.digest.bytes);
+        match sums.snapshot(&reader, &snapshot.manifest, &mut walked, with) {
+            // Of one that can't be read, what could be counts: any slot may publish such a one.
+            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {
+                let name = crate::format::manifest::object_name(snapshot.id);
+                report.problem(Problem::new(name, &e).harming([snapshot.id]));
             }
-        } else {
-            let sum = sums.of(source, None);
-            sum.bytes = sum.bytes.saturating_add(manifest.bytes());
-        }
-        let mut list = reader.walk_list(manifest);
-        loop {
-            // The list is no part's, so it counts for the source.
-            let next = list.next(&mut walked.lists, with, &mut |entry, depth| {
-                if parts { Ok(()) } else { sums.chunk(source, None, entry, depth) }
-            })?;
-            let Some(listed) = next else { break };
-            for part in listed {
-                reader.walk(&part.recipe, &mut walked.recipes, with, &mut |entry, depth| {
-                    sums.chunk(source, Some(&part), entry, depth)
-                })?;
-            }
+            added => added?,
         }
     }
     // What was there already is all that no chunk was stored for.
@@ -180,6 +162,41 @@ struct Sums<'s> {
 }
 
 impl Sums<'_> {
+    fn snapshot(
+        &mut self,
+        reader: &Reader<'_>,
+        manifest: &Manifest,
+        walked: &mut Walked,
+        with: Walking<'_>,
+    ) -> Result<()> {
+        let source = &manifest.source;
+        if self.by_part {
+            for part in reader.part_iter(manifest) {
+                with.cancel.check()?;
+                let part = part?;
+                let sum = self.of(source, Some(&part));
+                sum.bytes = sum.bytes.saturating_add(part.digest.bytes);
+            }
+        } else {
+            let sum = self.of(source, None);
+            sum.bytes = sum.bytes.saturating_add(manifest.bytes());
+        }
+        let by_part = self.by_part;
+        let mut list = reader.walk_list(manifest);
+        loop {
+            // The list is no part's, so it counts for the source.
+            let next = list.next(&mut walked.lists, with, &mut |entry, depth| {
+                if by_part { Ok(()) } else { self.chunk(source, None, entry, depth) }
+            })?;
+            let Some(listed) = next else { return Ok(()) };
+            for part in listed {
+                reader.walk(&part.recipe, &mut walked.recipes, with, &mut |entry, depth| {
+                    self.chunk(source, Some(&part), entry, depth)
+                })?;
+            }
+        }
+    }
+
     fn of(&mut self, source: &str, part: Option<&Part>) -> &mut Savings {
         let name = part.filter(|_| self.by_part).map(|part| part.name.first_piece());
         let text = name.as_ref().map(ToString::to_string);

@@ -14,7 +14,7 @@ use crate::format::coordination::{Beat, SESSION_PREFIX, Session, beat_name, sess
 use crate::format::limits::SESSION_BYTES_MAX;
 use crate::format::manifest;
 use crate::format::{Malformed, ObjectKind};
-use crate::id::SnapshotId;
+use crate::id::{SlotId, SnapshotId};
 use crate::storage::Listed;
 
 use super::Repository;
@@ -59,11 +59,16 @@ fn live_among(repo: &Repository, listed: &[Listed], except: Option<SnapshotId>) 
         }
         let session = read(repo, &session_name(id), Session::decode)?;
         let beat = read(repo, &beat_name(id), Beat::decode)?;
+        let author = session.as_ref().map(|(author, _)| *author);
+        // Anybody may have replaced the heartbeat. One of another author than the session's does not count. When
+        // nobody knows the session's author, a heartbeat is a sign of life and says nothing of generations.
+        let beat = beat.filter(|(by, _)| author.is_none_or(|author| author == *by)).map(|(_, beat)| beat);
+        let session = session.map(|(_, session)| session);
         let started = session.as_ref().map_or(Timestamp::MIN, |s| s.started);
         live.push(LiveSession {
             id,
             seen: beat.as_ref().map_or(started, |b| b.time.max(started)),
-            generation: beat.map_or(0, |b| b.generation),
+            generation: beat.filter(|_| author.is_some()).map_or(0, |b| b.generation),
             host: session.as_ref().map_or_else(String::new, |s| s.host.clone()),
             pid: session.as_ref().map_or(0, |s| s.pid),
             purpose: session.map_or_else(String::new, |s| s.purpose),
@@ -72,13 +77,18 @@ fn live_among(repo: &Repository, listed: &[Listed], except: Option<SnapshotId>) 
     Ok(live)
 }
 
-/// Reads a session's object; `None` when it is gone or damaged, which says nothing in its favour.
-fn read<T>(repo: &Repository, name: &str, decode: impl Fn(&[u8]) -> Result<T, Malformed>) -> Result<Option<T>> {
+/// Reads a session's object and who signed it; `None` when it is gone, damaged or forged, which says nothing
+/// in its favour.
+fn read<T>(
+    repo: &Repository,
+    name: &str,
+    decode: impl Fn(&[u8]) -> Result<T, Malformed>,
+) -> Result<Option<(SlotId, T)>> {
     let opened = repo
         .storage
         .get(name, SESSION_BYTES_MAX)
         .and_then(|bytes| repo.open_object(ObjectKind::Session, name, &bytes))
-        .and_then(|(_, plain)| decode(&plain).map_err(|e| e.in_object(name)));
+        .and_then(|(claim, plain)| Ok((claim.author, decode(&plain).map_err(|e| e.in_object(name))?)));
     match opened {
         Ok(value) => Ok(Some(value)),
         Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => Ok(None),

@@ -35,11 +35,16 @@ enum Standing {
 }
 
 /// The newest generation, and what was skipped to find it.
+#[derive(Debug)]
 pub struct Found {
     /// The number of the newest that counts; 0 when there is none.
     pub number: u64,
     /// Its state; or why it can't be read, when this machine has seen it count.
     pub state: Result<Generation>,
+    /// The state of the newest that can be read, of whatever number; with `state` readable, the same.
+    pub readable: Generation,
+    /// The epoch that signed it; 0 when there is none.
+    pub epoch: u32,
     /// Objects that do not count, with higher numbers.
     pub void: Vec<(u64, Error)>,
     /// One of them is damaged: what it condemned, if it counted, is not known.
@@ -66,11 +71,35 @@ impl Repository {
         Ok((found.number, found.state))
     }
 
+    /// As [`newest_generation`](Self::newest_generation), for whoever is about to publish the next: what a damaged
+    /// one above it decided must not be forgotten.
+    ///
+    /// # Errors
+    /// `Damaged`, also when a damaged object stands above the newest that counts; `Storage`.
+    pub fn undoubted_generation(&self) -> Result<(u64, Generation)> {
+        let found = self.find_generation()?;
+        found.refuse_doubt()?;
+        Ok((found.number, found.state?))
+    }
+
     /// Finds the newest generation that counts.
     ///
     /// # Errors
     /// `Storage`; `Damaged` when too many objects stand in the way.
     pub fn find_generation(&self) -> Result<Found> {
+        self.find_generation_behind(VOID_MAX)
+    }
+
+    /// As [`find_generation`](Self::find_generation), however many objects stand in the way: for repair,
+    /// which removes them.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn find_generation_in_flood(&self) -> Result<Found> {
+        self.find_generation_behind(usize::MAX)
+    }
+
+    fn find_generation_behind(&self, void_max: usize) -> Result<Found> {
         let storage = self.storage.as_ref();
         let seen = self.seen.generation();
         // Mostly the newest is the one that this machine saw last. Over a network it is read while the
@@ -79,7 +108,7 @@ impl Repository {
         let (guessed, listed) =
             both(storage, || guess.map(|number| self.standing(number)), || self.listed_generations());
         let mut guessed = guess.zip(guessed);
-        let mut search = Search { best: None, void: Vec::new() };
+        let mut search = Search { best: None, ended: Vec::new(), void: Vec::new(), void_max };
         let numbers: BTreeSet<u64> = listed?.into_iter().chain(guess).collect();
         let newest_epoch = self.keys.newest_epoch();
         for number in numbers.into_iter().rev() {
@@ -95,15 +124,19 @@ impl Repository {
         self.climb(&mut search)?;
         let (number, epoch, state) = search.best.unwrap_or_default();
         let mut void = search.void;
+        let ended = search.ended.into_iter().filter(|(_, ended)| *ended < epoch);
+        void.extend(ended.map(|(number, ended)| (number, of_ended_epoch(number, ended))));
+        void.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
+        void.dedup_by_key(|(number, _)| *number);
         void.retain(|(other, _)| *other > number);
         // A generation of an epoch that has ended does not count, whatever its number.
         debug_assert!(epoch <= self.keys.newest_epoch());
         if let Some(at) = void.iter().position(|(other, error)| *other == seen && !error.is_forged()) {
             let (number, error) = void.swap_remove(at);
-            return Ok(Found { number, state: Err(error), void, is_doubtful: false });
+            return Ok(Found { number, state: Err(error), readable: state, epoch, void, is_doubtful: false });
         }
         let is_doubtful = void.iter().any(|(_, error)| !error.is_forged());
-        Ok(Found { number, state: Ok(state), void, is_doubtful })
+        Ok(Found { number, state: Ok(state.clone()), readable: state, epoch, void, is_doubtful })
     }
 
     /// Goes on by name from the best that is known: to the next milestone that counts, or else to the
@@ -116,13 +149,12 @@ impl Repository {
         loop {
             let next = next_milestone(number);
             let (milestone, follows) = both(storage, || exists(next), || exists(number + 1));
-            if milestone? && next != number + 1 {
-                let standing = self.standing(next)?;
-                if matches!(standing, Standing::Valid(..)) {
-                    search.take(next, standing)?;
-                    number = next;
-                    continue;
-                }
+            if milestone?
+                && next != number + 1
+                && let Some(reached) = self.step(search, next)?
+            {
+                number = reached;
+                continue;
             }
             if !follows? {
                 return Ok(());
@@ -131,6 +163,31 @@ impl Repository {
             let standing = self.standing(number)?;
             search.take(number, standing)?;
         }
+    }
+
+    /// The first generation at or after the milestone `next` that goes on the way: one that counts, at a
+    /// milestone or right after objects that do not count and have its name. As long as milestones
+    /// are there and lead nowhere, the next one is tried.
+    fn step(&self, search: &mut Search, next: u64) -> Result<Option<u64>> {
+        let mut milestone = next;
+        while milestone < GENERATION_MAX {
+            let mut number = milestone;
+            loop {
+                let standing = self.standing(number)?;
+                match &standing {
+                    Standing::Nothing if number == milestone => return Ok(None),
+                    Standing::Nothing => break,
+                    Standing::Valid(epoch, _) if search.goes_on(*epoch) => {
+                        search.take(number, standing)?;
+                        return Ok(Some(number));
+                    }
+                    _ => search.take(number, standing)?,
+                }
+                number += 1;
+            }
+            milestone += MILESTONE;
+        }
+        Ok(None)
     }
 
     fn standing(&self, number: u64) -> Result<Standing> {
@@ -173,37 +230,83 @@ impl Repository {
     }
 
     /// Publishes a generation as the first one after `number - 1` whose name is free, or is taken by
-    /// what does not count: of two, one succeeds. Returns its number.
+    /// what does not count: of two, one succeeds. Returns its number. What `state` says of `number` it
+    /// then says of that ([`renumbered`]).
+    ///
+    /// # Errors
+    /// `Busy` when somebody else published first; `Damaged` when a damaged object stands above the newest that
+    /// counts; `Storage`.
+    pub fn publish_generation(&self, number: u64, state: &Generation) -> Result<u64> {
+        self.publish(number, state, false)
+    }
+
+    /// As [`publish_generation`](Self::publish_generation), over damaged objects: `state` makes up for whatever
+    /// they decided.
     ///
     /// # Errors
     /// `Busy` when somebody else published first; `Storage`.
-    pub fn publish_generation(&self, number: u64, state: &Generation) -> Result<u64> {
-        for number in (number..GENERATION_MAX).take(VOID_MAX) {
+    pub fn publish_in_place_of_damaged(&self, number: u64, state: &Generation) -> Result<u64> {
+        self.publish(number, state, true)
+    }
+
+    fn publish(&self, first: u64, state: &Generation, over_damaged: bool) -> Result<u64> {
+        let late = |number| {
+            let (what, name) = ("another prune, check, forget or key change published", generation_name(number));
+            Error::new(Kind::Busy, format!("{what} {name} first; nothing was deleted"))
+                .hint("let it finish, then try again")
+        };
+        // `state` may continue what the authority of an ended epoch ordered since.
+        if self.keys.refresh_if_newer(self.storage.as_ref())? {
+            return Err(late(first));
+        }
+        if !over_damaged {
+            self.find_generation()?.refuse_doubt()?;
+        }
+        for number in (first..GENERATION_MAX).take(VOID_MAX) {
             let name = generation_name(number);
-            let object = self.keys.seal_order(self.env.as_ref(), ObjectKind::Generation, &name, &state.encode())?;
+            let content = renumbered(state, first, number).encode();
+            let object = self.keys.seal_order(self.env.as_ref(), ObjectKind::Generation, &name, &content)?;
             refuse_unreadable(&name, &object, GENERATION_BYTES_MAX)?;
-            let late = || {
-                let what = "another prune, check, forget or key change published";
-                Error::new(Kind::Busy, format!("{what} {name} first; nothing was deleted"))
-                    .hint("let it finish, then try again")
-            };
             match self.storage.put_new(&name, &object) {
                 Ok(()) => {}
                 Err(e) if e.kind() == Kind::AlreadyExists => match self.standing(number)? {
                     Standing::Void(_) => continue,
-                    _ => return Err(late()),
+                    Standing::Valid(epoch, _) if self.has_ended(epoch, first)? => continue,
+                    _ => return Err(late(number)),
                 },
                 Err(e) => return Err(e),
             }
             // Whoever was asleep may get a name that others have used and given up since. Then a newer
-            // one is there, and this one counts for nothing.
-            if self.probe_generation()?.0 > number {
-                return Err(late());
+            // one is there, and this one counts for nothing. So it does when the new epoch's first one is there.
+            self.keys.refresh_if_newer(self.storage.as_ref())?;
+            let newest = self.probe_generation()?.0;
+            if newest != number {
+                return Err(late(newest));
             }
             self.forget_generations(number);
             return Ok(number);
         }
         Err(flooded())
+    }
+
+    /// True when a generation that `epoch` signed counts no more, since one of a later epoch does that has a
+    /// lower number than `first`. Before that the first order of the new epoch must continue it.
+    fn has_ended(&self, epoch: u32, first: u64) -> Result<bool> {
+        if epoch >= self.keys.newest_epoch() {
+            return Ok(false);
+        }
+        let found = self.find_generation()?;
+        Ok(found.epoch > epoch && found.number < first)
+    }
+
+    /// True when a session that read generation `number` read one that counts. A heartbeat may name a
+    /// generation that only an ended epoch has signed, or one that never was.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn counts_now(&self, number: u64) -> Result<bool> {
+        let newest = self.find_generation()?.epoch;
+        Ok(matches!(self.standing(number)?, Standing::Valid(epoch, _) if epoch >= newest))
     }
 
     /// As [`publish_generation`](Self::publish_generation). When the answer gets lost, the storage is
@@ -214,7 +317,7 @@ impl Repository {
     pub fn publish_settled(&self, number: u64, state: &Generation) -> Result<u64> {
         match self.publish_generation(number, state) {
             Err(e) if e.kind() == Kind::Storage && !e.is_durability_unknown() => match self.newest_generation() {
-                Ok((newest, found)) if newest >= number && found == *state => Ok(newest),
+                Ok((newest, found)) if newest >= number && found == renumbered(state, number, newest) => Ok(newest),
                 _ => Err(e),
             },
             published => published,
@@ -226,25 +329,106 @@ impl Repository {
     /// all. What can't be deleted only takes room.
     fn forget_generations(&self, newest: u64) {
         let Ok(listed) = self.listed_generations() else { return };
+        let mut there: BTreeSet<u64> = listed.into_iter().collect();
         // The oldest first, and the first that stays ends it: so that they have no gap.
-        let old: BTreeSet<u64> =
-            listed.into_iter().filter(|n| n % MILESTONE != 0 && n + 2 * MILESTONE < newest).collect();
+        let old: Vec<u64> =
+            there.iter().copied().filter(|n| n % MILESTONE != 0 && n + 2 * MILESTONE < newest).collect();
         for number in old {
-            if self.storage.delete(&generation_name(number)).is_err() {
-                return;
+            match self.is_on_the_way(number, &there) {
+                Ok(true) => {}
+                Ok(false) if self.storage.delete(&generation_name(number)).is_ok() => {
+                    there.remove(&number);
+                }
+                _ => return,
             }
         }
     }
+
+    /// True when the milestone before `number` does not count, nor anything in between: then what stands here
+    /// continues the way in its place.
+    fn is_on_the_way(&self, number: u64, there: &BTreeSet<u64>) -> Result<bool> {
+        let milestone = number - number % MILESTONE;
+        if milestone == 0 || !(milestone..number).rev().all(|before| there.contains(&before)) {
+            return Ok(false);
+        }
+        for before in milestone..number {
+            if matches!(self.standing(before)?, Standing::Valid(..)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Repository {
+    /// True when the way by name leads over an object that does not count: from a milestone on, without a gap.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub(crate) fn leads_on(&self, number: u64) -> Result<bool> {
+        if number > 0 && number % MILESTONE == 0 {
+            return Ok(true);
+        }
+        self.is_on_the_way(number, &self.listed_generations()?.into_iter().collect())
+    }
+
+    /// True when an epoch has signed the generation, or when it is gone.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub(crate) fn is_readable_generation(&self, number: u64) -> Result<bool> {
+        Ok(!matches!(self.standing(number)?, Standing::Void(_)))
+    }
+}
+
+impl Found {
+    /// Refuses when a damaged object stands above the newest generation that counts.
+    ///
+    /// # Errors
+    /// `Damaged`.
+    pub fn refuse_doubt(&self) -> Result<()> {
+        let Some((number, _)) = self.void.iter().find(|(_, error)| self.is_doubtful && !error.is_forged()) else {
+            return Ok(());
+        };
+        Err(Error::damaged(
+            generation_name(*number),
+            "is unreadable and may have counted: what it decided is not known",
+        )
+        .hint("`alluvium repair index` publishes a new one"))
+    }
+}
+
+/// `state`, made to be published as generation `first`, as it must read when it becomes generation
+/// `number`: what it condemns anew is condemned since then. A session that read a generation in between
+/// knows nothing of it.
+pub fn renumbered(state: &Generation, first: u64, number: u64) -> Generation {
+    let mut state = state.clone();
+    for condemned in state.condemned.iter_mut().filter(|condemned| condemned.since == first) {
+        condemned.since = number;
+    }
+    if state.judged == first {
+        state.judged = number;
+    }
+    state
 }
 
 /// A search under way.
 struct Search {
     /// The best so far: number, epoch, state.
     best: Option<(u64, u32, Generation)>,
+    /// The others that an epoch has signed, with it.
+    ended: Vec<(u64, u32)>,
     void: Vec<(u64, Error)>,
+    /// So many are skipped.
+    void_max: usize,
 }
 
 impl Search {
+    /// True when one that `epoch` signed may lead on: none of a later epoch is known.
+    fn goes_on(&self, epoch: u32) -> bool {
+        self.best.as_ref().is_none_or(|(_, best, _)| epoch >= *best)
+    }
+
     fn take(&mut self, number: u64, standing: Standing) -> Result<()> {
         match standing {
             Standing::Nothing => {}
@@ -253,16 +437,22 @@ impl Search {
                 if self.best.as_ref().is_none_or(is_better) {
                     self.best = Some((number, epoch, state));
                 }
+                // Each that an epoch has signed, the best included: whether it has ended is seen in the end.
+                self.ended.push((number, epoch));
             }
             Standing::Void(error) => {
                 self.void.push((number, error));
-                if self.void.len() > VOID_MAX {
+                if self.void.len() > self.void_max {
                     return Err(flooded());
                 }
             }
         }
         Ok(())
     }
+}
+
+fn of_ended_epoch(number: u64, epoch: u32) -> Error {
+    Error::forged(generation_name(number), format!("is signed by key epoch {epoch}, which has ended"))
 }
 
 fn flooded() -> Error {

@@ -20,9 +20,9 @@ use crate::env::{Env, lock};
 use crate::error::{Error, Kind, Result};
 use crate::format::certificate::{self, Certificate};
 use crate::format::config::Config;
-use crate::format::epoch::{self, Epoch, Listed, SealedSecrets};
+use crate::format::epoch::{self, CERTIFICATES_MAX, EPOCH_MAX, Epoch, Listed, SealedSecrets};
 use crate::format::keyslot::{self, EpochSecrets, Kdf, KeySlot, SecretBytes, SlotKeys, SlotKind};
-use crate::format::limits::{KEY_SLOT_BYTES_MAX, NAME_BYTES_MAX};
+use crate::format::limits::{EPOCH_BYTES_MAX, KEY_SLOT_BYTES_MAX, NAME_BYTES_MAX};
 use crate::format::pack::WrappedKey;
 use crate::format::signed::{Claim, Order};
 use crate::format::{Malformed, ObjectKind, associated_data};
@@ -231,8 +231,16 @@ impl Keys {
     /// # Errors
     /// `Damaged`, `Storage`.
     pub fn refresh_ring(&self, storage: &dyn Storage) -> Result<()> {
-        let ring = Ring::judge(RawRing::read(storage)?, self.repo, &self.plain, self.slot)?;
-        *lock(&self.ring) = ring;
+        let known = self.newest_epoch();
+        let raw = RawRing::read(storage)?;
+        let ring = Ring::judge(raw, storage, self.repo, &self.plain, self.slot, known)?;
+        let mut before = lock(&self.ring);
+        if ring.newest().0 < before.newest().0 && before.newest().0 > known {
+            // Another thread has read it later.
+            return Ok(());
+        }
+        ring.require_all_of(&before)?;
+        *before = ring;
         Ok(())
     }
 
@@ -249,7 +257,8 @@ impl Keys {
     pub fn refresh_if_newer(&self, storage: &dyn Storage) -> Result<bool> {
         let before = self.newest_epoch();
         let listed = storage.list(epoch::PREFIX)?;
-        if listed.iter().filter_map(|o| epoch::number_of(&o.name)).all(|number| number <= before) {
+        let mut numbers = listed.iter().filter_map(|o| epoch::number_of(&o.name));
+        if !numbers.any(|number| lock(&self.ring).is_news(number)) {
             return Ok(false);
         }
         self.refresh_ring(storage)?;
@@ -452,13 +461,19 @@ impl Keys {
     // ---- Slots and epochs ----
 
     /// Makes a slot for a passphrase or key file: its certificate first, then the slot, each
-    /// exclusively. A write-only slot gets no secrets of epochs.
+    /// exclusively. A write-only slot gets no secrets of epochs. Afterwards the slot counts in the
+    /// newest epoch there is.
     ///
     /// # Errors
-    /// `WrongKey` from a write-only slot; `Usage`; `Storage`.
+    /// `WrongKey` from a write-only slot; `Usage`; `Storage`; `Busy` when somebody else began an epoch
+    /// meanwhile, without this slot.
     pub fn write_slot(&self, storage: &dyn Storage, env: &dyn Env, id: SlotId, new: NewSlot<'_>) -> Result<()> {
         self.require_full("making a key slot")?;
+        self.refresh_ring(storage)?;
         let ring = self.ring();
+        if ring.is_cut || ring.slots.len() >= CERTIFICATES_MAX {
+            return Err(too_many_certificates());
+        }
         let secrets = ring.epochs.values().map(|known| known.secrets.clone());
         let epochs: Option<Vec<EpochSecrets>> = secrets.collect();
         let epochs = epochs.ok_or_else(|| no_secrets(ring.newest().0))?;
@@ -468,74 +483,111 @@ impl Keys {
         let made = MadeSlot::make(env, self.repo, id, new, &shared, self.plain.authority, epochs)?;
         let sealer = Sealer { env, repo: self.repo, index: &self.index };
         made.write(storage, &sealer, number, &authority)?;
-        let digest = stream_digest(&made.certificate.encode());
-        lock(&self.ring).slots.insert(id, KnownSlot { certificate: made.certificate, digest });
-        Ok(())
+        self.settle_slot(storage, number, made)
+    }
+
+    /// Looks whether a slot counts that was certified in the epoch `number`: somebody may have begun a
+    /// later one before its certificate was there to be listed, or its key slot to get the secrets.
+    fn settle_slot(&self, storage: &dyn Storage, number: u32, made: MadeSlot) -> Result<()> {
+        self.refresh_ring(storage)
+            .map_err(|e| e.during("the new key slot was written, and `alluvium key list` shows whether it counts"))?;
+        let MadeSlot { id, certificate, .. } = made;
+        let digest = stream_digest(&certificate.encode());
+        let names = [keyslot::object_name(id), certificate::object_name(id)];
+        let mut ring = lock(&self.ring);
+        let later: Vec<&Epoch> = ring.epochs.range(number + 1..).map(|(_, known)| &known.epoch).collect();
+        let is_listed = |epoch: &&Epoch| epoch.certificates.contains(&Listed { slot: id, digest });
+        let has_secrets =
+            |epoch: &&Epoch| certificate.kind == SlotKind::WriteOnly || epoch.secrets.iter().any(|s| s.slot == id);
+        let counts = later.iter().all(is_listed);
+        if counts && later.iter().all(has_secrets) && !ring.is_cut {
+            ring.slots.insert(id, KnownSlot { certificate, digest });
+            return Ok(());
+        }
+        let what = if ring.is_cut {
+            "there are too many certificates meanwhile: the new key slot does not count"
+        } else {
+            "somebody else began a key epoch meanwhile, without the new key slot: it does not count"
+        };
+        drop(ring);
+        // The passphrase opens nothing then. A certificate that an epoch lists stays.
+        let useless = if counts { &names[..1] } else { &names[..] };
+        let is_gone = useless.iter().map(|name| storage.delete(name)).all(|deleted| deleted.is_ok());
+        let hint = if is_gone {
+            "run the command again".to_owned()
+        } else {
+            format!("delete {}, then run the command again", useless.join(" and "))
+        };
+        Err(Error::new(Kind::Busy, what).hint(hint))
     }
 
     /// Begins a new key epoch: what is stored from now on opens with its secrets alone, which are
-    /// sealed to the full slots `to`. Returns its number.
+    /// sealed to the full slots `to`. Returns its number, which is the next: a successor of an epoch
+    /// has one name, and whoever takes it first is the successor for ever.
     ///
     /// # Errors
-    /// `WrongKey` from a write-only slot; `Storage`; `Busy` when somebody else began one meanwhile.
+    /// `WrongKey` from a write-only slot; `Storage`; `Busy` when somebody else began one meanwhile;
+    /// `Damaged` when an object that does not count has taken the name.
     pub fn begin_epoch(&self, storage: &dyn Storage, env: &dyn Env, to: &[SlotId]) -> Result<u32> {
         self.require_full("beginning a key epoch")?;
         self.refresh_ring(storage)?;
         let ring = self.ring();
         let (previous, known) = ring.newest();
         let before = known.secrets.as_ref().ok_or_else(|| no_secrets(previous))?;
+        if previous >= EPOCH_MAX {
+            return Err(Error::new(Kind::Failed, format!("key epoch {previous} is the last that there can be")));
+        }
+        if ring.is_cut || ring.slots.len() > CERTIFICATES_MAX || to.len() > CERTIFICATES_MAX {
+            return Err(too_many_certificates());
+        }
+        let number = previous + 1;
+        let name = epoch::object_name(number);
         let (public, secret) = seal::generate_key_pair(env);
         let (authority, authority_secret) = Signer::generate(env);
         let plain = Zeroizing::new([&secret[..], &authority_secret[..]].concat());
         let mut certificates: Vec<Listed> =
             ring.slots.iter().map(|(slot, known)| Listed { slot: *slot, digest: known.digest }).collect();
         certificates.sort_by_key(|listed| listed.slot);
-        // A name may be taken by what does not count: the next free one is used.
-        for number in previous + 1..previous + 1 + NUMBERS_TRIED {
-            let name = epoch::object_name(number);
-            let mut secrets = Vec::new();
-            for slot in to {
-                let Some(known) = ring.slots.get(slot) else { continue };
-                let associated = secrets_name(self.repo, number, *slot);
-                let sealing = &known.certificate.sealing;
-                let (kem_output, sealed) = seal::wrap(env, Purpose::EpochSecret, sealing, &associated, &plain)
-                    .map_err(|e| Error::damaged(certificate::object_name(*slot), e))?;
-                let sealed = sealed.try_into().expect("two secrets and a tag");
-                secrets.push(SealedSecrets { slot: *slot, kem_output, sealed });
-            }
-            let epoch = Epoch {
-                previous,
-                created: env.now(),
-                public,
-                authority: authority.public(),
-                certificates: certificates.clone(),
-                secrets,
-            };
-            let sealer = Sealer { env, repo: self.repo, index: &self.index };
-            let signer = Signer::new(&before.authority.0);
-            let object = sealer.order(previous, &signer, ObjectKind::Epoch, &name, &epoch.encode());
-            match storage.put_new(&name, &object) {
-                Ok(()) => {
-                    self.refresh_ring(storage)?;
-                    return Ok(number);
-                }
-                Err(e) if e.kind() == Kind::AlreadyExists => {
-                    self.refresh_ring(storage)?;
-                    if lock(&self.ring).newest().0 != previous {
-                        return Err(Error::new(Kind::Busy, "somebody else began a key epoch meanwhile")
-                            .hint("run `alluvium key rotate` again if you want another one"));
-                    }
-                }
-                Err(e) => return Err(e),
-            }
+        let mut secrets = Vec::new();
+        for slot in to {
+            let Some(known) = ring.slots.get(slot) else { continue };
+            let associated = secrets_name(self.repo, number, *slot);
+            let sealing = &known.certificate.sealing;
+            let (kem_output, sealed) = seal::wrap(env, Purpose::EpochSecret, sealing, &associated, &plain)
+                .map_err(|e| Error::damaged(certificate::object_name(*slot), e))?;
+            let sealed = sealed.try_into().expect("two secrets and a tag");
+            secrets.push(SealedSecrets { slot: *slot, kem_output, sealed });
         }
-        Err(Error::damaged(epoch::PREFIX, "the names of the next key epochs are taken by other objects")
-            .hint("`alluvium check` names them; delete them, then run `alluvium key rotate` again"))
+        let authority = authority.public();
+        let epoch = Epoch { previous, created: env.now(), public, authority, certificates, secrets };
+        let sealer = Sealer { env, repo: self.repo, index: &self.index };
+        let signer = Signer::new(&before.authority.0);
+        let object = sealer.order(previous, &signer, ObjectKind::Epoch, &name, &epoch.encode());
+        refuse_unreadable(&name, &object, EPOCH_BYTES_MAX)?;
+        match storage.put_new(&name, &object) {
+            Err(e) if e.kind() != Kind::AlreadyExists => return Err(e),
+            _ => self.refresh_ring(storage)?,
+        }
+        let ring = lock(&self.ring);
+        match ring.epochs.get(&number) {
+            Some(known) if known.epoch.authority == authority => Ok(number),
+            Some(_) => Err(Error::new(Kind::Busy, "somebody else began a key epoch meanwhile")
+                .hint("run `alluvium key rotate` again if you want another one")),
+            None => Err(Error::damaged(
+                name,
+                "has the name of the next key epoch and does not count; no key epoch was begun",
+            )
+            .hint(
+                "if a copy of the repository has another object of this name, bring that back; else delete                  this one; then run `alluvium key rotate` again",
+            )),
+        }
     }
 }
 
-/// Names that are tried for a new epoch.
-const NUMBERS_TRIED: u32 = 64;
+fn too_many_certificates() -> Error {
+    Error::new(Kind::Failed, format!("there are too many objects in slots/: {CERTIFICATES_MAX} can count"))
+        .hint("`alluvium check` names those that do not count: delete them")
+}
 
 fn no_secrets(epoch: u32) -> Error {
     let what = format!("this slot was not given the secrets of key epoch {epoch}");
@@ -755,11 +807,11 @@ fn cheapest_first(mut slots: Slots) -> Slots {
     slots
 }
 
-/// Opens the slot that `passphrase` belongs to, of those at `location`.
+/// Opens the slot that `passphrase` belongs to, of those in `storage`.
 ///
 /// # Errors
 /// `WrongKey` when no slot opens (one derivation each), `Damaged` when there is none to try.
-pub fn open(slots: Slots, ring: RawRing, location: &str, config: &Config, passphrase: &[u8]) -> Result<Keys> {
+pub fn open(slots: Slots, ring: RawRing, storage: &dyn Storage, config: &Config, passphrase: &[u8]) -> Result<Keys> {
     let repo = config.repository;
     let (mut tried, mut problem, mut failed) = (0, None, None);
     for (id, slot) in cheapest_first(slots) {
@@ -795,7 +847,7 @@ pub fn open(slots: Slots, ring: RawRing, location: &str, config: &Config, passph
         {
             return Err(Error::damaged("config", "its plain part was altered"));
         }
-        let ring = Ring::judge(ring, repo, &plain, id)?;
+        let ring = Ring::judge(ring, storage, repo, &plain, id, 0)?;
         let keys = Keys::new(repo, id, plain, ring);
         let certificate = keys.verify_slot(id, &slot, &bytes)?;
         if certificate.signing != keys.signer.public() || certificate.kind != keys.kind() {
@@ -812,7 +864,7 @@ pub fn open(slots: Slots, ring: RawRing, location: &str, config: &Config, passph
             .hint("without a key slot nobody can read this repository: bring one back from a copy"));
     }
     let what = if key_file_secret(passphrase).is_some() { "key file" } else { "passphrase" };
-    let error = Error::new(Kind::WrongKey, format!("the {what} opens no key slot of {location}"));
+    let error = Error::new(Kind::WrongKey, format!("the {what} opens no key slot of {}", storage.location()));
     Err(match problem {
         Some(problem) => {
             error.because(problem).hint("a key slot is damaged; if it was yours, use the passphrase of another slot")

@@ -73,7 +73,7 @@ impl Locked {
     pub fn open(self, env: Arc<dyn Env>, passphrase: &[u8], cache: CacheOptions) -> Result<Repository> {
         let Self { storage, config, slots, ring } = self;
         let id = config.repository;
-        let keys = Arc::new(keys::open(slots, ring, &storage.location(), &config, passphrase)?);
+        let keys = Arc::new(keys::open(slots, ring, storage.as_ref(), &config, passphrase)?);
         let parameters =
             keys.index.open(&associated_data(ObjectKind::Config, id, b"config"), &config.sealed).ok_or_else(|| {
                 Error::damaged("config", "its sealed part does not open: altered, or from another repository")
@@ -126,6 +126,7 @@ pub fn address_memory(cache_folder: &Path, id: RepoId, storage: &dyn Storage) ->
 }
 
 /// Where there are packs and no `config`, a repository has lost it: that is not a place for a new one.
+/// Neither is one where an `init` was interrupted, which writes `config` last.
 pub(super) fn refuse_remains(storage: &dyn Storage, kind: Kind) -> Result<()> {
     for folder in ["packs/", "index/", "snapshots/"] {
         if let Some(object) = storage.list(folder)?.first() {
@@ -134,6 +135,24 @@ pub(super) fn refuse_remains(storage: &dyn Storage, kind: Kind) -> Result<()> {
                 format!("config: is missing, but {} is there: a repository lost it", object.name),
             )
             .hint("copy `config` back from a copy of the repository; without it nothing can be read"));
+        }
+    }
+    for folder in ["epochs/", "slots/", "keys/"] {
+        if let Some(object) = storage.list(folder)?.first() {
+            // Nothing is stored in such a place: for whoever opens it, there is no repository.
+            let kind = if kind == Kind::Damaged { Kind::NoRepository } else { kind };
+            return Err(Error::new(
+                kind,
+                format!(
+                    "there is no repository at {}: {} is there and no config, as an interrupted `init` leaves it",
+                    storage.location(),
+                    object.name
+                ),
+            )
+            .hint(
+                "if no other `init` runs, and no copy has the `config`, delete the folders epochs, slots and \
+                 keys there; then run `alluvium init`",
+            ));
         }
     }
     Ok(())

@@ -54,6 +54,9 @@ pub struct Reader<'r> {
     bases: Bases,
     /// It goes by the index as it is, and does not read it again.
     steady: bool,
+    /// Bases that a steady reader has found damaged, with the versions of the deltas that needed them: a
+    /// pack may list any number of deltas that lead to one.
+    lost: Mutex<HashSet<(BlobId, u8)>>,
 }
 
 impl<'r> Reader<'r> {
@@ -63,7 +66,8 @@ impl<'r> Reader<'r> {
     /// `WrongKey` from a write-only slot.
     pub fn new(indexed: &'r Indexed<'r>) -> Result<Self> {
         indexed.repo.keys.require_full("reading stored data")?;
-        Ok(Self { indexed, reading_again: Mutex::new(()), bases: Bases::default(), steady: false })
+        let (reading_again, bases, lost) = (Mutex::new(()), Bases::default(), Mutex::default());
+        Ok(Self { indexed, reading_again, bases, steady: false, lost })
     }
 
     /// A reader that never reads the index again: for whoever has looked at packs and listings that belong to it.
@@ -149,9 +153,21 @@ impl<'r> Reader<'r> {
     }
 
     fn base_after(&self, base: &Base, attempts: &mut Attempts) -> Result<Arc<Vec<u8>>> {
-        match self.bases.get(&base.id) {
-            Some(raw) => Ok(raw),
-            None => Ok(self.bases.put(base.id, self.blob_below(&base.id, base.version, attempts)?)),
+        if let Some(raw) = self.bases.get(&base.id) {
+            return Ok(raw);
+        }
+        let key = (base.id, base.version);
+        if self.steady && lock(&self.lost).contains(&key) {
+            return Err(Error::damaged(format!("chunk {}", base.id), "no copy of it can be read"));
+        }
+        match self.blob_below(&base.id, base.version, attempts) {
+            Ok(raw) => Ok(self.bases.put(base.id, raw)),
+            Err(e) => {
+                if self.steady && e.kind() == Kind::Damaged {
+                    lock(&self.lost).insert(key);
+                }
+                Err(e)
+            }
         }
     }
 
@@ -313,6 +329,10 @@ impl<'r> Reader<'r> {
     /// `Damaged`; `Storage`.
     pub fn recipe_chunk(&self, id: &BlobId) -> Result<Vec<RecipeEntry>> {
         let bytes = self.blob(id).map_err(|e| e.during("reading a recipe"))?;
+        if bytes.is_empty() {
+            // A recipe of nothing but such chunks would have no entry, and no end.
+            return Err(Error::damaged(format!("recipe chunk {id}"), "has no entries"));
+        }
         recipe::decode_entries(&bytes).map_err(|e| Error::damaged(format!("recipe chunk {id}"), e))
     }
 

@@ -5,50 +5,88 @@
 //!                                               └─ signs ──> slots/<id> (certificate) ── signs ──> claims
 //! ```
 //!
-//! An epoch counts when the newest epoch before it signed it. A certificate counts when the authority of
-//! an epoch signed it and every later epoch lists it: so nobody who has only old secrets can add one.
+//! An epoch counts when the epoch with the number before signed it. Numbers have no gap: a successor
+//! has one name, and once that is taken, the secrets of the ended epoch sign no other. A certificate
+//! counts when the authority of an epoch signed it and every later epoch lists it: so nobody who has
+//! only old secrets can add one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::error::{Error, Kind, Result};
 use crate::format::certificate::{self, Certificate};
-use crate::format::epoch::{self, Epoch};
+use crate::format::epoch::{self, CERTIFICATES_MAX, EPOCH_MAX, Epoch};
 use crate::format::keyslot::{EpochSecrets, SecretBytes, SlotKeys, SlotKind};
 use crate::format::limits::{CERTIFICATE_BYTES_MAX, EPOCH_BYTES_MAX};
 use crate::format::signed::Order;
 use crate::format::{ObjectKind, associated_data, envelope};
 use crate::id::{RepoId, SlotId};
 use crate::report::Problem;
-use crate::storage::Storage;
+use crate::storage::{Listed, Storage};
 use crate::transform::hash::stream_digest;
 use crate::transform::seal::{self, Purpose, SealKey};
 use crate::transform::sign::{self, Signer};
 
 use super::parallel::{at_once, both, each};
 
+/// Bytes of epochs that are read before anybody can judge them.
+const EARLY_BYTES_MAX: u64 = 1 << 20;
+/// Names that do not count and that are told one by one.
+const TOLD_MAX: usize = 64;
+
 /// The objects of a ring as they lie in the storage.
 pub struct RawRing {
-    epochs: Vec<(u32, Result<Vec<u8>>)>,
+    /// By number; those that are not read yet are `None`.
+    epochs: BTreeMap<u32, Option<Result<Vec<u8>>>>,
     certificates: Vec<(SlotId, Result<Vec<u8>>)>,
+    /// Objects that are not looked at.
+    problems: Vec<Problem>,
+    is_cut: bool,
 }
 
 impl RawRing {
-    /// Reads all epochs and certificates.
+    /// Reads the first epochs, and the certificates.
     ///
     /// # Errors
     /// `Storage` when they can't be listed; one that can't be read is a problem of the ring.
     pub fn read(storage: &dyn Storage) -> Result<Self> {
-        let (epochs, slots) = both(storage, || storage.list(epoch::PREFIX), || storage.list(certificate::PREFIX));
-        let numbers: Vec<u32> = epochs?.iter().filter_map(|object| epoch::number_of(&object.name)).collect();
-        let slots: Vec<SlotId> =
-            slots?.iter().filter_map(|object| object.name.strip_prefix(certificate::PREFIX)?.parse().ok()).collect();
-        let read = |name: &str, max| storage.get(name, max);
+        let list = |prefix| storage.list(prefix);
+        let (epochs, slots) = both(storage, || list(epoch::PREFIX), || list(certificate::PREFIX));
+        let numbered = |o: &Listed| Some((epoch::number_of(&o.name)?, o.size));
+        let sizes: BTreeMap<u32, u64> = epochs?.iter().filter_map(numbered).collect();
+        let mut left = EARLY_BYTES_MAX;
+        let follows = |at: usize, number: u32| u32::try_from(at + 1) == Ok(number);
+        let is_early = |(at, (number, size)): &(usize, (&u32, &u64))| {
+            left = left.checked_sub(**size).unwrap_or_default();
+            follows(*at, **number) && left > 0
+        };
+        let early = sizes.iter().enumerate().take_while(is_early);
+        let early: Vec<(u32, u64)> = early.map(|(_, (number, size))| (*number, *size)).collect();
+
+        let parsed = |o: &Listed| Some((o.modified, o.name.strip_prefix(certificate::PREFIX)?.parse::<SlotId>().ok()?));
+        let mut slots: Vec<_> = slots?.iter().filter_map(parsed).collect();
+        // The oldest first: what somebody adds later crowds none out.
+        slots.sort_unstable();
+        let mut problems = Vec::new();
+        let is_cut = slots.len() > CERTIFICATES_MAX;
+        if is_cut {
+            let what = format!(
+                "there are {} objects, and at most {CERTIFICATES_MAX} are read: the later ones do not count",
+                slots.len()
+            );
+            problems.push(Problem::new(certificate::PREFIX, what));
+            slots.truncate(CERTIFICATES_MAX);
+        }
         let threads = at_once(storage);
-        let epochs = each(threads, &numbers, |n| read(&epoch::object_name(*n), EPOCH_BYTES_MAX));
-        let certificates = each(threads, &slots, |id| read(&certificate::object_name(*id), CERTIFICATE_BYTES_MAX));
+        let read = |(number, size): &(u32, u64)| storage.get(&epoch::object_name(*number), *size);
+        let mut read = each(threads, &early, read).into_iter();
+        let certificates =
+            each(threads, &slots, |(_, id)| storage.get(&certificate::object_name(*id), CERTIFICATE_BYTES_MAX));
         Ok(Self {
-            epochs: numbers.into_iter().zip(epochs).collect(),
-            certificates: slots.into_iter().zip(certificates).collect(),
+            // What is read are the lowest numbers.
+            epochs: sizes.into_keys().map(|number| (number, read.next())).collect(),
+            certificates: slots.into_iter().map(|(_, id)| id).zip(certificates).collect(),
+            problems,
+            is_cut,
         })
     }
 }
@@ -80,45 +118,70 @@ pub struct Ring {
     pub slots: HashMap<SlotId, KnownSlot>,
     /// Objects that do not count.
     pub problems: Vec<Problem>,
-    /// Of these the epochs and slots that can't be judged: nobody forged them, they don't open.
-    unreadable_epochs: BTreeSet<u32>,
+    /// The first epoch whose object is there and does not open: from it on nothing can be judged.
+    unreadable_from: Option<u32>,
+    /// Slots whose certificates are there and do not open: nobody forged them.
     unreadable_slots: BTreeSet<SlotId>,
+    /// There are more certificates than are read.
+    pub is_cut: bool,
+    /// Numbers of epochs that do not count. Objects never change, so they will not.
+    void: BTreeSet<u32>,
 }
 
 impl Ring {
-    /// The ring that starts from `plain.authority`.
+    /// The ring that starts from `plain.authority`. Epochs up to the number `known` were in force
+    /// before, and are read even if no listing shows them.
     ///
     /// # Errors
-    /// `Damaged` without a first epoch.
-    pub fn judge(raw: RawRing, repo: RepoId, plain: &SlotKeys, slot: SlotId) -> Result<Self> {
+    /// `Damaged` without a first epoch, and without one that the slot's own keys name; `Storage`,
+    /// `Denied` for an epoch that may count and can't be read.
+    pub fn judge(
+        raw: RawRing,
+        storage: &dyn Storage,
+        repo: RepoId,
+        plain: &SlotKeys,
+        slot: SlotId,
+        known: u32,
+    ) -> Result<Self> {
         let index = SealKey::new(&plain.index.0);
-        let mut ring = Self::default();
-        let RawRing { mut epochs, mut certificates } = raw;
-        epochs.sort_by_key(|(number, _)| *number);
-        for (number, bytes) in epochs {
+        let RawRing { mut epochs, mut certificates, problems, is_cut } = raw;
+        let mut ring = Self { problems, is_cut, ..Self::default() };
+        let listed = epochs.last_key_value().map_or(0, |(number, _)| *number);
+        let own = plain.epochs.iter().map(|known| known.number).max().unwrap_or_default();
+        for number in 1..=listed.max(own).max(known).min(EPOCH_MAX) {
             let name = epoch::object_name(number);
-            let judged = bytes
+            let read = epochs.remove(&number).flatten();
+            let judged = read
+                .unwrap_or_else(|| storage.get(&name, EPOCH_BYTES_MAX))
                 .and_then(|bytes| open_order(&index, repo, ObjectKind::Epoch, &name, &bytes))
                 .and_then(|signed| ring.judge_epoch(repo, number, &name, &signed, plain.authority));
             match judged {
                 Ok(epoch) => {
                     let secrets = secrets_of(repo, number, &epoch, plain, slot);
                     ring.epochs.insert(number, KnownEpoch { epoch, secrets });
+                    continue;
                 }
                 Err(e) if e.kind() == Kind::NotFound => {}
-                Err(e) => {
+                Err(e) if e.kind() == Kind::Damaged => {
                     if !e.is_forged() {
-                        ring.unreadable_epochs.insert(number);
+                        ring.unreadable_from = Some(number);
                     }
+                    ring.void.insert(number);
                     ring.problems.push(Problem::new(name, &e));
                 }
+                // It may count: without it, an epoch that has ended would be the newest.
+                Err(e) => return Err(e),
             }
+            break;
         }
+        ring.tell_of_gap(epochs.keys());
+        ring.void.extend(epochs.keys());
         if ring.epochs.is_empty() {
             let what = "there is no valid key epoch: without it nothing can be verified";
             return Err(Error::damaged(epoch::object_name(1), what)
                 .hint("bring the folder `epochs` back from a copy of the repository"));
         }
+        ring.require_own(plain)?;
         certificates.sort_by_key(|(id, _)| *id);
         for (id, bytes) in certificates {
             let name = certificate::object_name(id);
@@ -141,19 +204,60 @@ impl Ring {
         Ok(ring)
     }
 
+    /// Tells of epochs above the newest: they do not count, whoever signed them.
+    fn tell_of_gap<'n>(&mut self, numbers: impl ExactSizeIterator<Item = &'n u32>) {
+        let more = numbers.len().saturating_sub(TOLD_MAX);
+        for number in numbers.take(TOLD_MAX) {
+            let name = epoch::object_name(*number);
+            let error = Error::forged(&name, "does not follow the newest key epoch");
+            self.problems.push(Problem::new(name, &error));
+        }
+        if more > 0 {
+            let what = format!("{more} more objects do not follow the newest key epoch");
+            self.problems.push(Problem::new(epoch::PREFIX, what));
+        }
+    }
+
+    /// The slot's own keys are sealed, and name epochs: those were in force when the slot was made.
+    fn require_own(&self, plain: &SlotKeys) -> Result<()> {
+        let fits = |known: &KnownEpoch, secrets: &EpochSecrets| {
+            Signer::new(&secrets.authority.0).public() == known.epoch.authority
+        };
+        let is_there =
+            |secrets: &&EpochSecrets| self.epochs.get(&secrets.number).is_some_and(|known| fits(known, secrets));
+        match plain.epochs.iter().find(|secrets| !is_there(secrets)) {
+            None => Ok(()),
+            Some(secrets) => Err(gone(secrets.number, "was in force when this key slot was made")),
+        }
+    }
+
     fn judge_epoch(&self, repo: RepoId, number: u32, name: &str, signed: &Signed, first: [u8; 32]) -> Result<Epoch> {
         let epoch = Epoch::decode(&signed.content).map_err(|e| e.in_object(name))?;
         let (previous, authority) = match self.epochs.last_key_value() {
             None => (0, first),
             Some((number, known)) => (*number, known.epoch.authority),
         };
-        let is_first = number == 1 && epoch.previous == 0 && epoch.authority == first;
-        let follows = previous > 0 && epoch.previous == previous && signed.order.epoch == previous;
-        if !(follows || previous == 0 && is_first && signed.order.epoch == 1) {
+        let is_first = number == 1 && epoch.authority == first && signed.order.epoch == 1;
+        let follows = previous > 0 && number - 1 == previous && signed.order.epoch == previous;
+        if epoch.previous != previous || !(follows || previous == 0 && is_first) {
             return Err(Error::forged(name, "does not follow the newest key epoch"));
         }
         signed.verify(repo, ObjectKind::Epoch, name, &authority)?;
         Ok(epoch)
+    }
+
+    /// Refuses a ring that lacks what counted before: an epoch that was in force stays.
+    ///
+    /// # Errors
+    /// `Damaged`.
+    pub fn require_all_of(&self, before: &Self) -> Result<()> {
+        let same = |number: &u32, known: &KnownEpoch| {
+            self.epochs.get(number).is_some_and(|now| now.epoch.authority == known.epoch.authority)
+        };
+        match before.epochs.iter().find(|(number, known)| !same(number, known)) {
+            None => Ok(()),
+            Some((number, _)) => Err(gone(*number, "was in force a moment ago")),
+        }
     }
 
     fn judge_certificate(&self, repo: RepoId, id: SlotId, name: &str, signed: &Signed) -> Result<KnownSlot> {
@@ -175,8 +279,8 @@ impl Ring {
     pub fn authority(&self, epoch: u32, name: &str) -> Result<[u8; 32]> {
         let known = self.epochs.get(&epoch).map(|known| known.epoch.authority);
         known.ok_or_else(|| {
-            if self.unreadable_epochs.contains(&epoch) {
-                return Error::damaged(name, format!("can't be verified: {} does not open", epoch::object_name(epoch)));
+            if let Some(first) = self.unreadable_from.filter(|first| epoch >= *first) {
+                return Error::damaged(name, format!("can't be verified: {} does not open", epoch::object_name(first)));
             }
             Error::forged(name, format!("names key epoch {epoch}, which is not in force"))
         })
@@ -193,11 +297,22 @@ impl Ring {
         (*number, known)
     }
 
+    /// Whether an epoch that is listed is newer than the newest that counts, and was not judged.
+    pub fn is_news(&self, number: u32) -> bool {
+        number > self.newest().0 && !self.void.contains(&number)
+    }
+
     /// The full slots whose certificates count.
     pub fn full_slots(&self) -> impl Iterator<Item = (SlotId, &KnownSlot)> {
         let full = |known: &KnownSlot| known.certificate.kind == SlotKind::Full;
         self.slots.iter().filter(move |(_, known)| full(known)).map(|(id, known)| (*id, known))
     }
+}
+
+fn gone(number: u32, since: &str) -> Error {
+    let what = format!("this key epoch {since}, and is gone or replaced: the storage shows an older state");
+    Error::damaged(epoch::object_name(number), what)
+        .hint("bring the folder `epochs` back from a copy of the repository")
 }
 
 /// An order that opened and is not yet verified.

@@ -25,7 +25,8 @@ use address::{Address, RemoteAddress};
 use local::Local;
 
 /// What a repository's objects and folders are called at the top.
-const OWN: [&str; 9] = ["config", "keys", "packs", "index", "snapshots", "sessions", "prune", "reserve", "tmp"];
+const OWN: [&str; 11] =
+    ["config", "keys", "slots", "epochs", "packs", "index", "snapshots", "sessions", "prune", "reserve", "tmp"];
 
 /// Most entries of a listing, whether they are objects or not. A store that goes on listing gets an error.
 pub const LISTED_MAX: usize = 1 << 24;

@@ -82,21 +82,21 @@ byte belied;            /* packs of others that its index objects describe as em
 
 /* Forgets publish generations; prune accepts those that came after the one it surveyed by. */
 #if SCENARIO == 10
-bit second;             /* snapshots/: another one that was there before, of the same series as `first` */
-byte forgotten;         /* the newest generation: snapshots that are to go, as bits of `published`, */
+bit second;             /* snapshots/: another one of the series of `first`; it needs no pack */
+byte forgotten;         /* in the newest generation: the snapshots of `series` that are to go, */
 byte judged;            /* and the last generation that a prune published */
-#define series (first | (second << 3))
+#define series (first | (second << 1))
 #else
-#define second 0
 #define judged gen
 #endif
 
 #define indexed (own_index | new_index[0] | new_index[1] | new_index[2] | new_index[3])
-#define published (first | ((names[0] == MANIFEST) << 1) | ((names[1] == MANIFEST) << 2) | (second << 3))
+#define published (first | ((names[0] == MANIFEST) << 1) | ((names[1] == MANIFEST) << 2))
 
 inline safe() {
-    assert(!published || (packs & whole));              /* every published snapshot can be restored: its chunk is there, */
-    assert(!published || (packs & whole & indexed));    /* and the index says where */
+    /* Every published snapshot can be restored: its chunk is there, and the index says where. */
+    assert(!published || (packs & whole));
+    assert(!published || (packs & whole & indexed));
 }
 
 /* One of the packs in a set. */
@@ -244,7 +244,7 @@ proctype Forget() {
 }
 
 #if SCENARIO == 10
-/* A forget that leaves one of two snapshots of a series, and removes what an earlier one left. */
+/* A forget that removes one of two snapshots of a series, and what an earlier one left. */
 proctype ForgetOne(byte chosen) {
     byte at, gone, there, going;
 
@@ -262,8 +262,8 @@ plan:
         gone = 0;
 #endif
         if
-        :: (there & ~gone) == 9 -> going = chosen
-        :: (there & ~gone) != 9 -> going = 0
+        :: (there & ~gone) == 3 -> going = chosen
+        :: (there & ~gone) != 3 -> going = 0
         fi
     };
     if
@@ -294,8 +294,8 @@ plan:
     :: atomic { !has(going, 0) -> skip }
     fi;
     if
-    :: atomic { has(going, 3) -> second = 0; assert(series) }
-    :: atomic { !has(going, 3) -> skip }
+    :: atomic { has(going, 1) -> second = 0; assert(series) }
+    :: atomic { !has(going, 1) -> skip }
     fi;
     going = 0
 }
@@ -407,16 +407,12 @@ inline remove(which) {
 }
 
 #ifdef NO_MARK_FORGOTTEN
-#define needed (published & ~forgotten)
+#define needed (published & ~(forgotten & 1))
 #else
 #define needed published
 #endif
 
-#ifdef DAMAGE
-#define sound (old & ~flawed)
-#else
-#define sound old
-#endif
+#define sound (old & ~flawed)   /* of the copies that the survey knows */
 
 /* What was judged by the generation that was surveyed holds in the newest one. */
 #ifdef NO_JUDGED
@@ -431,10 +427,8 @@ inline remove(which) {
 proctype Prune(byte me; byte rounds; bool repacks) {
     byte live, other, known;
     byte listed, surveyed, at, before, marked, going, ghosts, doomed, phase, old, pack, keep;
+    byte flawed;                                      /* copies that are known to be damaged */
     bool stored;
-#ifdef DAMAGE
-    byte flawed;                                      /* copies that are not counted on */
-#endif
 
 #if SCENARIO == 2
     if
@@ -455,7 +449,7 @@ begin:
         fi;
         if
         :: surveyed = needed
-        :: surveyed = needed & ~6                     /* it lags */
+        :: surveyed = needed & 1                      /* it lags */
 #ifdef NO_I6
         :: surveyed = needed & ~1                     /* cut short */
 #endif
@@ -464,11 +458,7 @@ begin:
 #ifdef ALIKE
     d_step { (me == 2 || one_began) -> one_began = 1; at = gen; before = condemned };
 #else
-    d_step { at = gen; before = condemned
-#ifdef DAMAGE
-        ; flawed = distrusted
-#endif
-    };
+    d_step { at = gen; before = condemned; flawed = distrusted };
 #endif
     atomic {
         /* Of the living ones, their packs are left alone. */
@@ -493,7 +483,7 @@ begin:
 #ifdef NO_MISSING_BY_NAME
         if
         :: skip
-        :: old = 0                                    /* a second listing of packs, an old one */
+        :: old = 0                                    /* the second listing of packs is old */
         fi;
 #endif
         listed = listed & ~doomed;                    /* candidates */
@@ -501,7 +491,8 @@ count:
         if
         :: !surveyed -> marked = 0
 #ifdef NO_STAY_CONDEMNED
-        :: surveyed && sound -> one_of(sound, pack); marked = bit(pack); before = before & ~marked    /* pardoned */
+        :: surveyed && sound -> one_of(sound, pack); marked = bit(pack);
+            before = before & ~marked                 /* pardoned */
 #else
         :: surveyed && (sound & ~before) -> one_of((sound & ~before), pack); marked = bit(pack)
 #ifdef NO_SURVEY_KEEPS_CONDEMNED
@@ -510,8 +501,8 @@ count:
         :: surveyed && sound && !(sound & ~before) -> marked = sound
 #endif
 #endif
-        /* I6: a needed chunk is in no pack. Where a write-only slot alone says that it is needed, prune goes on,
-         * unless a pack that no index lists has the chunk. */
+        /* I6: a needed chunk is in no pack. Where only a write-only slot says that it is needed,
+         * prune goes on, unless a pack that no index lists has the chunk. */
         :: surveyed && !sound && ((surveyed & ~claims) || (listed & ~indexed)) -> goto end
         :: surveyed && !sound && !(surveyed & ~claims) && !(listed & ~indexed) -> marked = 0
         fi;
@@ -532,7 +523,8 @@ count:
 #else
     :: atomic { marked && going && (marked & ~packs) -> goto end }
     :: atomic { marked && going && !(marked & ~packs) && !(marked & ~whole) -> skip }
-    :: atomic { marked && going && !(marked & ~packs) && (marked & ~whole) -> flawed = flawed | (marked & ~whole);
+    :: atomic { marked && going && !(marked & ~packs) && (marked & ~whole) ->
+        flawed = flawed | (marked & ~whole);
         goto count }
 #ifdef NO_UNREAD_STAYS
     :: atomic { marked && going -> skip }             /* the storage does not give it for now */
@@ -592,7 +584,7 @@ condemn:
 #ifdef NO_CARRY_FORGOTTEN
         forgotten = 0;
 #else
-        forgotten = forgotten & published;
+        forgotten = forgotten & series;
 #endif
 #endif
         other = 0;
@@ -681,11 +673,7 @@ deleted:
 end:
     atomic { sessions = sessions & ~bit(me); beat[me] = 0;
         live = 0; known = 0; listed = 0; surveyed = 0; at = 0; before = 0; marked = 0; going = 0; ghosts = 0;
-        doomed = 0; phase = 0; old = 0;
-#ifdef DAMAGE
-        flawed = 0;
-#endif
-        pack = 0; other = 0; stored = false;
+        doomed = 0; phase = 0; old = 0; flawed = 0; pack = 0; other = 0; stored = false;
         rounds--;
         if
         :: rounds -> goto begin
@@ -730,13 +718,15 @@ proctype Restore() {
 end: atomic { seen = 0; tried = 0; pack = 0; again = false }
 }
 
-/* ---- A hostile writer, who may create any object, replace heartbeats, and delete nothing ------------------ */
+/* ---- A hostile writer ----------------------------------------------------------------------------- */
 
 #if SCENARIO == 9
+/* It may create any object and replace heartbeats; it can't delete or sign for others. */
 proctype Hostile() {
     own_index = own_index | bit(1);                   /* its pack pretends to hold the chunk */
+#ifdef NO_CLAIMS_OF_OWN_PACKS
     belied = bit(0);                                  /* and it says that pack 0 does not hold it */
-    foreign = bit(1);                                 /* it replaces the writer's heartbeat by one that says the newest generation */
+#endif
 #ifdef NO_SIGNED_GENERATIONS
     d_step { gen++; condemned = 0; since[0] = 0; since[1] = 0; since[2] = 0; since[3] = 0 }
 #endif
@@ -813,18 +803,20 @@ init {
         run Prune(3, 1, false);
         run LateIndex()
 #elif SCENARIO == 8
-        /* Two copies, one of them rotten, and two prunes that repack. Either nobody knows which, and the snapshot stays;
-         * or a check has published it, and the snapshot may go. */
+        /* Two copies, that in pack 1 is rotten. Either nobody knows it, and two prunes repack; or a
+         * check has published it, the whole copy is condemned, and there are a writer, a prune that
+         * runs twice, forget, and the session of the rotten pack, which died. */
         packs = bit(0) | bit(1);
         own_index = bit(0) | bit(1);
         whole = ~bit(1);
         if
         :: run Prune(2, 1, true); run Prune(3, 1, true)
-        :: distrusted = bit(1); run Writer(1, true); run Prune(2, 2, true); run Forget()
+        :: distrusted = bit(1); condemned = bit(0); since[0] = 1; gen = 1; sessions = bit(0);
+            run Writer(1, true); run Prune(2, 2, false); run Forget()
         fi
 #elif SCENARIO == 9
-        /* An honest writer of either kind, a prune that runs twice, and a hostile writer. The pack that a snapshot needs may
-         * be condemned already. */
+        /* An honest writer of either kind, a prune that repacks, forget, and a hostile writer with
+         * session 0 and pack 1. The whole copy may be condemned already. */
         packs = bit(0) | bit(1);
         whole = ~bit(1);
         sessions = bit(0);
@@ -837,16 +829,20 @@ init {
         :: run Writer(1, true)
         :: claims = bit(2); run Writer(1, false)
         fi;
-        run Prune(2, 2, true);
+        if
+        :: skip
+        :: foreign = bit(1)
+        fi;
+        run Prune(2, 1, true);
         run Hostile();
         run Forget()
 #elif SCENARIO == 10
-        /* Two forgets that each leave one of two snapshots, two prunes. */
+        /* Two forgets that each leave one of two snapshots, and two prunes. */
         packs = bit(0) | bit(1);
         own_index = bit(0) | bit(1);
         second = 1;
         run ForgetOne(bit(0));
-        run ForgetOne(bit(3));
+        run ForgetOne(bit(1));
         run Prune(2, 1, false);
         run Prune(3, 1, false)
 #endif

@@ -107,7 +107,7 @@ impl Service {
 }
 
 /// A program that `./test.sh` has installed.
-fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let path = installed().join("bin").join(name);
     assert!(path.exists(), "{} is missing: run ./test.sh, which installs it", path.display());
     path

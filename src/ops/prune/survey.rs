@@ -86,7 +86,9 @@ impl<'r> Survey<'r> {
             return Err(Error::new(Kind::Failed, "the repository lists no snapshot at all; nothing was deleted")
                 .hint("if that is right, say --allow-empty; if it is not, the storage does not show what it holds"));
         }
-        let (number, state) = repo.probe_generation()?;
+        let found = repo.find_generation()?;
+        found.refuse_doubt()?;
+        let (number, state) = (found.number, found.state);
         *generation = Some(number);
         let indexed = repo.index_proven(number, readable(number, state)?, report)?;
         report_index(&indexed, report);

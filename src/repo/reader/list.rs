@@ -1,6 +1,6 @@
 //! Reading what is stored as a stream of records: the parts of a snapshot, and its catalog.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use super::super::parallel::{at_once, each};
 use super::super::snapshots::ListSummary;
@@ -37,6 +37,7 @@ impl<'r> Reader<'r> {
             chunks,
             next: parts.into_iter(),
             count: 0,
+            listed: HashSet::new(),
             summary: Some(ListSummary::default()),
         }
     }
@@ -78,6 +79,8 @@ pub struct Parts<'a, 'r> {
     chunks: Option<Chunks<'a, 'r>>,
     next: std::vec::IntoIter<Part>,
     count: u64,
+    /// The chunks of the list so far. Names are unique, so no chunk occurs twice.
+    listed: HashSet<BlobId>,
     /// `None` behind the end.
     summary: Option<ListSummary>,
 }
@@ -97,6 +100,9 @@ impl Parts<'_, '_> {
             }
             let Some(chunk) = self.chunks.as_mut().and_then(Iterator::next) else { break };
             let (id, bytes) = chunk.map_err(|e| e.during("reading the list of parts"))?;
+            if !self.listed.insert(id) {
+                return Err(Error::damaged("the list of parts", format!("chunk {id} of it occurs twice")));
+            }
             self.next = decode_list(&id, &bytes)?.into_iter();
         }
         match self.summary.take().map(|summary| summary.list(self.list.list.clone())) {
