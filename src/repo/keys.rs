@@ -787,7 +787,10 @@ impl Keys {
             return Err(Error::damaged(name, "a key slot of another repository")
                 .hint(format!("`alluvium key remove {id}` removes it")));
         }
-        let known = self.known_slot(id).ok_or_else(|| Error::forged(&name, "no full slot has certified it"))?;
+        let known = self.known_slot(id).ok_or_else(|| {
+            let certificate = certificate::object_name(id);
+            Error::forged(&name, format!("no full slot has certified it: {certificate} is missing or does not count"))
+        })?;
         if known.certificate.key == stream_digest(bytes) {
             Ok(known.certificate)
         } else {
