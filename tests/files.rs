@@ -389,7 +389,8 @@ fn publish(repo: &Repository, parts: &[(&str, PartKind)]) {
         shrunk_from: None,
         original: None,
     };
-    let header = Header { time, series: [0; 32], sequence: 1, bytes: 0, good_bytes: 0, previous: None, body: [0; 32] };
+    let series = repo.keys.hasher.series("host", "home");
+    let header = Header { time, series, sequence: 1, bytes: 0, good_bytes: 0, previous: None, body: [0; 32] };
     session.publish(&header, &manifest).expect("published");
 }
 

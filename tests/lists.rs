@@ -311,7 +311,7 @@ fn bomb(repo: &Repository, raw: &[u8], publish: impl FnOnce(Recipe) -> Manifest)
     let bytes = manifest.bytes();
     let header = Header {
         time: manifest.time,
-        series: [0; 32],
+        series: repo.keys.hasher.series(&manifest.host, &manifest.source),
         sequence: 1,
         bytes,
         good_bytes: bytes,

@@ -493,11 +493,11 @@ fn what_parts_and_stream_say_of_themselves_is_compared() {
     let bytes = manifest.bytes();
     let header = Header {
         time: manifest.time,
-        series: [0; 32],
-        sequence: 1,
+        series: repo.keys.hasher.series(&manifest.host, &manifest.source),
+        sequence: manifest.sequence,
         bytes,
         good_bytes: bytes,
-        previous: None,
+        previous: manifest.previous,
         body: [0; 32],
     };
     let session =

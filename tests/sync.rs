@@ -327,11 +327,11 @@ fn a_copy_that_differs_is_told() {
     let session = alluvium::repo::session::Session::begin(&dest, &who, &Silent).expect("begin");
     let header = alluvium::format::manifest::Header {
         time: manifest.time,
-        series: [0; 32],
+        series: dest.keys.hasher.series(&manifest.host, &manifest.source),
         sequence: manifest.sequence,
         bytes: manifest.bytes(),
         good_bytes: manifest.bytes(),
-        previous: None,
+        previous: manifest.previous,
         body: [0; 32],
     };
     let evil = session.publish(&header, &manifest).expect("publish");
