@@ -13,6 +13,7 @@ use alluvium::format::manifest::{
 };
 use alluvium::format::pack;
 use alluvium::format::recipe::Recipe;
+use alluvium::format::signed::CLAIM_LEN;
 use alluvium::ops::check::{Subset, check};
 use alluvium::ops::restore::{Target, restore};
 use alluvium::ops::select::Wanted;
@@ -25,6 +26,7 @@ use alluvium::report::{Collect, Counter, Silent};
 use alluvium::storage::Storage;
 use alluvium::storage::fault::{Effect, Fault, Operation, on};
 use alluvium::storage::memory::Memory;
+use alluvium::transform::seal::OVERHEAD;
 use jiff::SignedDuration;
 use proptest::prelude::*;
 
@@ -161,7 +163,9 @@ fn padding_costs_little() {
         let chunks: u64 = entries.iter().map(|(_, e)| u64::from(e.stored_len) + e.encoded_len() as u64).sum();
         assert!(pack.size <= 2 << 20);
         together += pack.size;
-        needed += chunks;
+        // What every pack has, besides its padding: header, signed and sealed trailer, footer.
+        let trailer = OVERHEAD + CLAIM_LEN + pack::Trailer::FRONT_LEN;
+        needed += chunks + (pack::HEADER_LEN + trailer + pack::FOOTER_LEN) as u64;
     }
     assert!(packs.len() > 32, "{} packs", packs.len());
     let padding = (together - needed) as f64 / together as f64;
@@ -568,7 +572,15 @@ fn hostile_part_names_stay_inside_the_target() {
     };
     session
         .publish(
-            &Header { time: now, series: [0; 32], sequence: 1, bytes: 0, good_bytes: 0, previous: None, body: [0; 32] },
+            &Header {
+                time: now,
+                series: repo.keys.hasher.series("h", "evil"),
+                sequence: 1,
+                bytes: 0,
+                good_bytes: 0,
+                previous: None,
+                body: [0; 32],
+            },
             &manifest,
         )
         .expect("publish");
