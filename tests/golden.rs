@@ -457,7 +457,7 @@ fn many_tables(n: u64) -> (String, Evidence) {
     let mut tables = Vec::new();
     for i in 0..n {
         let row = format!("{i}\tthe same\n");
-        dump += &format!("COPY public.t{i} (a, b) FROM stdin;\n{row}\\.\n\n\n");
+        dump.extend(["COPY public.t", &i.to_string(), " (a, b) FROM stdin;\n", &row, "\\.\n\n\n"]);
         let column = |name: &str, data_type: &str| Column { name: name.to_owned(), data_type: data_type.to_owned() };
         tables.push(CatalogTable {
             name: PartName::in_schema("public", format!("t{i}")),

@@ -1,7 +1,7 @@
 //! Writers that lose a race against prune, or against whoever takes their name: a session that can't publish any more is
 //! replaced by another, and the snapshot is published all the same where its data is there or can be read again.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,8 +50,8 @@ fn session_of(name: &str) -> SnapshotId {
     name.strip_prefix(manifest::PREFIX).expect("a manifest").parse().expect("an id")
 }
 
-fn take_file(repo: &Repository, path: &PathBuf) -> alluvium::error::Result<Taken> {
-    snapshot(repo, Source::Files(vec![path.clone()]), &options("shop"), &Silent, &Cancel::new())
+fn take_file(repo: &Repository, path: &Path) -> alluvium::error::Result<Taken> {
+    snapshot(repo, Source::Files(vec![path.to_path_buf()]), &options("shop"), &Silent, &Cancel::new())
 }
 
 /// A session that was fenced when all its data was stored publishes under another name, without its source.

@@ -2,6 +2,7 @@
 //! checks the chain of trust, and restores every snapshot byte for byte. `./test.sh` installs the packages that it needs.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -79,7 +80,7 @@ impl Scene {
         for snapshot in restored {
             let id = snapshot["snapshot"].as_str().expect("an id");
             let Some((bytes, author, epoch)) = self.went_in.get(id) else {
-                self.assert_files(&self.path(out).join(id).join("files"));
+                Self::assert_files(&self.path(out).join(id).join("files"));
                 continue;
             };
             let stream = fs::read(self.path(out).join(id).join("stream")).expect("a stream");
@@ -88,7 +89,7 @@ impl Scene {
         }
     }
 
-    fn assert_files(&self, files: &Path) {
+    fn assert_files(files: &Path) {
         assert!(fs::read(files.join("tree/sub/noise")).expect("a file") == noise(100_000));
         assert!(fs::read(files.join("tree/empty")).expect("a file").is_empty());
         assert_eq!(fs::read_link(files.join("tree/link")).expect("a link"), Path::new("sub/noise"));
@@ -232,12 +233,14 @@ fn hexadecimal(table: u32, row: u32) -> String {
 fn postgres(version: u32) -> Vec<u8> {
     let mut dump = String::from("--\n-- PostgreSQL database dump\n--\n\nSET client_encoding = 'UTF8';\n\n");
     for table in 0..20_u32 {
-        dump += &format!(
+        write!(
+            dump,
             "CREATE TABLE public.t{table} (\n    id integer NOT NULL,\n    email text,\n    price numeric(10,2),\n    \
              born date,\n    seen timestamp without time zone,\n    digest text,\n    upper text,\n    state text,\n    \
              note text,\n    code text\n);\n\n\nCOPY public.t{table} (id, email, price, born, seen, digest, upper, \
              state, note, code) FROM stdin;\n"
-        );
+        )
+        .expect("in memory");
         let rows: u32 = if table == 0 { 4000 } else { 9 };
         for row in 0..rows {
             dump += &postgres_row(table, row, if row.is_multiple_of(97) { version } else { 0 });
@@ -287,7 +290,8 @@ fn mysql(version: u32) -> Vec<u8> {
         let digits = hexadecimal(99, row);
         let end = if row + 1 == rows { ";\n" } else { ",\n" };
         let version = if row.is_multiple_of(31) { version } else { 0 };
-        dump += &format!("({row},'name {}',{}.{:02},NULL,'x{version}'){end}", &digits[..6], row * 7 % 900, row % 100);
+        write!(dump, "({row},'name {}',{}.{:02},NULL,'x{version}'){end}", &digits[..6], row * 7 % 900, row % 100)
+            .expect("in memory");
     }
     (dump + "-- Dump completed on 2026-11-29\n").into_bytes()
 }

@@ -82,7 +82,9 @@ impl Before {
     fn at(&self, operation: Operation, name: &str) -> &Memory {
         if operation == self.operation && name.starts_with(self.prefix) {
             let work = self.work.lock().expect("nobody panicked").take();
-            work.into_iter().for_each(|work| work(name));
+            if let Some(work) = work {
+                work(name);
+            }
         }
         &self.inner
     }

@@ -291,7 +291,7 @@ impl<'r> Thief<'r> {
     /// Publishes a manifest that he signs.
     fn publish(&self, session: SnapshotId, key: &DataKey, lie: Lie) -> Result<SnapshotId> {
         let header = self.header(&lie);
-        self.publish_with(session, key, lie, header)
+        self.publish_with(session, key, lie, &header)
     }
 
     fn header(&self, lie: &Lie) -> Header {
@@ -306,7 +306,7 @@ impl<'r> Thief<'r> {
         }
     }
 
-    fn publish_with(&self, session: SnapshotId, key: &DataKey, lie: Lie, header: Header) -> Result<SnapshotId> {
+    fn publish_with(&self, session: SnapshotId, key: &DataKey, lie: Lie, header: &Header) -> Result<SnapshotId> {
         let name = manifest::object_name(session);
         let manifest = Manifest {
             time: lie.time,
@@ -332,7 +332,7 @@ impl<'r> Thief<'r> {
         let body_name =
             associated_data(ObjectKind::ManifestBody, self.repo.id, &manifest::body_name(&name, &key.wrapped));
         let body = key.key.seal(self.env(), &body_name, &manifest.encode());
-        let header = Header { body: manifest::body_digest(&key.wrapped, &body), ..header };
+        let header = Header { body: manifest::body_digest(&key.wrapped, &body), ..header.clone() };
         let header =
             self.repo.keys.seal_claim(self.env(), ObjectKind::ManifestHeader, name.as_bytes(), &header.encode());
         let sealed = SealedManifest { key: key.wrapped.clone(), header: &header, body: &body };
@@ -646,7 +646,7 @@ impl<'r> Thief<'r> {
         let mut levels = vec![bottom];
         for _ in 0..BOMB_DEPTH {
             let below = entry(levels.last().expect("a bottom"));
-            levels.push(encode_entries(&[below; BOMB_ENTRIES]));
+            levels.push(encode_entries(&vec![below; BOMB_ENTRIES]));
         }
         levels
     }
@@ -764,7 +764,7 @@ impl<'r> Thief<'r> {
             good_bytes: u64::MAX,
             ..self.header(&lie)
         };
-        let id = self.publish_with(SnapshotId(self.random()), &self.new_data_key(), lie, header)?;
+        let id = self.publish_with(SnapshotId(self.random()), &self.new_data_key(), lie, &header)?;
         Ok(vec![vec![manifest::object_name(id), id.to_string()]])
     }
 }

@@ -42,6 +42,7 @@ pub fn object_name(id: SnapshotId) -> String {
 
 /// What stands under a manifest's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack; nearly all are manifests")]
 pub enum Published<'a> {
     /// A snapshot.
     Manifest(SealedManifest<'a>),

@@ -366,7 +366,7 @@ impl Repository {
     /// # Errors
     /// `Storage`.
     pub(crate) fn leads_on(&self, number: u64) -> Result<bool> {
-        if number > 0 && number % MILESTONE == 0 {
+        if number > 0 && number.is_multiple_of(MILESTONE) {
             return Ok(true);
         }
         self.is_on_the_way(number, &self.listed_generations()?.into_iter().collect())

@@ -644,14 +644,13 @@ impl MadeSlot {
                 format!("the label has {} bytes, the limit is {NAME_BYTES_MAX}", label.len()),
             ));
         }
-        let kdf = match key_file_secret(passphrase) {
-            Some(_) => Kdf::KeyFile {},
-            None => {
-                let mut salt = [0; 16];
-                env.fill_random(&mut salt);
-                let KdfCost { memory_kib, passes, lanes } = cost;
-                Kdf::Argon2id { memory_kib, passes, lanes, salt }
-            }
+        let kdf = if key_file_secret(passphrase).is_some() {
+            Kdf::KeyFile {}
+        } else {
+            let mut salt = [0; 16];
+            env.fill_random(&mut salt);
+            let KdfCost { memory_kib, passes, lanes } = cost;
+            Kdf::Argon2id { memory_kib, passes, lanes, salt }
         };
         let (sealing, sealing_secret) = seal::generate_key_pair(env);
         let (signer, signing_secret) = Signer::generate(env);

@@ -56,7 +56,7 @@ impl RawRing {
         let mut left = EARLY_BYTES_MAX;
         let follows = |at: usize, number: u32| u32::try_from(at + 1) == Ok(number);
         let is_early = |(at, (number, size)): &(usize, (&u32, &u64))| {
-            left = left.checked_sub(**size).unwrap_or_default();
+            left = left.saturating_sub(**size);
             follows(*at, **number) && left > 0
         };
         let early = sizes.iter().enumerate().take_while(is_early);
