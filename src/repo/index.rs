@@ -8,11 +8,11 @@
 //! ```
 //!
 //! Entries lie as they lie in their pack, so the chunks of a stream that was stored together are
-//! found together: one page read serves its next hundred chunks ([`Recent`]). Only the places are in
+//! found together: one page read serves its next hundred chunks (`store::Recent`). Only the places are in
 //! random order, and they are a third of the 63 bytes that a blob takes. A blob may be in several
 //! packs, a pack may be listed by several index objects; a pack lives while one loaded object lists it.
 //!
-//! A chunk that is new is nearly always recognised as such by the [`Filter`], without the disk.
+//! A chunk that is new is nearly always recognised as such by the filter, without the disk.
 //! Several processes may use one cache file; what one adds, another may overlook until its next
 //! [`Index::loaded`], which for a writer merely means to store a chunk twice. A reader asks
 //! [`Index::copies`], which does not consult the filter.

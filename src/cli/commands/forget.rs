@@ -21,7 +21,7 @@ use super::{list, prune};
 /// Plans, shows, executes; and prunes when asked to.
 ///
 /// # Errors
-/// Those of [`plan`], [`plan_named`], [`execute`], and of the prune.
+/// Those of [`plan`], [`plan_named`], of executing it, and of the prune.
 pub fn forget(context: &mut Context<'_>, arguments: Forget) -> Result<Outcome> {
     let Forget { ids, rules, group_by, filter, allow_empty, prune: prune_after, max_unused, dry_run } = arguments;
     let mut policy = policy(context, rules)?;

@@ -97,21 +97,22 @@ impl<'r> Survey<'r> {
         let packs = repo.cache.packs()?;
         let listed_now = repo.list_packs()?;
         let (known, ghosts) = known_packs(&indexed, packs, &listed, &listed_now)?;
-        // What is in neither was written since, and is asked for by name; what was listed and no longer is went away.
-        let asked: RefCell<HashMap<PackId, Option<String>>> = RefCell::default();
-        let ask = |pack: PackId| match repo.storage.stat(&object_name(pack)) {
-            Ok(Some(_)) => None,
-            Ok(None) => Some("the pack is missing".to_owned()),
-            Err(e) => Some(e.to_string()),
+        // A listing alone makes no pack missing: what the newer one lacks is asked for by name.
+        let asked: RefCell<HashMap<PackId, bool>> = RefCell::default();
+        let unanswered: RefCell<Option<Error>> = RefCell::default();
+        let is_there = |pack: PackId| {
+            repo.storage.stat(&object_name(pack)).map_or_else(
+                |error| {
+                    unanswered.borrow_mut().get_or_insert(error);
+                    false
+                },
+                |found| found.is_some(),
+            )
         };
         let missing = |pack: PackId| {
-            if listed_now.contains_key(&pack) {
-                None
-            } else if known.contains_key(&pack) || ghosts.contains(&pack) {
-                Some("the pack is missing".to_owned())
-            } else {
-                asked.borrow_mut().entry(pack).or_insert_with(|| ask(pack)).clone()
-            }
+            let is_there = listed_now.contains_key(&pack)
+                || !ghosts.contains(&pack) && *asked.borrow_mut().entry(pack).or_insert_with(|| is_there(pack));
+            (!is_there).then(|| "the pack is missing".to_owned())
         };
         let unlisted = read_unlisted(repo, listed.iter().filter(|(id, _)| !known.contains_key(id)), report)?;
         let is_at_work = |session: &SnapshotId| live.contains(session) || Some(*session) == own;
@@ -124,6 +125,9 @@ impl<'r> Survey<'r> {
                 None => (indexed.is_distrusted(id, l.pack) || flawed.contains(&(l.pack, *id))).then(|| damaged(id)),
             };
             let marks = mark(&indexed, &snapshots, &flaw, report, cancel)?;
+            if let Some(error) = unanswered.take() {
+                return Err(error);
+            }
             let blobs = || unlisted.values().flat_map(|pack| &pack.blobs);
             if let Some(missing) = stopping(repo, &snapshots, &marks.missing, &blobs) {
                 return Err(missed(repo, missing)?);
