@@ -435,7 +435,10 @@ impl Repository {
             match read {
                 Ok(Some(read)) => {
                     self.cache.correct(&read.indexed)?;
-                    if read.indexed != *pack {
+                    if read.indexed == *pack {
+                        let what = "another index object describes the pack otherwise than the pack itself";
+                        problems.push(Problem::new(object_name, what));
+                    } else {
                         let what = format!("describes pack {} otherwise than the pack itself", pack.id);
                         problems.push(Problem::new(name.clone(), what));
                     }
