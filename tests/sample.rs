@@ -349,7 +349,8 @@ fn seeds_are_of_todays_format() {
     for (target, name, bytes) in &expected {
         let found = std::fs::read(Path::new(SEEDS).join(target).join(name)).unwrap_or_default();
         assert!(found == *bytes, "fuzz/seeds/{target}/{name} is old: see the head of tests/sample.rs");
-        assert!(bytes.len() < 4096, "{target}/{name} has {} bytes", bytes.len());
+        // What `fuzz/smoke.sh` reads of one. An epoch has 5 KB: its keys are as long as X-Wing's.
+        assert!(bytes.len() <= 8192, "{target}/{name} has {} bytes", bytes.len());
     }
     let files = std::fs::read_dir(SEEDS)
         .expect("fuzz/seeds")
