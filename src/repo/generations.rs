@@ -358,9 +358,7 @@ impl Repository {
         }
         Ok(true)
     }
-}
 
-impl Repository {
     /// True when the way by name leads over an object that does not count: from a milestone on, without a gap.
     ///
     /// # Errors

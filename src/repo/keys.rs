@@ -578,7 +578,8 @@ impl Keys {
                 "has the name of the next key epoch and does not count; no key epoch was begun",
             )
             .hint(
-                "if a copy of the repository has another object of this name, bring that back; else delete                  this one; then run `alluvium key rotate` again",
+                "if a copy of the repository has another object of this name, restore that one; else delete this one; \
+                 then run `alluvium key rotate` again",
             )),
         }
     }
@@ -776,7 +777,7 @@ pub fn list_slots(storage: &dyn Storage) -> Result<Slots> {
 }
 
 impl Keys {
-    /// Tells whether a slot of this repository is as it was written.
+    /// Verifies that a slot of this repository is as it was written, and returns its certificate.
     ///
     /// # Errors
     /// `Damaged`, naming the slot.

@@ -30,8 +30,8 @@ use super::parallel::{at_once, both, each};
 
 /// Bytes of epochs that are read before anybody can judge them.
 const EARLY_BYTES_MAX: u64 = 1 << 20;
-/// Names that do not count and that are told one by one.
-const TOLD_MAX: usize = 64;
+/// Names that do not count and are reported one by one.
+const REPORTED_MAX: usize = 64;
 
 /// The objects of a ring as they lie in the storage.
 pub struct RawRing {
@@ -174,7 +174,7 @@ impl Ring {
             }
             break;
         }
-        ring.tell_of_gap(epochs.keys());
+        ring.report_gap(epochs.keys());
         ring.void.extend(epochs.keys());
         if ring.epochs.is_empty() {
             let what = "there is no valid key epoch: without it nothing can be verified";
@@ -204,10 +204,10 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Tells of epochs above the newest: they do not count, whoever signed them.
-    fn tell_of_gap<'n>(&mut self, numbers: impl ExactSizeIterator<Item = &'n u32>) {
-        let more = numbers.len().saturating_sub(TOLD_MAX);
-        for number in numbers.take(TOLD_MAX) {
+    /// Reports epochs above the newest: they do not count, whoever signed them.
+    fn report_gap<'n>(&mut self, numbers: impl ExactSizeIterator<Item = &'n u32>) {
+        let more = numbers.len().saturating_sub(REPORTED_MAX);
+        for number in numbers.take(REPORTED_MAX) {
             let name = epoch::object_name(*number);
             let error = Error::forged(&name, "does not follow the newest key epoch");
             self.problems.push(Problem::new(name, &error));
