@@ -569,6 +569,7 @@ fn hostile_part_names_stay_inside_the_target() {
         stored: Stored::default(),
         shrunk_from: None,
         original: None,
+        original_author: None,
     };
     session
         .publish(

@@ -388,6 +388,7 @@ fn publish(repo: &Repository, parts: &[(&str, PartKind)]) {
         stored: Stored::default(),
         shrunk_from: None,
         original: None,
+        original_author: None,
     };
     let series = repo.keys.hasher.series("host", "home");
     let header = Header { time, series, sequence: 1, bytes: 0, good_bytes: 0, previous: None, body: [0; 32] };

@@ -325,6 +325,7 @@ fn manifest_body() -> impl Strategy<Value = Manifest> {
             shrunk_from,
             original: shrunk_from
                 .map(|n| Original { repository: RepoId([n as u8; 16]), snapshot: SnapshotId([7; 16]) }),
+            original_author: shrunk_from.filter(|n| n % 2 == 0).map(|n| SlotId([n as u8; 16])),
         }
     })
 }

@@ -1,6 +1,5 @@
 //! Which generations count, what they say of themselves, and what is done about those that do not.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use alluvium::env::{Cancel, Env};
@@ -8,6 +7,7 @@ use alluvium::error::{Error, Kind};
 use alluvium::format::ObjectKind;
 use alluvium::format::coordination::{Beat, Generation, beat_name, generation_name};
 use alluvium::format::keyslot::SlotKind;
+use alluvium::ops::check::{Checked, Subset, check};
 use alluvium::ops::{key, repair};
 use alluvium::repo::Repository;
 use alluvium::repo::fence::live_sessions;
@@ -34,6 +34,10 @@ fn occupy(storage: &Memory, thief: &Repository, number: u64) {
     let name = generation_name(number);
     let forged = thief.seal_object(ObjectKind::Generation, &name, &Generation::default().encode());
     storage.put_new(&name, &forged).expect("put");
+}
+
+fn check_all(repo: &Repository) -> Checked {
+    check(repo, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check")
 }
 
 fn writer() -> Writing {
@@ -95,10 +99,10 @@ fn a_generation_of_an_ended_epoch_blocks_nobody() {
     for taken in [number + 1, number + 2, number + 60] {
         let (name, content) = (generation_name(taken), Generation::default().encode());
         let order = thief.keys.seal_order(world.as_ref(), ObjectKind::Generation, &name, &content).expect("seal");
-        storage.put_new(&name, &order).expect("put");
+        storage.put_new(&name, &order.repeat(2)).expect("put");
     }
     let found = owner.find_generation().expect("find");
-    assert_eq!((found.number, found.void.len(), found.is_doubtful), (number, 3, false));
+    assert_eq!((found.number, found.void.len(), found.is_damaged), (number, 3, false));
     // A session that knew the ended epoch alone may have read them. Nobody waits less for that.
     assert!(owner.counts_now(number).expect("looks") && !owner.counts_now(number + 1).expect("looks"));
     assert_eq!(owner.publish_generation(number + 1, &state).expect("publish"), number + 3);
@@ -120,46 +124,92 @@ fn a_publisher_notices_a_new_epoch() {
     assert_eq!(late.publish_generation(number + 1, &state).expect("publish"), number + 1);
 }
 
-/// A damaged generation above the newest that counts may have condemned any pack. Nobody publishes over it
-/// but a repair, which condemns whatever it could have condemned, and then removes it.
+/// Anybody who may create objects can put bytes under `prune/`. They stop nobody, and a repair removes them.
 #[test]
-fn nobody_but_a_repair_publishes_over_a_damaged_generation() {
+fn garbage_under_prune_stops_nobody() {
     let (storage, world) = (Memory::new(), World::new(65));
     let owner = init(storage.clone(), &world);
     let data = noise(300_000, 1);
     let old = take(&owner, "shop", &noise(300_000, 2)).expect("take").id;
     world.pass(SignedDuration::from_hours(24));
     let kept = take(&owner, "shop", &data).expect("take").id;
-    let packs = |repo: &Repository| repo.list_packs().expect("packs").into_keys().collect::<BTreeSet<_>>();
     let (before, _) = owner.newest_generation().expect("generation");
-    let damaged = generation_name(before + 1);
-    storage.put_new(&damaged, b"nobody can read this").expect("put");
+    for above in 1..4 {
+        storage.put_new(&generation_name(before + above), b"nobody can read this").expect("put");
+    }
+    let packs = owner.list_packs().expect("packs").len();
+    take(&owner, "shop", &data).expect("take");
+    assert_eq!(owner.list_packs().expect("packs").len(), packs, "what is stored is relied on");
+    forget_ids(&owner, &[old]).expect("forget");
+    let slot = key::add(&owner, SlotKind::WriteOnly, "", b"w", CHEAP).expect("add");
+    key::remove(&owner, &slot.to_string()).expect("key remove");
+    assert!(pruned(&owner).expect("prune").deleted_packs > 0);
+    let found = owner.find_generation().expect("find");
+    assert!(found.number > before + 3 && found.void.is_empty(), "{found:?}");
+    let named = |object: &str| check_all(&owner).problems.iter().any(|problem| problem.object == object);
+    assert!(named(&generation_name(before + 1)));
+    repair::repair_index(&owner, &Silent, &Cancel::new()).expect("repair");
+    assert!(!named(&generation_name(before + 1)));
+    let snapshot = owner.snapshot(kept).expect("snapshot");
+    assert_eq!(restored(&owner, &snapshot).expect("restore"), data);
+}
+
+/// A bad sector costs one copy of a generation, wherever it is: the other counts, and a check reports it.
+#[test]
+fn a_generation_of_which_one_copy_is_damaged_counts() {
+    let (storage, world) = (Memory::new(), World::new(67));
+    let owner = init(storage.clone(), &world);
+    take(&owner, "shop", &dump(30, 0)).expect("take");
+    let slot = key::add(&owner, SlotKind::WriteOnly, "", b"w", CHEAP).expect("add");
+    key::remove(&owner, &slot.to_string()).expect("key remove");
+    let (number, state) = owner.newest_generation().expect("generation");
+    let name = generation_name(number);
+    let whole = storage.get(&name, 1 << 20).expect("get");
+    for at in (0..whole.len()).step_by(7) {
+        storage.tamper(&name, |bytes| bytes[at] ^= 0x40).expect("tamper");
+        let fresh = open(storage.clone(), &world).expect("open");
+        assert_eq!(fresh.newest_generation().expect("generation"), (number, state.clone()), "byte {at}");
+        assert!(fresh.flaw_of_generation(&name, &storage.get(&name, 1 << 20).expect("get")).is_some());
+        storage.tamper(&name, |bytes| bytes.clone_from(&whole)).expect("tamper");
+    }
+    assert_eq!(owner.flaw_of_generation(&name, &whole).map(|e| e.to_string()), None);
+    storage.tamper(&name, |bytes| bytes[40] ^= 1).expect("tamper");
+    assert!(check_all(&owner).problems.iter().any(|problem| problem.object == name));
+}
+
+/// A generation that this machine has seen count and that can't be read now stops whatever would follow it,
+/// until a repair condemns all that it could have condemned.
+#[test]
+fn nobody_but_a_repair_follows_a_generation_that_was_seen_and_is_damaged() {
+    let (storage, world) = (Memory::new(), World::new(68));
+    let owner = init(storage.clone(), &world);
+    let data = noise(300_000, 1);
+    let old = take(&owner, "shop", &noise(300_000, 2)).expect("take").id;
+    world.pass(SignedDuration::from_hours(24));
+    let kept = take(&owner, "shop", &data).expect("take").id;
+    let slot = key::add(&owner, SlotKind::WriteOnly, "", b"w", CHEAP).expect("add");
+    key::remove(&owner, &slot.to_string()).expect("key remove");
+    let (number, _) = owner.newest_generation().expect("generation");
+    owner.older_than_seen(&Silent).expect("is noted as seen");
+    let damaged = generation_name(number);
+    storage.tamper(&damaged, |bytes| bytes.fill(7)).expect("tamper");
     let is_refused = |error: Error| {
         assert_eq!(error.kind(), Kind::Damaged, "{error}");
         assert!(error.advice().is_some_and(|hint| hint.contains("repair index")), "{error}");
     };
     is_refused(pruned(&owner).expect_err("prune"));
     is_refused(forget_ids(&owner, &[old]).expect_err("forget"));
-    let slot = key::add(&owner, SlotKind::WriteOnly, "", b"w", CHEAP).expect("add");
+    let slot = key::add(&owner, SlotKind::WriteOnly, "", b"w2", CHEAP).expect("add");
     is_refused(key::remove(&owner, &slot.to_string()).expect_err("key remove"));
-    assert_eq!(owner.newest_generation().expect("generation").0, before);
-    // Meanwhile snapshots go on, and rely on nothing.
-    take(&owner, "shop", &data).expect("take");
-    storage.delete(&format!("snapshots/{old}")).expect("delete");
     let repaired = repair::repair_index(&owner, &Silent, &Cancel::new()).expect("repair");
     assert!(repaired.generation_replaced && storage.stat(&damaged).expect("stat").is_none());
-    let (number, state) = owner.newest_generation().expect("generation");
-    assert!(number > before + 1 && state.judged == number);
-    // The same data is stored twice: a prune may have been about to delete either copy, or what is unused.
-    let condemned: BTreeSet<_> = state.condemned.iter().map(|c| c.pack).collect();
-    assert!(condemned.is_subset(&packs(&owner)) && condemned.len() >= 3, "{state:?}");
-    assert!(state.condemned.iter().all(|c| c.since == number));
-    take(&owner, "shop", &data).expect("take");
+    let (after, state) = owner.newest_generation().expect("generation");
+    assert!(after > number && state.judged == after);
+    assert!(state.condemned.iter().all(|c| c.since == after));
+    forget_ids(&owner, &[old]).expect("forget");
     pruned(&owner).expect("prune");
-    let (snapshots, _) = owner.snapshots().expect("snapshots");
-    let snapshot = snapshots.iter().find(|s| s.id == kept).expect("kept");
-    assert_eq!(restored(&owner, snapshot).expect("restore"), data);
-    assert!(owner.find_generation().expect("find").void.is_empty());
+    let snapshot = owner.snapshot(kept).expect("snapshot");
+    assert_eq!(restored(&owner, &snapshot).expect("restore"), data);
 }
 
 /// What does not count at a milestone does not hide what comes after, however old the listing.

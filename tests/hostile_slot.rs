@@ -75,7 +75,15 @@ impl Scene {
         let opened = || open_with(fault.clone(), &self.world, passphrase).and_then(|repo| work(&repo));
         let failure = match catch_unwind(AssertUnwindSafe(opened)) {
             Ok(Ok(done)) if !fault.is_off() => return Some(done),
-            _ if fault.is_off() => format!("makes more than {CALLS_MAX} storage calls"),
+            _ if fault.is_off() => {
+                let mut by: BTreeMap<String, usize> = BTreeMap::new();
+                for call in fault.calls() {
+                    let folder = call.name.split('/').next().unwrap_or_default();
+                    *by.entry(format!("{:?} {folder}", call.operation)).or_default() += 1;
+                }
+                eprintln!("{what}: {by:?}");
+                format!("makes more than {CALLS_MAX} storage calls")
+            }
             Ok(result) => result.err().map_or_else(String::new, |error| text(&error)),
             Err(_) => "panics".to_owned(),
         };

@@ -349,6 +349,7 @@ fn manifest_of(world: &World, parts: PartList, whole: Option<Digest>) -> Manifes
         stored: Stored::default(),
         shrunk_from: None,
         original: None,
+        original_author: None,
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use alluvium::env::{Cancel, Env};
 use alluvium::error::Result;
+use alluvium::format::coordination::Generation;
 use alluvium::id::SnapshotId;
 use alluvium::ops::check::{Subset, check};
 use alluvium::repo::Repository;
@@ -177,7 +178,8 @@ impl Scarred {
                 }
                 crashes += 1;
                 let after = self.open();
-                end_dead_sessions(&after, SnapshotId::random(self.world.as_ref())).expect("tidied");
+                end_dead_sessions(&after, SnapshotId::random(self.world.as_ref()), &Generation::default())
+                    .expect("tidied");
                 let (snapshots, unreadable) = after.snapshots().expect("snapshots");
                 assert!(unreadable.is_empty() && !snapshots.is_empty(), "{name}, call {k}: {unreadable:?}");
             }

@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use alluvium::error::Kind;
-use alluvium::id::SnapshotId;
+use alluvium::id::{SlotId, SnapshotId};
 use alluvium::ops::retention::{Candidate, Count, Decision, Group, GroupBy, Policy, Reason, Span, decide};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
@@ -84,6 +84,7 @@ fn candidate_of(line: &str, number: usize) -> Candidate {
         source: String::new(),
         host: String::new(),
         tags: set([]),
+        slot: None,
         good: true,
     };
     for word in cells.next().expect("properties").split_whitespace() {
@@ -125,6 +126,7 @@ fn group_by_of(property: &str) -> GroupBy {
         "source" => GroupBy::Source,
         "host" => GroupBy::Host,
         "tags" => GroupBy::Tags,
+        "slot" => GroupBy::Slot,
         _ => panic!("what is `{property}`?"),
     }
 }
@@ -210,7 +212,7 @@ fn json_names_group_and_reasons() {
 fn history_item(number: usize, time: &str) -> Candidate {
     let time = time.parse().expect("a time");
     let (source, host) = ("app".to_owned(), "db1".to_owned());
-    Candidate { id: id(number), time, sequence: 0, source, host, tags: set([]), good: true }
+    Candidate { id: id(number), time, sequence: 0, source, host, tags: set([]), slot: None, good: true }
 }
 
 // ---- The slow model ----
@@ -273,6 +275,7 @@ fn model(history: &[Candidate], wish: &Wish, now: Timestamp) -> Verdicts {
         (!wish.group_by.contains(&GroupBy::Source) || a.source == b.source)
             && (!wish.group_by.contains(&GroupBy::Host) || a.host == b.host)
             && (!wish.group_by.contains(&GroupBy::Tags) || a.tags == b.tags)
+            && (!wish.group_by.contains(&GroupBy::Slot) || a.slot == b.slot)
     };
     let mut verdicts = Verdicts::new();
     for candidate in history {
@@ -481,7 +484,9 @@ fn history() -> impl Strategy<Value = (Vec<Candidate>, Timestamp)> {
                 // The first byte decides how equal times are ordered, the rest makes ids unique.
                 let mut id = id(number);
                 id.0[0] = order;
-                Candidate { id, time: at(steps, seconds), sequence, source, host, tags, good }
+                // Every third one is the claim of a write-only slot.
+                let slot = (number % 3 == 0).then_some(SlotId([7; 16]));
+                Candidate { id, time: at(steps, seconds), sequence, source, host, tags, slot, good }
             };
             (items.into_iter().enumerate().map(candidate).collect(), at(now.0, now.1))
         },
@@ -500,7 +505,8 @@ fn wish() -> impl Strategy<Value = Wish> {
     let span = prop_oneof![4 => Just(None), 1 => amounts.prop_map(Some)];
     let some_tags = tags().prop_filter("a tag list is never empty", |tags| !tags.is_empty());
     let keep_tags = prop_oneof![2 => Just(Vec::new()), 1 => proptest::collection::vec(some_tags, 1..3)];
-    let group_by = proptest::sample::subsequence(vec![GroupBy::Source, GroupBy::Host, GroupBy::Tags], 0..=3);
+    let group_by =
+        proptest::sample::subsequence(vec![GroupBy::Source, GroupBy::Host, GroupBy::Tags, GroupBy::Slot], 0..=4);
     let zone = proptest::sample::select(&ZONES);
     (proptest::array::uniform6(count), proptest::array::uniform6(span), keep_tags, zone, group_by, any::<bool>())
         .prop_map(|(counts, spans, tags, zone, group_by, allow_empty)| {

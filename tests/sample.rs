@@ -114,6 +114,7 @@ fn manifest(kind: SourceKind, is: ShapeKind, whole: Option<Digest>, parts: Vec<P
         stored: Stored { chunks: 2, new_chunks: 1, new_bytes: 4000, stored_bytes: 3200 },
         shrunk_from: None,
         original: None,
+        original_author: None,
     }
 }
 

@@ -328,6 +328,7 @@ impl<'r> Thief<'r> {
             stored: Stored::default(),
             shrunk_from: None,
             original: None,
+            original_author: None,
         };
         let body_name =
             associated_data(ObjectKind::ManifestBody, self.repo.id, &manifest::body_name(&name, &key.wrapped));

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use alluvium::id::SnapshotId;
+use alluvium::id::{SlotId, SnapshotId};
 use alluvium::ops::retention::{Candidate, Count, Group, GroupBy, Policy, Span, decide};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -51,7 +51,7 @@ fn judge(u: &mut Unstructured<'_>) -> Result<()> {
 fn policy(u: &mut Unstructured<'_>) -> Result<Policy> {
     let zones = ["UTC", "Europe/Berlin", "America/St_Johns", "Pacific/Apia"];
     let zone = TimeZone::get(u.choose(&zones)?).unwrap_or(TimeZone::UTC);
-    let group_by = [GroupBy::Source, GroupBy::Host, GroupBy::Tags];
+    let group_by = [GroupBy::Source, GroupBy::Host, GroupBy::Tags, GroupBy::Slot];
     let by: u8 = u.arbitrary()?;
     Ok(Policy {
         keep_last: count(u)?,
@@ -120,6 +120,7 @@ fn candidate(u: &mut Unstructured<'_>, number: usize) -> Result<Candidate> {
         source: (*u.choose(&["app", "shop"])?).to_owned(),
         host: (*u.choose(&["db1", "db2"])?).to_owned(),
         tags: tags(u)?,
+        slot: u.arbitrary::<bool>()?.then_some(SlotId([7; 16])),
         good: u.arbitrary()?,
     })
 }

@@ -357,13 +357,15 @@ Examples:
 
 Rules are independent: what any rule keeps stays. --keep-daily 7 keeps the newest snapshot of each of the \
 last 7 days that have any. DURATION is like 7d, 2w or 1y6m and counts back from a group's newest snapshot. \
-The newest good snapshot of every group stays, whatever the rules say, unless --allow-empty.")]
+The newest good snapshot of every group stays, whatever the rules say, unless --allow-empty. \
+The snapshots of each write-only key slot are a group of their own, so that a stolen passphrase displaces \
+nobody else's; --group-by source,host judges them together.")]
 pub struct Forget {
     /// Forget these snapshots (beginnings of ids) instead of deciding by rules
     #[arg(value_name = "ID", conflicts_with_all = ["Rules", "Filter"])]
     pub ids: Vec<String>,
     /// Snapshots that are judged together have these in common; "" for none
-    #[arg(long, value_name = "source,host,tags", default_value = "source,host", value_parser = parse_group_by)]
+    #[arg(long, value_name = "source,host,slot,tags", default_value = "source,host,slot", value_parser = parse_group_by)]
     pub group_by: Grouping,
     /// Only these.
     #[command(flatten)]
@@ -578,7 +580,8 @@ fn parse_group_by(text: &str) -> Result<Grouping, String> {
         "source" => Ok(GroupBy::Source),
         "host" => Ok(GroupBy::Host),
         "tags" => Ok(GroupBy::Tags),
-        _ => Err("groups are made by source, host and tags".to_owned()),
+        "slot" => Ok(GroupBy::Slot),
+        _ => Err("groups are made by source, host, slot and tags".to_owned()),
     });
     parsed.collect::<Result<_, _>>().map(Grouping)
 }

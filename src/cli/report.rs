@@ -101,11 +101,15 @@ impl Reporter {
         write_stderr(&document.to_string());
     }
 
-    /// Adds the problems and warnings so far to an object that lacks them.
+    /// Adds the problems and warnings so far to those that an object has.
     pub fn add_heard(&self, document: &mut Value) {
-        if let Value::Object(fields) = document {
-            fields.entry("problems").or_insert_with(|| json!(self.heard.problems()));
-            fields.entry("warnings").or_insert_with(|| json!(self.heard.warnings()));
+        let Value::Object(fields) = document else { return };
+        for (field, heard) in [("problems", json!(self.heard.problems())), ("warnings", json!(self.heard.warnings()))] {
+            let known = fields.entry(field).or_insert_with(|| json!([]));
+            if let (Value::Array(known), Value::Array(heard)) = (known, heard) {
+                let new: Vec<Value> = heard.into_iter().filter(|one| !known.contains(one)).collect();
+                known.extend(new);
+            }
         }
     }
 

@@ -19,7 +19,7 @@ use super::limits::JSON_BYTES_MAX;
 use super::pack::WrappedKey;
 use super::signed::CLAIM_LEN;
 use super::{FORMAT_VERSION, Malformed, from_json, to_json};
-use crate::id::{RepoId, SnapshotId};
+use crate::id::{RepoId, SlotId, SnapshotId};
 
 pub use super::catalog::{Catalog, Engine};
 pub use super::part::{Digest, Listing, Part, PartKind, PartList, PartName};
@@ -218,6 +218,9 @@ pub struct Manifest {
     /// Present in a copy that `sync` made: the snapshot that was copied, the first one of a chain of copies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original: Option<Original>,
+    /// Present in a copy of what a write-only slot wrote: that slot, in the repository of the original.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original_author: Option<SlotId>,
 }
 
 /// Where a copied snapshot was taken first.

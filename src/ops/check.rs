@@ -22,7 +22,7 @@ use crate::format::coordination::{
     Beat, Distrusted, GENERATION_PREFIX, Generation, SESSION_PREFIX, Session, generation_of, is_beat, session_of,
 };
 use crate::format::limits::{GENERATION_BYTES_MAX, SESSION_BYTES_MAX};
-use crate::format::pack::{object_name, with_offsets};
+use crate::format::pack::{WrappedKey, object_name, with_offsets};
 use crate::format::{ObjectKind, config, epoch, keyslot, manifest};
 use crate::id::{BlobId, IndexId, PackId, RepoId, SlotId, SnapshotId};
 use crate::repo::blob::{BlobDecoder, Opening};
@@ -236,6 +236,14 @@ pub fn check_with(repo: &Repository, options: CheckOptions, report: &dyn Report,
     Ok(found)
 }
 
+/// The wrapped data keys of an index object must open. They are hints: the header of a pack has its key, too.
+fn verify_data_keys(repo: &Repository, name: &str, keys: &[WrappedKey]) -> Result<()> {
+    match keys.iter().find(|key| repo.keys.verify_data_key(key).is_err()) {
+        None => Ok(()),
+        Some(key) => Err(Error::damaged(name, format!("its data key {} does not open", key.id))),
+    }
+}
+
 /// What looking at packs gave.
 #[derive(Default)]
 struct Looked {
@@ -263,8 +271,11 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
         let name = object.name.as_str();
         let bytes = |bytes_max| repo.storage.get(name, bytes_max);
         let claimed = || bytes(SESSION_BYTES_MAX).and_then(|bytes| repo.open_object(ObjectKind::Session, name, &bytes));
-        let ordered =
-            || bytes(GENERATION_BYTES_MAX).and_then(|bytes| repo.keys.open_order(ObjectKind::Generation, name, &bytes));
+        // One copy may be damaged while the other counts: a damaged one is reported in either case.
+        let generation = || {
+            let bytes = bytes(GENERATION_BYTES_MAX)?;
+            repo.flaw_of_generation(name, &bytes).map_or(Ok(()), Err)
+        };
         let decoded = match name.split_once('/') {
             None if name == config::OBJECT_NAME || name == super::prune::RESERVE => Ok(()),
             Some(("keys", id)) if id.len() == 32 => Ok(()),
@@ -273,9 +284,10 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
             Some(("epochs", _)) if epoch::number_of(name).is_some() => Ok(()),
             Some(("snapshots", id)) if id.parse::<SnapshotId>().is_ok() => Ok(()),
             // From the storage, whatever the local cache knows of it.
-            Some(("index", id)) if id.parse::<IndexId>().is_ok() => {
-                id.parse().and_then(|id| repo.read_index_object(id)).map(|_| ())
-            }
+            Some(("index", id)) if id.parse::<IndexId>().is_ok() => id
+                .parse()
+                .and_then(|id| repo.read_index_object(id))
+                .and_then(|object| verify_data_keys(repo, name, &object.keys)),
             Some(("packs", _))
                 if name.rsplit('/').next().and_then(|id| id.parse().ok()).is_some_and(|id| object_name(id) == name) =>
             {
@@ -288,9 +300,7 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
                     if is_beat(name) { Beat::decode(&plain).map(|_| ()) } else { Session::decode(&plain).map(|_| ()) };
                 ok.map_err(|e| e.in_object(name))
             }),
-            _ if generation_of(name).is_some() && name.starts_with(GENERATION_PREFIX) => {
-                ordered().and_then(|(_, plain)| Generation::decode(&plain).map(|_| ()).map_err(|e| e.in_object(name)))
-            }
+            _ if generation_of(name).is_some() && name.starts_with(GENERATION_PREFIX) => generation(),
             _ => Err(Error::new(Kind::Damaged, format!("{name}: not an object of this repository"))),
         };
         match decoded {

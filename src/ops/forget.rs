@@ -20,7 +20,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::coordination::Generation;
 use crate::format::manifest::object_name;
 use crate::format::pack::object_name as pack_name;
-use crate::id::{BlobId, PackId, SnapshotId};
+use crate::id::{BlobId, PackId, SlotId, SnapshotId};
 use crate::repo::index::Location;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::{Indexed, Repository};
@@ -115,6 +115,11 @@ impl<'r> View<'r> {
         Ok(Self { repo, base, snapshots, unreadable, pending })
     }
 
+    fn candidates(&self) -> Vec<Candidate> {
+        let claimant = |snapshot| self.repo.claimant(snapshot, &self.base.1);
+        self.snapshots.iter().map(|snapshot| Candidate::of(snapshot, claimant(snapshot))).collect()
+    }
+
     fn walker(&self) -> Result<Walker<'r>> {
         Walker::new(self.repo, &self.base)
     }
@@ -122,7 +127,7 @@ impl<'r> View<'r> {
 
 /// The newest generation, for somebody who is about to publish the next.
 fn newest_generation(repo: &Repository) -> Result<(u64, Generation)> {
-    let base = repo.undoubted_generation().map_err(|e| match e.kind() {
+    let base = repo.newest_generation().map_err(|e| match e.kind() {
         Kind::Damaged => e.during("nothing was forgotten").hint("`alluvium repair index` publishes a new one"),
         _ => e,
     })?;
@@ -222,7 +227,7 @@ pub fn plan(repo: &Repository, filter: &Filter, policy: &Policy) -> Result<Plan>
     filter.check_names(view.snapshots.iter())?;
     view.snapshots.retain(|snapshot| filter.admits(snapshot));
     let mut walker = view.walker()?;
-    let mut candidates: Vec<Candidate> = view.snapshots.iter().map(Candidate::of).collect();
+    let mut candidates: Vec<Candidate> = view.candidates();
     let now = repo.env.now();
     let mut groups = decide(&candidates, policy, now)?;
     if !policy.allow_empty {
@@ -232,8 +237,7 @@ pub fn plan(repo: &Repository, filter: &Filter, policy: &Policy) -> Result<Plan>
             }
             groups = decide(&candidates, policy, now)?;
         }
-        let flagged: BTreeSet<SnapshotId> =
-            view.snapshots.iter().map(Candidate::of).filter(|c| !c.good).map(|c| c.id).collect();
+        let flagged: BTreeSet<SnapshotId> = view.candidates().into_iter().filter(|c| !c.good).map(|c| c.id).collect();
         keep_all_where_none_is_whole(&mut groups, &candidates, &flagged);
     }
     let remove = groups.iter().flat_map(|g| &g.decisions).filter(|d| !d.keep).map(|d| d.id).collect();
@@ -306,7 +310,7 @@ pub fn plan_named(repo: &Repository, prefixes: &[String], allow_empty: bool) -> 
         };
     }
     let mut walker = view.walker()?;
-    if !allow_empty && let Some(source) = last_good_goes(&view.snapshots, &remove, &mut walker)? {
+    if !allow_empty && let Some(source) = last_good_goes(&view, &remove, &mut walker)? {
         return Err(Error::new(
             Kind::Usage,
             format!("this would remove the last good snapshot of `{}`; nothing was forgotten", source.escape_debug()),
@@ -321,17 +325,16 @@ pub fn plan_named(repo: &Repository, prefixes: &[String], allow_empty: bool) -> 
 
 /// The source of a series whose last good snapshot is in `remove`, if there is one: a good one goes, and
 /// of those that stay none is good.
-fn last_good_goes(
-    snapshots: &[Snapshot],
-    remove: &BTreeSet<SnapshotId>,
-    walker: &mut Walker<'_>,
-) -> Result<Option<String>> {
-    let mut series: BTreeMap<(&str, &str), [Vec<&Snapshot>; 2]> = BTreeMap::new();
-    for snapshot in snapshots.iter().filter(|s| s.manifest.shrunk_from.is_none() && !s.is_distrusted) {
-        let [going, staying] = series.entry((&snapshot.manifest.host, &snapshot.manifest.source)).or_default();
+fn last_good_goes(view: &View<'_>, remove: &BTreeSet<SnapshotId>, walker: &mut Walker<'_>) -> Result<Option<String>> {
+    let mut series: BTreeMap<(&str, &str, Option<SlotId>), [Vec<&Snapshot>; 2]> = BTreeMap::new();
+    for snapshot in view.snapshots.iter().filter(|s| s.manifest.shrunk_from.is_none() && !s.is_distrusted) {
+        // What a write-only slot says of a source makes up for nothing that another slot says of it.
+        let claimant = view.repo.claimant(snapshot, &view.base.1);
+        let [going, staying] =
+            series.entry((&snapshot.manifest.host, &snapshot.manifest.source, claimant)).or_default();
         if remove.contains(&snapshot.id) { going } else { staying }.push(snapshot);
     }
-    for ((_, source), [going, staying]) in series {
+    for ((_, source, _), [going, staying]) in series {
         if going.is_empty() || any_restorable(&staying, walker)? {
             continue;
         }
@@ -367,7 +370,7 @@ pub fn execute_guarded(repo: &Repository, remove: &[SnapshotId], report: &dyn Re
     let going: BTreeSet<SnapshotId> = remove.iter().copied().collect();
     let check = || {
         let view = View::take(repo)?;
-        match last_good_goes(&view.snapshots, &going, &mut view.walker()?)? {
+        match last_good_goes(&view, &going, &mut view.walker()?)? {
             None => Ok(()),
             Some(source) => Err(Error::new(
                 Kind::Failed,

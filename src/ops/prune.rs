@@ -129,7 +129,6 @@ pub fn prune(
 ) -> Result<Plan> {
     repo.keys.require_full("pruning")?;
     repo.seen.require_same_repository()?;
-    repo.find_generation()?.refuse_doubt()?;
     let mut generation = None;
     let mut once = || {
         if dry_run {
@@ -248,7 +247,7 @@ fn prune_once(
     let who = Writing { host: options.host.clone(), purpose: "prune".to_owned() };
     let session = Session::begin(repo, &who, report)?;
     // What dead sessions left is garbage of this prune already.
-    end_dead_sessions(repo, session.id)?;
+    end_dead_sessions(repo, session.id, &session.indexed.state)?;
     adopt_claims(repo, report, cancel)?;
     let survey = Survey::take(repo, Some(session.id), generation, options, report, cancel)?;
     let (mut plan, unused, repack) = survey.plan(options);
@@ -381,7 +380,7 @@ impl Work<'_, '_> {
 
     /// Deletes the condemned packs that every running session knows to be condemned and no snapshot needs.
     fn delete_condemned(&mut self, condemned: &[Condemned]) -> Result<()> {
-        let mut live = end_dead_sessions(self.repo, self.session.id)?;
+        let mut live = end_dead_sessions(self.repo, self.session.id, &self.session.indexed.state)?;
         // What a session has read says nothing when it does not count.
         for session in live.iter_mut().filter(|session| session.generation > 0) {
             if !self.repo.counts_now(session.generation)? {

@@ -83,7 +83,7 @@ pub fn repair_index(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> 
         repaired.index_objects_replaced += 1;
         report.count(Counter::Deleted, 1);
     }
-    if found.state.is_err() || found.is_doubtful {
+    if found.state.is_err() || found.is_damaged {
         replace_generation(repo, &found, &listed, report, cancel)?;
         repaired.generation_replaced = true;
     }
@@ -246,7 +246,10 @@ fn replace_generation(
     cancel: &Cancel,
 ) -> Result<()> {
     repo.cache.invalidate()?;
-    let number = found.number + 1;
+    // Behind what does not count, however much of it there is.
+    let taken: HashSet<u64> =
+        repo.storage.list(GENERATION_PREFIX)?.iter().filter_map(|object| generation_of(&object.name)).collect();
+    let number = (found.number + 1..).find(|number| !taken.contains(number)).unwrap_or(found.number + 1);
     // What was set aside, as the generation before remembers it: a copy that is bad must not be taken for the good one.
     let state = found.readable.clone();
     let indexed = repo.index_at(number, state.clone(), report)?;
@@ -266,7 +269,7 @@ fn replace_generation(
     let mut condemned: Vec<_> = going.map(|(&pack, &size)| Condemned { pack, size, since: number }).collect();
     condemned.sort_by_key(|c| c.pack);
     let next = Generation { condemned, judged: number, ..state };
-    repo.publish_in_place_of_damaged(number, &next)?;
+    repo.publish_generation(number, &next)?;
     report.warn(
         "a damaged generation was replaced: which copies it distrusted, and which key slots it removed, is not known; \
          run `alluvium check --read-data` and look at `alluvium key list`",
@@ -290,20 +293,22 @@ fn holds_the_only_copy(
     Ok(false)
 }
 
-/// Removes what does not count under `prune/`. What stands at a milestone, or right after, below the newest
-/// is left: the way by name leads over it. So is what was damaged since `found`.
+/// Removes what does not count under `prune/`, except what was damaged since `found`. At a milestone below
+/// the newest generation, which readers climb by, a copy of the newest takes its place.
 fn remove_unreadable_generations(repo: &Repository, found: &Found) -> Result<()> {
     let now = repo.find_generation_in_flood()?;
     let known: HashSet<u64> = found.void.iter().map(|(number, _)| *number).chain([found.number]).collect();
+    let above: HashMap<u64, bool> =
+        now.void.iter().map(|(number, error)| (*number, error.is_forged() || known.contains(number))).collect();
     for object in repo.storage.list(GENERATION_PREFIX)? {
         let Some(number) = generation_of(&object.name) else { continue };
-        let above = now.void.iter().find(|(void, _)| *void == number);
-        let goes = match above {
-            Some((_, error)) => error.is_forged() || known.contains(&number),
-            None => number < now.number && !repo.is_readable_generation(number)? && !repo.leads_on(number)?,
+        let goes = match above.get(&number) {
+            Some(goes) => *goes,
+            None => number < now.number && !repo.is_readable_generation(number)?,
         };
         if goes {
             repo.storage.delete(&object.name)?;
+            repo.fill_milestone(number, &now)?;
         }
     }
     Ok(())

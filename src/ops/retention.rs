@@ -1,6 +1,6 @@
 //! Which snapshots a forget keeps, and why: pure, no I/O, the time now is a parameter.
 //!
-//! Snapshots are grouped (by source and host) and each group is walked from the newest to the oldest.
+//! Snapshots are grouped (by source, host and write-only slot) and each group is walked from the newest to the oldest.
 //! Every rule divides time into buckets (hours, days, ...) and keeps the newest snapshot of each bucket,
 //! either for so many buckets or within so long before the group's newest snapshot. Rules are independent;
 //! a snapshot stays when any rule keeps it, and every one that stays says why. The rules are restic's
@@ -12,7 +12,7 @@
 //! | a bucket is new when | it differs from the last one kept | the rule kept nothing of it yet (clocks go back) |
 //! | snapshots from the future | use up counts, always "within" | left alone: not judged, not counted, no reference |
 //! | `within` | from the newest not in the future, strict | the same; also weeks; 31 March − 1m is in February |
-//! | grouped by | host and paths | source and host |
+//! | grouped by | host and paths | source, host, and write-only slot |
 //! | oldest of a group | kept while a counting or period-within rule has room | the same |
 //! | nothing would stay | refused | the newest good snapshot stays, whatever else the rules keep |
 //! | keep-tag with an empty tag | means untagged | refused |
@@ -32,7 +32,7 @@ use jiff::{Timestamp, Zoned};
 use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Kind, Result};
-use crate::id::SnapshotId;
+use crate::id::{SlotId, SnapshotId};
 use crate::repo::snapshots::Snapshot;
 
 /// A snapshot as the policy sees it.
@@ -50,6 +50,8 @@ pub struct Candidate {
     pub host: String,
     /// The tags on it.
     pub tags: BTreeSet<String>,
+    /// The write-only slot whose claim it is, if any.
+    pub slot: Option<SlotId>,
     /// False for a suspicious one, for example far smaller than the one before. Rules treat it like any
     /// other; it only never counts as the last good snapshot.
     pub good: bool,
@@ -57,7 +59,7 @@ pub struct Candidate {
 
 impl Candidate {
     /// A snapshot as the policy sees it.
-    pub fn of(snapshot: &Snapshot) -> Self {
+    pub fn of(snapshot: &Snapshot, slot: Option<SlotId>) -> Self {
         let Snapshot { id, manifest, effective_time, .. } = snapshot;
         Self {
             id: *id,
@@ -66,6 +68,7 @@ impl Candidate {
             source: manifest.source.clone(),
             host: manifest.host.clone(),
             tags: manifest.tags.clone(),
+            slot,
             good: manifest.shrunk_from.is_none() && !snapshot.is_distrusted,
         }
     }
@@ -161,6 +164,9 @@ pub enum GroupBy {
     Host,
     /// The same set of tags.
     Tags,
+    /// The same author: a write-only slot, or any of the others. A stolen write-only passphrase can add
+    /// snapshots to any series, and must not displace those of others.
+    Slot,
 }
 
 /// What to keep. The rules are independent, and a snapshot may satisfy several at once.
@@ -201,7 +207,7 @@ pub struct Policy {
 }
 
 impl Default for Policy {
-    /// No rule yet, UTC, grouped by source and host.
+    /// No rule yet, UTC, grouped by source, host and slot.
     fn default() -> Self {
         Self {
             keep_last: None,
@@ -218,7 +224,7 @@ impl Default for Policy {
             keep_within_yearly: None,
             keep_tag: Vec::new(),
             timezone: TimeZone::UTC,
-            group_by: BTreeSet::from([GroupBy::Source, GroupBy::Host]),
+            group_by: BTreeSet::from([GroupBy::Source, GroupBy::Host, GroupBy::Slot]),
             allow_empty: false,
         }
     }
@@ -282,6 +288,7 @@ impl Policy {
             source: by(GroupBy::Source).then(|| candidate.source.clone()),
             host: by(GroupBy::Host).then(|| candidate.host.clone()),
             tags: by(GroupBy::Tags).then(|| candidate.tags.clone()),
+            slot: candidate.slot.filter(|_| by(GroupBy::Slot)),
         }
     }
 }
@@ -406,6 +413,9 @@ pub struct GroupKey {
     /// The whole set of tags.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tags: Option<BTreeSet<String>>,
+    /// The write-only slot that wrote all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot: Option<SlotId>,
 }
 
 /// The verdict on one snapshot.

@@ -225,6 +225,7 @@ fn take(
         stored,
         shrunk_from,
         original: None,
+        original_author: None,
     };
     let id = publish_or_keep(session, &header, manifest, options.write, report, cancel)?;
     let source = options.name.clone();

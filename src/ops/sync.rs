@@ -25,6 +25,7 @@ use serde::Serialize;
 
 use crate::env::Cancel;
 use crate::error::{Kind, Result};
+use crate::format::coordination::Generation;
 use crate::format::manifest::{Header, Manifest, Original, UNSEALED, object_name};
 use crate::format::recipe::RecipeEntry;
 use crate::id::SnapshotId;
@@ -222,7 +223,7 @@ pub fn sync(
     let remember = plan.remember;
     let mut run = Run { source, dest, options, way: plan.way, remember, tally: &tally, cancel, told: HashSet::new() };
     if !plan.to_copy.is_empty() {
-        let bytes = plan.to_copy.iter().map(|(s, _)| s.manifest.bytes()).sum();
+        let bytes = plan.to_copy.iter().fold(0, |sum: u64, (s, _)| sum.saturating_add(s.manifest.bytes()));
         report.task("Copying", Unit::Bytes, Some(bytes));
     }
     let mut settled = 0;
@@ -270,7 +271,7 @@ pub fn original(repo: &Repository, snapshot: &Snapshot) -> Original {
 /// What is to be done.
 struct Plan {
     way: Way,
-    /// Oldest first, so that each finds the one before there.
+    /// Oldest first, so that each finds the one before there; claims of write-only slots last.
     to_copy: Vec<(Snapshot, Original)>,
     already: u64,
     mirrored: Mirrored,
@@ -303,7 +304,10 @@ impl Plan {
             Mirrored::default()
         };
         here.retain(|snapshot| options.filter.admits(snapshot));
-        let kept = kept(&here, options, source.env.now())?;
+        // A generation that can't be read keeps nobody from copying.
+        let state = source.probe_generation()?.1.unwrap_or_default();
+        source.mark_distrusted(&mut here, &state)?;
+        let kept = kept(source, &state, &here, options)?;
         let mut copies: HashMap<Original, Vec<&Snapshot>> = HashMap::new();
         for copy in &there {
             copies.entry(original(dest, copy)).or_default().push(copy);
@@ -323,6 +327,10 @@ impl Plan {
                         failed.push(Failed { snapshot: snapshot.id, problems });
                     }
                 }
+                None if snapshot.is_distrusted => {
+                    let author = source.keys.slot_name(snapshot.author);
+                    report.warn(&format!("snapshot {} is not copied: its author {author} is distrusted", snapshot.id));
+                }
                 None if kept.as_ref().is_none_or(|kept| kept.contains(&snapshot.id)) => {
                     to_copy.push((snapshot, original));
                 }
@@ -331,7 +339,8 @@ impl Plan {
         }
         // Two copies of one original may lie in the source: one is enough.
         let mut known = HashSet::new();
-        to_copy.sort_by_key(|(s, _)| s.order());
+        // Claims of write-only slots come last: what they cost must not keep the others waiting.
+        to_copy.sort_by_key(|(s, _)| (source.claimant(s, &state).is_some(), s.order()));
         to_copy.retain(|(_, original)| known.insert(*original));
         let way = Way::between(source, dest);
         Ok(Self { way, to_copy, already, mirrored, failed, older, remember })
@@ -391,10 +400,16 @@ fn older(repo: &Repository, listed: &BTreeSet<SnapshotId>, report: &dyn Report) 
 }
 
 /// The snapshots that the rules keep; all of them without rules.
-fn kept(snapshots: &[Snapshot], options: &SyncOptions, now: Timestamp) -> Result<Option<BTreeSet<SnapshotId>>> {
+fn kept(
+    source: &Repository,
+    state: &Generation,
+    snapshots: &[Snapshot],
+    options: &SyncOptions,
+) -> Result<Option<BTreeSet<SnapshotId>>> {
     let Some(policy) = &options.keep else { return Ok(None) };
-    let candidates: Vec<Candidate> = snapshots.iter().map(Candidate::of).collect();
-    let groups = decide(&candidates, policy, now)?;
+    let candidates: Vec<Candidate> =
+        snapshots.iter().map(|snapshot| Candidate::of(snapshot, source.claimant(snapshot, state))).collect();
+    let groups = decide(&candidates, policy, source.env.now())?;
     Ok(Some(groups.iter().flat_map(|g| &g.decisions).filter(|d| d.keep).map(|d| d.id).collect()))
 }
 
@@ -485,6 +500,7 @@ impl Run<'_> {
         }
         stored.stored_bytes = session.written_bytes();
         let previous = previous.map(|(id, _)| id);
+        let author = Some(snapshot.author).filter(|author| !source.keys.is_full(*author));
         let header = Header {
             time: manifest.time,
             series,
@@ -500,6 +516,7 @@ impl Run<'_> {
             tool: format!("alluvium {}", env!("CARGO_PKG_VERSION")),
             stored,
             original: Some(original),
+            original_author: manifest.original_author.or(author),
             ..copy
         };
         let id = publish(session, &header, copy, options.write, tally, cancel)?;

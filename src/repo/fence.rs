@@ -1,16 +1,19 @@
 //! Who is writing now, as prune sees it; and how a dead writer is kept from ever publishing (rule I4).
 //!
-//! A session has ended when its manifest exists or its session object is gone. A session that has given no sign
-//! of life for [`PATIENCE`] is fenced: an object is created exclusively under the name of the manifest
-//! that it would publish. Exactly one of the two succeeds, so a wrong clock can cost a running writer its
-//! snapshot, and never anybody data.
+//! A session has ended when its author has published its manifest, when a full slot has fenced it, or
+//! when its session object is not there. What somebody else puts under its name ends nothing: the
+//! session publishes under another one.
+//!
+//! A session that has given no sign of life for [`PATIENCE`] is fenced: an object is created exclusively
+//! under the name of the manifest that it would publish. Exactly one of the two succeeds, so a wrong
+//! clock can cost a running writer its snapshot, and never anybody data.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::error::{Kind, Result};
-use crate::format::coordination::{Beat, SESSION_PREFIX, Session, beat_name, session_name, session_of};
+use crate::format::coordination::{Beat, Generation, SESSION_PREFIX, Session, beat_name, session_name, session_of};
 use crate::format::limits::SESSION_BYTES_MAX;
 use crate::format::manifest;
 use crate::format::{Malformed, ObjectKind};
@@ -19,6 +22,7 @@ use crate::storage::Listed;
 
 use super::Repository;
 use super::rules::Rule;
+use super::snapshots::Taken;
 
 /// How long a session may be silent before it is taken for dead; sixty heartbeats.
 pub const PATIENCE: SignedDuration = SignedDuration::from_hours(1);
@@ -28,13 +32,15 @@ pub const PATIENCE: SignedDuration = SignedDuration::from_hours(1);
 pub struct LiveSession {
     /// The session.
     pub id: SnapshotId,
+    /// The slot that it was opened with; unknown when its object can't be read.
+    pub slot: Option<SlotId>,
     /// Its host; empty when its object can't be read.
     pub host: String,
     /// Its process there.
     pub pid: u32,
     /// What it does.
     pub purpose: String,
-    /// Its last sign of life.
+    /// Its last sign of life that can be believed.
     pub seen: Timestamp,
     /// It relies on no pack that this generation, or an older one, condemned.
     pub generation: u64,
@@ -49,32 +55,84 @@ pub fn live_sessions(repo: &Repository, except: Option<SnapshotId>) -> Result<Ve
 }
 
 fn live_among(repo: &Repository, listed: &[Listed], except: Option<SnapshotId>) -> Result<Vec<LiveSession>> {
+    let clocks = Clocks::new(repo, listed, except);
     let ids: BTreeSet<SnapshotId> = listed.iter().filter_map(|o| session_of(&o.name)).collect();
     let mut live = Vec::new();
     for id in ids.into_iter().filter(|id| Some(*id) != except) {
-        // A session that has published, or that is gone but for its heartbeat, was only interrupted while tidying.
-        let published = repo.storage.stat(&manifest::object_name(id))?.is_some();
-        if published || repo.storage.stat(&session_name(id))?.is_none() {
+        let session = read(repo, &session_name(id), Session::decode)?;
+        // One of which only the heartbeat is left was interrupted while tidying.
+        if session.is_none() && repo.storage.stat(&session_name(id))?.is_none() {
             continue;
         }
-        let session = read(repo, &session_name(id), Session::decode)?;
+        let slot = session.as_ref().map(|(slot, _)| *slot);
+        if has_ended(repo, id, slot)? {
+            continue;
+        }
         let beat = read(repo, &beat_name(id), Beat::decode)?;
-        let author = session.as_ref().map(|(author, _)| *author);
         // Anybody may have replaced the heartbeat. One of another author than the session's does not count. When
         // nobody knows the session's author, a heartbeat is a sign of life and says nothing of generations.
-        let beat = beat.filter(|(by, _)| author.is_none_or(|author| author == *by)).map(|(_, beat)| beat);
+        let beat = beat.filter(|(by, _)| slot.is_none_or(|slot| slot == *by)).map(|(_, beat)| beat);
         let session = session.map(|(_, session)| session);
-        let started = session.as_ref().map_or(Timestamp::MIN, |s| s.started);
+        let started = session.as_ref().map(|s| clocks.believed(&session_name(id), s.started));
+        let beaten = beat.as_ref().map(|b| clocks.believed(&beat_name(id), b.time));
         live.push(LiveSession {
             id,
-            seen: beat.as_ref().map_or(started, |b| b.time.max(started)),
-            generation: beat.filter(|_| author.is_some()).map_or(0, |b| b.generation),
+            slot,
+            seen: started.max(beaten).unwrap_or(Timestamp::MIN),
+            generation: beat.filter(|_| slot.is_some()).map_or(0, |b| b.generation),
             host: session.as_ref().map_or_else(String::new, |s| s.host.clone()),
             pid: session.as_ref().map_or(0, |s| s.pid),
             purpose: session.map_or_else(String::new, |s| s.purpose),
         });
     }
     Ok(live)
+}
+
+/// True when the session can never publish under its name and knows it: what stands there is its own,
+/// or the fence of a full slot. Of a session whose author nobody knows, any object there is its end.
+fn has_ended(repo: &Repository, id: SnapshotId, slot: Option<SlotId>) -> Result<bool> {
+    let Some(slot) = slot else { return Ok(repo.storage.stat(&manifest::object_name(id))?.is_some()) };
+    match repo.name_taken_by(id) {
+        Ok(None) => Ok(false),
+        Ok(Some(Taken::Manifest(author))) => Ok(author == slot),
+        Ok(Some(Taken::Fence(author))) => Ok(author == slot || repo.keys.is_full(author)),
+        // Its own manifest, damaged since; or what a thief put there. The packs of a session that goes on stay.
+        Err(e) if e.kind() == Kind::Damaged => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Judges signs of life, which are times by the clocks of others.
+struct Clocks {
+    now: Timestamp,
+    /// When the storage wrote each session object and heartbeat, by its own clock; and an object that
+    /// was written just now.
+    written: HashMap<String, Timestamp>,
+    just_now: Option<Timestamp>,
+}
+
+impl Clocks {
+    fn new(repo: &Repository, listed: &[Listed], own: Option<SnapshotId>) -> Self {
+        let written: HashMap<String, Timestamp> =
+            listed.iter().filter_map(|object| Some((object.name.clone(), object.modified?))).collect();
+        let own = own.map(|id| [session_name(id), beat_name(id)]).unwrap_or_default();
+        let just_now = own.iter().filter_map(|name| written.get(name).copied()).max();
+        Self { now: repo.env.now(), written, just_now }
+    }
+
+    /// The time of a sign of life. One from far in the future is not believed: then its age is that by
+    /// the clock of the storage, if that says when it wrote the object.
+    fn believed(&self, name: &str, said: Timestamp) -> Timestamp {
+        let latest = self.now.saturating_add(PATIENCE).unwrap_or(Timestamp::MAX);
+        if said <= latest {
+            return said;
+        }
+        let Some(written) = self.written.get(name) else { return Timestamp::MIN };
+        match self.just_now {
+            Some(just_now) => self.now.saturating_sub(just_now.duration_since(*written)).unwrap_or(Timestamp::MIN),
+            None => (*written).min(self.now),
+        }
+    }
 }
 
 /// Reads a session's object and who signed it; `None` when it is gone, damaged or forged, which says nothing
@@ -96,33 +154,36 @@ fn read<T>(
     }
 }
 
-/// Removes what ended sessions left behind and fences those that are silent for too long. Returns the sessions
-/// that are still alive: all those that had begun when this was called.
+/// Removes what ended sessions left behind and fences those that are silent for too long, and those of slots that
+/// `state` lists as removed or distrusted. Returns the sessions that are still alive: all those that had
+/// begun when this was called.
 ///
 /// # Errors
 /// `Storage`.
-pub fn end_dead_sessions(repo: &Repository, except: SnapshotId) -> Result<Vec<LiveSession>> {
+pub fn end_dead_sessions(repo: &Repository, except: SnapshotId, state: &Generation) -> Result<Vec<LiveSession>> {
     let listed = repo.list_sessions_proven()?;
     let live = live_among(repo, &listed, Some(except))?;
     let now = repo.env.now();
+    let is_welcome = |slot: SlotId| !state.has_removed(slot) && !state.distrusts(slot, now);
     let mut alive = Vec::new();
     let mut keep: BTreeSet<SnapshotId> = BTreeSet::from([except]);
     for session in live {
-        if now.duration_since(session.seen) <= PATIENCE {
+        if now.duration_since(session.seen) <= PATIENCE && session.slot.is_none_or(is_welcome) {
             keep.insert(session.id);
             alive.push(session);
         } else if repo.rules.keep(Rule::Fence) {
             fence(repo, session.id)?;
         }
     }
-    for object in listed {
-        if let Some(id) = session_of(&object.name).filter(|id| !keep.contains(id))
-            && (repo.storage.stat(&manifest::object_name(id))?.is_some()
-                || repo.storage.stat(&session_name(id))?.is_none())
+    let names: BTreeSet<&str> = listed.iter().map(|object| object.name.as_str()).collect();
+    let ended: BTreeSet<SnapshotId> = names.iter().filter_map(|name| session_of(name)).collect();
+    for id in ended.difference(&keep) {
+        if repo.storage.stat(&manifest::object_name(*id))?.is_some() || repo.storage.stat(&session_name(*id))?.is_none()
         {
-            // What the storage does not give up only takes room.
-            let _ = repo.storage.delete(&session_name(id));
-            let _ = repo.storage.delete(&beat_name(id));
+            // The heartbeat last. What the storage does not give up only takes room.
+            for name in [session_name(*id), beat_name(*id)].iter().filter(|name| names.contains(name.as_str())) {
+                let _ = repo.storage.delete(name);
+            }
         }
     }
     Ok(alive)

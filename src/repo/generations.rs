@@ -2,8 +2,10 @@
 //!
 //! Anybody who may create objects can create one under `prune/`. So a generation counts when the
 //! authority of a key epoch signed it, and the newest is the one with the highest epoch, then the
-//! highest number. What does not count is skipped and reported: a **forged** one opens and is not
-//! signed, so no accident explains it; a **damaged** one does not open, and may have counted.
+//! highest number. What does not count is skipped and reported, and stops nobody: a **forged** one
+//! opens and is not signed; a **damaged** one does not open. An object holds its order twice, so that
+//! a bad sector does not damage it. Only a machine that has seen a generation count refuses to go on
+//! without it.
 //!
 //! A listing may be old. So numbers above the highest that it shows are asked for by name.
 
@@ -13,6 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::ObjectKind;
 use crate::format::coordination::{GENERATION_MAX, GENERATION_PREFIX, Generation, generation_name, generation_of};
 use crate::format::limits::GENERATION_BYTES_MAX;
+use crate::format::signed::Order;
 
 use super::parallel::{at_once, both};
 use super::{Repository, refuse_unreadable};
@@ -47,8 +50,8 @@ pub struct Found {
     pub epoch: u32,
     /// Objects that do not count, with higher numbers.
     pub void: Vec<(u64, Error)>,
-    /// One of them is damaged: what it condemned, if it counted, is not known.
-    pub is_doubtful: bool,
+    /// One of them is damaged: if it counted, what it condemned is not known.
+    pub is_damaged: bool,
 }
 
 impl Repository {
@@ -69,17 +72,6 @@ impl Repository {
     pub fn probe_generation(&self) -> Result<(u64, Result<Generation>)> {
         let found = self.find_generation()?;
         Ok((found.number, found.state))
-    }
-
-    /// As [`newest_generation`](Self::newest_generation), for whoever is about to publish the next: what a damaged
-    /// one above it decided must not be forgotten.
-    ///
-    /// # Errors
-    /// `Damaged`, also when a damaged object stands above the newest that counts; `Storage`.
-    pub fn undoubted_generation(&self) -> Result<(u64, Generation)> {
-        let found = self.find_generation()?;
-        found.refuse_doubt()?;
-        Ok((found.number, found.state?))
     }
 
     /// Finds the newest generation that counts.
@@ -133,10 +125,10 @@ impl Repository {
         debug_assert!(epoch <= self.keys.newest_epoch());
         if let Some(at) = void.iter().position(|(other, error)| *other == seen && !error.is_forged()) {
             let (number, error) = void.swap_remove(at);
-            return Ok(Found { number, state: Err(error), readable: state, epoch, void, is_doubtful: false });
+            return Ok(Found { number, state: Err(error), readable: state, epoch, void, is_damaged: false });
         }
-        let is_doubtful = void.iter().any(|(_, error)| !error.is_forged());
-        Ok(Found { number, state: Ok(state.clone()), readable: state, epoch, void, is_doubtful })
+        let is_damaged = void.iter().any(|(_, error)| !error.is_forged());
+        Ok(Found { number, state: Ok(state.clone()), readable: state, epoch, void, is_damaged })
     }
 
     /// Goes on by name from the best that is known: to the next milestone that counts, or else to the
@@ -197,11 +189,7 @@ impl Repository {
             Err(e) if e.kind() == Kind::Damaged => return Ok(Standing::Void(e)),
             read => read?,
         };
-        let open = || -> Result<Standing> {
-            let (order, plain) = self.keys.open_order(ObjectKind::Generation, &name, &bytes)?;
-            let state = Generation::decode(&plain).map_err(|e| e.in_object(&name))?;
-            Ok(Standing::Valid(order.epoch, state))
-        };
+        let open = || self.open_generation(&name, &bytes).map(|(order, state)| Standing::Valid(order.epoch, state));
         match open() {
             // Somebody may have begun a key epoch that is not known here.
             Err(e) if e.is_forged() && self.keys.refresh_if_newer(self.storage.as_ref())? => {
@@ -209,6 +197,30 @@ impl Repository {
             }
             opened => Ok(opened.unwrap_or_else(Standing::Void)),
         }
+    }
+
+    /// Opens a generation's object, by the first of its two copies that counts.
+    ///
+    /// # Errors
+    /// `Damaged` when neither copy opens; forged when one opens that the epoch it names has not signed.
+    pub fn open_generation(&self, name: &str, bytes: &[u8]) -> Result<(Order, Generation)> {
+        let [first, second] = copies(bytes).map(|copy| self.open_copy(name, copy));
+        match (first, second) {
+            (Ok(opened), _) | (Err(_), Ok(opened)) => Ok(opened),
+            (Err(e), _) if e.is_forged() => Err(e),
+            (Err(_), Err(e)) => Err(e),
+        }
+    }
+
+    /// Why one of the two copies in a generation's object does not count, if one does not.
+    pub fn flaw_of_generation(&self, name: &str, bytes: &[u8]) -> Option<Error> {
+        copies(bytes).into_iter().find_map(|copy| self.open_copy(name, copy).err())
+    }
+
+    fn open_copy(&self, name: &str, copy: &[u8]) -> Result<(Order, Generation)> {
+        let (order, plain) = self.keys.open_order(ObjectKind::Generation, name, copy)?;
+        let state = Generation::decode(&plain).map_err(|e| e.in_object(name))?;
+        Ok((order, state))
     }
 
     /// The numbers that a listing shows.
@@ -229,27 +241,13 @@ impl Repository {
         Ok(self.probe_generation()?.0)
     }
 
-    /// Publishes a generation as the first one after `number - 1` whose name is free, or is taken by
-    /// what does not count: of two, one succeeds. Returns its number. What `state` says of `number` it
-    /// then says of that ([`renumbered`]).
-    ///
-    /// # Errors
-    /// `Busy` when somebody else published first; `Damaged` when a damaged object stands above the newest that
-    /// counts; `Storage`.
-    pub fn publish_generation(&self, number: u64, state: &Generation) -> Result<u64> {
-        self.publish(number, state, false)
-    }
-
-    /// As [`publish_generation`](Self::publish_generation), over damaged objects: `state` makes up for whatever
-    /// they decided.
+    /// Publishes a generation under the first free number from `first` on. Only what does not count is passed by: of
+    /// two publishers one succeeds. Returns its number. What `state` says of `first` it then says of that
+    /// ([`renumbered`]).
     ///
     /// # Errors
     /// `Busy` when somebody else published first; `Storage`.
-    pub fn publish_in_place_of_damaged(&self, number: u64, state: &Generation) -> Result<u64> {
-        self.publish(number, state, true)
-    }
-
-    fn publish(&self, first: u64, state: &Generation, over_damaged: bool) -> Result<u64> {
+    pub fn publish_generation(&self, first: u64, state: &Generation) -> Result<u64> {
         let late = |number| {
             let (what, name) = ("another prune, check, forget or key change published", generation_name(number));
             Error::new(Kind::Busy, format!("{what} {name} first; nothing was deleted"))
@@ -259,13 +257,11 @@ impl Repository {
         if self.keys.refresh_if_newer(self.storage.as_ref())? {
             return Err(late(first));
         }
-        if !over_damaged {
-            self.find_generation()?.refuse_doubt()?;
-        }
         for number in (first..GENERATION_MAX).take(VOID_MAX) {
             let name = generation_name(number);
             let content = renumbered(state, first, number).encode();
-            let object = self.keys.seal_order(self.env.as_ref(), ObjectKind::Generation, &name, &content)?;
+            let order = self.keys.seal_order(self.env.as_ref(), ObjectKind::Generation, &name, &content)?;
+            let object = order.repeat(2);
             refuse_unreadable(&name, &object, GENERATION_BYTES_MAX)?;
             match self.storage.put_new(&name, &object) {
                 Ok(()) => {}
@@ -359,15 +355,22 @@ impl Repository {
         Ok(true)
     }
 
-    /// True when the way by name leads over an object that does not count: from a milestone on, without a gap.
+    /// Puts a copy of `newest` at `number`, when that is a milestone below it: for readers who climb by name. It
+    /// counts for as much as the newest, which has a higher number.
     ///
     /// # Errors
     /// `Storage`.
-    pub(crate) fn leads_on(&self, number: u64) -> Result<bool> {
-        if number > 0 && number.is_multiple_of(MILESTONE) {
-            return Ok(true);
+    pub(crate) fn fill_milestone(&self, number: u64, newest: &Found) -> Result<()> {
+        let Ok(state) = &newest.state else { return Ok(()) };
+        if number == 0 || !number.is_multiple_of(MILESTONE) || number >= newest.number {
+            return Ok(());
         }
-        self.is_on_the_way(number, &self.listed_generations()?.into_iter().collect())
+        let name = generation_name(number);
+        let order = self.keys.seal_order(self.env.as_ref(), ObjectKind::Generation, &name, &state.encode())?;
+        match self.storage.put_new(&name, &order.repeat(2)) {
+            Err(e) if e.kind() == Kind::AlreadyExists => Ok(()),
+            put => put,
+        }
     }
 
     /// True when an epoch has signed the generation, or when it is gone.
@@ -379,21 +382,10 @@ impl Repository {
     }
 }
 
-impl Found {
-    /// Refuses when a damaged object stands above the newest generation that counts.
-    ///
-    /// # Errors
-    /// `Damaged`.
-    pub fn refuse_doubt(&self) -> Result<()> {
-        let Some((number, _)) = self.void.iter().find(|(_, error)| self.is_doubtful && !error.is_forged()) else {
-            return Ok(());
-        };
-        Err(Error::damaged(
-            generation_name(*number),
-            "is unreadable and may have counted: what it decided is not known",
-        )
-        .hint("`alluvium repair index` publishes a new one"))
-    }
+/// The two copies of the order that a generation's object holds.
+fn copies(bytes: &[u8]) -> [&[u8]; 2] {
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    [first, second]
 }
 
 /// `state`, made to be published as generation `first`, as it must read when it becomes generation

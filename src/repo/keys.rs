@@ -346,6 +346,14 @@ impl Keys {
         Ok(key)
     }
 
+    /// Opens a wrapped data key as it is, whatever is remembered of its id.
+    ///
+    /// # Errors
+    /// As [`open_data_key`](Self::open_data_key).
+    pub fn verify_data_key(&self, wrapped: &WrappedKey) -> Result<()> {
+        self.unwrap_data_key(wrapped).map(drop)
+    }
+
     /// The data key, if it was opened before.
     pub fn opened_data_key(&self, id: DataKeyId) -> Option<seal::SealKey> {
         lock(&self.opened).get(&id).cloned()

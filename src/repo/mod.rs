@@ -331,20 +331,12 @@ impl Repository {
         for (number, error) in &found.void {
             report.problem(Problem::new(generation_name(*number), error));
         }
-        let is_doubtful = found.is_doubtful;
         let state = found.state.map_err(|e| match e.kind() {
             Kind::Damaged => e.hint("`alluvium repair index` publishes a new one"),
             _ => e,
         })?;
         self.refuse_removed_slot(&state)?;
-        let mut indexed = self.index_at(found.number, state, report)?;
-        if is_doubtful {
-            report.warn(
-                "an object under prune/ is unreadable and may condemn any pack: nothing that is stored is relied on",
-            );
-            indexed.trust.trusts_nothing = true;
-        }
-        Ok(indexed)
+        self.index_at(found.number, state, report)
     }
 
     /// As [`index`](Self::index), for reading only: an unreadable generation keeps nobody from a restore, since
@@ -756,8 +748,6 @@ impl Indexed<'_> {
 
 /// A generation's state in a form that answers quickly.
 struct Trust {
-    /// What is condemned is not known.
-    trusts_nothing: bool,
     /// Packs that only a write-only slot vouches for, another one than this; and those of distrusted slots.
     unvouched: HashSet<PackId>,
     condemned: HashSet<PackId>,
@@ -770,7 +760,6 @@ impl Trust {
     fn new(state: &Generation, rules: Rules) -> Self {
         let condemned = state.condemned.iter().filter(|_| rules.keep(Rule::AvoidCondemned));
         Self {
-            trusts_nothing: false,
             unvouched: HashSet::new(),
             condemned: condemned.map(|c| c.pack).collect(),
             missing: BTreeSet::new(),
@@ -779,8 +768,7 @@ impl Trust {
     }
 
     fn usable(&self, id: &BlobId, pack: PackId) -> bool {
-        !self.trusts_nothing
-            && !self.condemned.contains(&pack)
+        !self.condemned.contains(&pack)
             && !self.missing.contains(&pack)
             && !self.unvouched.contains(&pack)
             && !self.distrusts(id, pack)

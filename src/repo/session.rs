@@ -23,7 +23,7 @@ use crate::env::{Env, lock};
 use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{self, Beat, Distrusted, beat_name, session_name};
 use crate::format::limits::MANIFEST_BYTES_MAX;
-use crate::format::manifest::{self, Header, Manifest, Published, SealedManifest};
+use crate::format::manifest::{self, Header, Manifest, SealedManifest};
 use crate::format::pack::WrappedKey;
 use crate::format::{ObjectKind, associated_data, pack};
 use crate::id::{BlobId, DataKeyId, PackId, SnapshotId};
@@ -35,6 +35,7 @@ use super::index::Location;
 use super::keys::{DataKey, Keys};
 use super::parallel::{at_once, both, each};
 use super::rules::Rule;
+use super::snapshots::Taken;
 use super::{Indexed, Repository, refuse_unreadable};
 
 /// How many packs are asked for one by one before a listing of all packs is cheaper.
@@ -263,14 +264,21 @@ impl<'r> Session<'r> {
         lock(&self.written).insert(pack, size);
     }
 
-    /// Tells a session that prune has declared dead, before it lists packs that are gone.
+    /// Fails when prune has declared this session dead, before the session lists packs that prune may have
+    /// deleted. What a slot that is not full put under the session's name is no fence: the session goes on,
+    /// and publishes under another name.
     ///
     /// # Errors
     /// `Busy` when it is fenced; `Storage`.
     pub fn check_alive(&self) -> Result<()> {
-        match self.repo().storage.stat(&manifest::object_name(self.id))? {
-            None => Ok(()),
-            Some(_) => Err(self.fenced()),
+        let repo = self.repo();
+        if repo.storage.stat(&manifest::object_name(self.id))?.is_none() {
+            return Ok(());
+        }
+        match repo.name_taken_by(self.id) {
+            Ok(Some(Taken::Fence(author))) if repo.keys.is_full(author) => Err(self.fenced()),
+            Err(e) if e.kind() != Kind::Damaged => Err(e),
+            _ => Ok(()),
         }
     }
 
@@ -448,9 +456,7 @@ impl Session<'_> {
         };
         match standing {
             Ok(bytes) if bytes == object => Settled::Published,
-            Ok(bytes) if matches!(manifest::decode(&bytes), Ok(Published::Fence(_))) => {
-                Settled::Unpublished(self.fenced())
-            }
+            Ok(_) if self.check_alive().is_err_and(|e| e.kind() == Kind::Busy) => Settled::Unpublished(self.fenced()),
             Ok(_) => {
                 self.supersede();
                 let what = format!("another object took the name of snapshot {}; nothing was published", self.id);

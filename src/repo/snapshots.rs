@@ -71,6 +71,15 @@ pub fn judge_times(snapshots: &mut [Snapshot], now: Timestamp) {
     snapshots.sort_by_key(|snapshot| Reverse(snapshot.order()));
 }
 
+/// What stands under a snapshot's name, and who signed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// A manifest.
+    Manifest(SlotId),
+    /// A fence.
+    Fence(SlotId),
+}
+
 /// What could be read, and the error of each that could not.
 pub type Readable<T> = (Vec<T>, Vec<(SnapshotId, Error)>);
 
@@ -144,17 +153,35 @@ impl Repository {
         })
     }
 
-    /// Who signed a snapshot; `None` when it is not there, or none.
+    /// Who signed a snapshot; `None` when there is none.
     ///
     /// # Errors
     /// `Damaged`, `Storage`.
     pub fn author(&self, id: SnapshotId) -> Result<Option<SlotId>> {
+        Ok(match self.name_taken_by(id)? {
+            Some(Taken::Manifest(author)) => Some(author),
+            Some(Taken::Fence(_)) | None => None,
+        })
+    }
+
+    /// What stands under a snapshot's name, if anything.
+    ///
+    /// # Errors
+    /// `Damaged` when it is neither a manifest nor a fence that a slot of this repository signed; `Storage`.
+    pub fn name_taken_by(&self, id: SnapshotId) -> Result<Option<Taken>> {
         let name = manifest::object_name(id);
-        let opened = self.open_published(id, false, &|_, sealed| Ok(self.open_header(&name, sealed)?.0.author));
-        match opened {
-            Err(e) if e.kind() == Kind::NotFound => Ok(None),
-            opened => opened,
-        }
+        let bytes = match self.storage.get(&name, MANIFEST_BYTES_MAX) {
+            Err(e) if e.kind() == Kind::NotFound => return Ok(None),
+            read => read?,
+        };
+        Ok(Some(match manifest::decode(&bytes).map_err(|e| e.in_object(&name))? {
+            Published::Manifest(sealed) => Taken::Manifest(self.open_header(&name, &sealed)?.0.author),
+            Published::Fence(sealed) => Taken::Fence(self.open_fence(&name, sealed)?),
+        }))
+    }
+
+    fn open_fence(&self, name: &str, sealed: &[u8]) -> Result<SlotId> {
+        Ok(self.open_claim(ObjectKind::Fence, name, name.as_bytes(), sealed)?.0.author)
     }
 
     /// True when an unreadable object under `snapshots/` was certainly a manifest: this machine has read it,
@@ -172,6 +199,15 @@ impl Repository {
                 || self.seen.is_head(id)
                 || snapshots.iter().any(|s| s.manifest.previous == Some(id))
                 || self.cache.packs()?.iter().any(|pack| pack.session == id)))
+    }
+
+    /// The slot that a snapshot is only a claim of: the write-only slot that wrote it, or the snapshot that it is
+    /// a copy of; any slot whose claims of that time are distrusted. A write-only slot that was removed has
+    /// no claimant: its snapshots are like those of full slots.
+    pub fn claimant(&self, snapshot: &Snapshot, state: &Generation) -> Option<SlotId> {
+        let is_claim = |slot: &SlotId| !self.keys.is_full(*slot) && !state.has_removed(*slot);
+        let author = Some(snapshot.author).filter(|author| snapshot.is_distrusted || is_claim(author));
+        author.or(snapshot.manifest.original_author)
     }
 
     /// Marks the snapshots of slots that `state` distrusts. A snapshot is as new as it says, or as the
@@ -310,10 +346,7 @@ impl Repository {
         let name = manifest::object_name(id);
         let open = |bytes: &[u8]| match manifest::decode(bytes).map_err(|e| e.in_object(&name))? {
             Published::Manifest(sealed) => open(id, &sealed).map(Some),
-            Published::Fence(sealed) => {
-                self.open_claim(ObjectKind::Fence, &name, name.as_bytes(), sealed)?;
-                Ok(None)
-            }
+            Published::Fence(sealed) => self.open_fence(&name, sealed).map(|_| None),
         };
         if !afresh
             && let Some(bytes) = self.cache.manifest(&id)?

@@ -186,7 +186,8 @@ fn group_name(key: &GroupKey) -> String {
         let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
         if tags.is_empty() { " without tags".to_owned() } else { format!(" tagged {}", tags.join(", ")) }
     });
-    format!("{source}{host}{tags}:")
+    let slot = key.slot.map_or_else(String::new, |slot| format!(" by write-only slot {}", short(&slot)));
+    format!("{source}{host}{tags}{slot}:")
 }
 
 #[cfg(test)]
@@ -199,6 +200,7 @@ mod tests {
             source: source.map(str::to_owned),
             host: host.map(str::to_owned),
             tags: tags.map(|tags| tags.iter().map(|&t| t.to_owned()).collect()),
+            slot: None,
         };
         assert_eq!(group_name(&key(Some("shop"), Some("db1"), None)), "shop on db1:");
         assert_eq!(group_name(&key(None, None, Some(&["a", "b"]))), "all sources tagged a, b:");

@@ -86,9 +86,7 @@ impl<'r> Survey<'r> {
             return Err(Error::new(Kind::Failed, "the repository lists no snapshot at all; nothing was deleted")
                 .hint("if that is right, say --allow-empty; if it is not, the storage does not show what it holds"));
         }
-        let found = repo.find_generation()?;
-        found.refuse_doubt()?;
-        let (number, state) = (found.number, found.state);
+        let (number, state) = repo.probe_generation()?;
         *generation = Some(number);
         let indexed = repo.index_proven(number, readable(number, state)?, report)?;
         report_index(&indexed, report);
