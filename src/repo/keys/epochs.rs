@@ -1,0 +1,94 @@
+//! Beginning a key epoch.
+
+use zeroize::Zeroizing;
+
+use crate::env::{Env, lock};
+use crate::error::{Error, Kind, Result};
+use crate::format::epoch::{self, CERTIFICATES_MAX, EPOCH_MAX, Epoch, Listed, SealedSecrets};
+use crate::format::limits::EPOCH_BYTES_MAX;
+use crate::format::{ObjectKind, certificate};
+use crate::id::SlotId;
+use crate::repo::refuse_unreadable;
+use crate::repo::ring::secrets_name;
+use crate::storage::Storage;
+use crate::transform::seal::{self, Purpose};
+use crate::transform::sign::Signer;
+
+use super::Keys;
+use super::signing::Sealer;
+
+impl Keys {
+    /// Begins a new key epoch: what is stored from now on opens with its secrets alone, which are
+    /// sealed to the full slots `to`. Returns its number, which is the next: a successor of an epoch
+    /// has one name, and whoever takes it first is the successor for ever.
+    ///
+    /// # Errors
+    /// `WrongKey` from a write-only slot; `Storage`; `Busy` when somebody else began one meanwhile;
+    /// `Damaged` when an object that does not count has taken the name.
+    pub fn begin_epoch(&self, storage: &dyn Storage, env: &dyn Env, to: &[SlotId]) -> Result<u32> {
+        self.require_full("beginning a key epoch")?;
+        self.refresh_ring(storage)?;
+        let ring = self.ring();
+        let (previous, known) = ring.newest();
+        let before = known.secrets.as_ref().ok_or_else(|| no_secrets(previous))?;
+        if previous >= EPOCH_MAX {
+            return Err(Error::new(Kind::Failed, format!("key epoch {previous} is the last that there can be")));
+        }
+        if ring.is_cut || ring.slots.len() > CERTIFICATES_MAX || to.len() > CERTIFICATES_MAX {
+            return Err(too_many_certificates());
+        }
+        let number = previous + 1;
+        let name = epoch::object_name(number);
+        let (public, secret) = seal::generate_key_pair(env);
+        let (authority, authority_secret) = Signer::generate(env);
+        let plain = Zeroizing::new([&secret[..], &authority_secret[..]].concat());
+        let mut certificates: Vec<Listed> =
+            ring.slots.iter().map(|(slot, known)| Listed { slot: *slot, digest: known.digest }).collect();
+        certificates.sort_by_key(|listed| listed.slot);
+        let mut secrets = Vec::new();
+        for slot in to {
+            let Some(known) = ring.slots.get(slot) else { continue };
+            let associated = secrets_name(self.repo, number, *slot);
+            let sealing = &known.certificate.sealing;
+            let (kem_output, sealed) = seal::wrap(env, Purpose::EpochSecret, sealing, &associated, &plain)
+                .map_err(|e| Error::damaged(certificate::object_name(*slot), e))?;
+            let sealed = sealed.try_into().expect("two secrets and a tag");
+            secrets.push(SealedSecrets { slot: *slot, kem_output, sealed });
+        }
+        let authority = authority.public();
+        let epoch = Epoch { previous, created: env.now(), public, authority, certificates, secrets };
+        let sealer = Sealer { env, repo: self.repo, index: &self.index };
+        let signer = Signer::new(&before.authority.0);
+        let object = sealer.order(previous, &signer, ObjectKind::Epoch, &name, &epoch.encode());
+        refuse_unreadable(&name, &object, EPOCH_BYTES_MAX)?;
+        match storage.put_new(&name, &object) {
+            Err(e) if e.kind() != Kind::AlreadyExists => return Err(e),
+            _ => self.refresh_ring(storage)?,
+        }
+        let ring = lock(&self.ring);
+        match ring.epochs.get(&number) {
+            Some(known) if known.epoch.authority == authority => Ok(number),
+            Some(_) => Err(Error::new(Kind::Busy, "somebody else began a key epoch meanwhile")
+                .hint("run `alluvium key rotate` again if you want another one")),
+            None => Err(Error::damaged(
+                name,
+                "has the name of the next key epoch and does not count; no key epoch was begun",
+            )
+            .hint(
+                "if a copy of the repository has another object of this name, restore that one; else delete this one; \
+                 then run `alluvium key rotate` again",
+            )),
+        }
+    }
+}
+
+pub(super) fn too_many_certificates() -> Error {
+    Error::new(Kind::Failed, format!("there are too many objects in slots/: {CERTIFICATES_MAX} can count"))
+        .hint("`alluvium check` names those that do not count: delete them")
+}
+
+pub(super) fn no_secrets(epoch: u32) -> Error {
+    let what = format!("this slot was not given the secrets of key epoch {epoch}");
+    Error::new(Kind::WrongKey, what)
+        .hint("it was removed, or the epoch was begun without it: use another full passphrase")
+}
