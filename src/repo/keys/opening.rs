@@ -67,7 +67,10 @@ pub fn open(slots: Slots, ring: RawRing, storage: &dyn Storage, config: &Config,
         let ring = Ring::judge(ring, storage, repo, &plain, id, 0)?;
         let keys = Keys::new(repo, id, plain, ring);
         let certificate = keys.verify_slot(id, &slot, &bytes)?;
-        if certificate.signing != keys.signer.public() || certificate.kind != keys.kind() {
+        let is_certified = certificate.sealing == seal::public_key(&keys.plain.sealing.0)
+            && certificate.signing == keys.signer.public()
+            && certificate.kind == keys.kind();
+        if !is_certified {
             return Err(Error::damaged(name, "its keys are not those of its certificate"));
         }
         return Ok(keys);
