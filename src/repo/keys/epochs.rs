@@ -31,13 +31,10 @@ impl Keys {
         let ring = self.ring();
         let (previous, known) = ring.newest();
         let before = known.secrets.as_ref().ok_or_else(|| no_secrets(previous))?;
-        if previous >= EPOCH_MAX {
-            return Err(Error::new(Kind::Failed, format!("key epoch {previous} is the last that there can be")));
-        }
+        let number = successor(previous)?;
         if ring.is_cut || ring.slots.len() > CERTIFICATES_MAX || to.len() > CERTIFICATES_MAX {
             return Err(too_many_certificates());
         }
-        let number = previous + 1;
         let name = epoch::object_name(number);
         let (public, secret) = seal::generate_key_pair(env);
         let (authority, authority_secret) = Signer::generate(env);
@@ -82,6 +79,15 @@ impl Keys {
     }
 }
 
+/// Returns the number of the epoch after `previous`.
+fn successor(previous: u32) -> Result<u32> {
+    if previous >= EPOCH_MAX {
+        let what = format!("key epoch {previous} is the last that there can be");
+        return Err(Error::new(Kind::Failed, what));
+    }
+    Ok(previous + 1)
+}
+
 pub(super) fn too_many_certificates() -> Error {
     Error::new(Kind::Failed, format!("there are too many objects in slots/: {CERTIFICATES_MAX} can count"))
         .hint("`alluvium check` names those that do not count: delete them")
@@ -91,4 +97,17 @@ pub(super) fn no_secrets(epoch: u32) -> Error {
     let what = format!("this slot was not given the secrets of key epoch {epoch}");
     Error::new(Kind::WrongKey, what)
         .hint("it was removed, or the epoch was begun without it: use another full passphrase")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_follows_the_last_epoch() {
+        assert_eq!(successor(EPOCH_MAX - 1).expect("the last"), EPOCH_MAX);
+        let error = successor(EPOCH_MAX).expect_err("there is none");
+        assert_eq!(error.kind(), Kind::Failed);
+        assert!(error.to_string().contains("99999999"), "{error}");
+    }
 }
