@@ -65,6 +65,9 @@ pub struct SlotInfo {
     pub label: String,
     /// When it was made.
     pub created: Timestamp,
+    /// The time from which on its claims are distrusted; `None` for a trusted slot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distrusted_since: Option<Timestamp>,
 }
 
 /// A slot that is not written yet.
