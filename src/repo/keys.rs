@@ -1,4 +1,4 @@
-//! The repository's keys: what a passphrase or a key file opens, and what each key is for.
+//! The keys of a repository: what a passphrase or a key file opens, and what each key is for.
 //!
 //! ```text
 //! passphrase -Argon2id-> key-encryption key -opens-> slot: chunk-id key, chunker seed, index key,
@@ -7,8 +7,20 @@
 //! session data key -HPKE-> sealed to the newest epoch's public key, in every pack and manifest
 //! ```
 //!
-//! A write-only slot lacks the secrets of epochs. It can do all that writing takes; there is nothing
-//! in it that could open a data key or sign an order, so no mistake of a program can make it.
+//! A write-only slot lacks the secrets of epochs. It has what writing takes. It has nothing that opens
+//! a data key or signs an order, so no fault of a program can make it do so.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `key_file` | the content of key files |
+//! | `slots` | key slots and their certificates |
+//! | `opening` | from a passphrase to open [`Keys`] |
+//! | `epochs` | the begin of a key epoch |
+//! | `data_keys` | the keys of sessions |
+//! | `signing` | claims and orders |
+//! | `found` | the first keys of a new repository |
+//!
+//! Which epochs and certificates count decides [`super::ring`].
 mod data_keys;
 mod epochs;
 mod found;
@@ -52,11 +64,11 @@ pub struct Keys {
     signer: Signer,
     ring: Mutex<Ring>,
     opened: Mutex<HashMap<DataKeyId, seal::SealKey>>,
-    /// Digests of signatures that were verified before.
+    /// Digests of signatures that verified before.
     verified: Mutex<HashSet<[u8; 32]>>,
 }
 
-/// What repositories that deduplicate alike share.
+/// The keys that repositories share when they name and cut chunks alike.
 #[derive(Clone)]
 pub struct SharedKeys {
     chunk_id: SecretBytes,
@@ -65,7 +77,7 @@ pub struct SharedKeys {
 }
 
 impl SharedKeys {
-    /// Fresh keys.
+    /// Generates random keys.
     pub fn generate(env: &dyn Env) -> Self {
         let random = || {
             let mut bytes = [0; 32];
@@ -77,7 +89,7 @@ impl SharedKeys {
 }
 
 impl Keys {
-    /// Keys that name and cut chunks as these do, and share nothing else with them.
+    /// Returns keys that name and cut chunks as these do, with an index key of their own.
     ///
     /// # Errors
     /// `WrongKey` from a write-only slot.
@@ -86,7 +98,7 @@ impl Keys {
         Ok(SharedKeys { index: SharedKeys::generate(env).index, ..self.shared() })
     }
 
-    /// All that a twin of this repository shares with it. Its slots and epochs are its own.
+    /// Returns the keys for a twin of this repository, whose slots and epochs are its own.
     ///
     /// # Errors
     /// `WrongKey` from a write-only slot.
@@ -101,13 +113,13 @@ impl Keys {
         SharedKeys { chunk_id, chunker_seed, index }
     }
 
-    /// True when both name chunks alike: the same bytes have the same id in both repositories.
+    /// Returns true if the same bytes have the same chunk id in both repositories.
     pub fn names_alike(&self, other: &Self) -> bool {
         self.plain.chunk_id == other.plain.chunk_id
     }
 
-    /// True when a blob that is sealed in one repository opens in the other under the same data key:
-    /// one id, one index key.
+    /// Returns true if a blob that is sealed in one repository opens in the other under the same data
+    /// key: both have one id and one index key.
     pub fn opens_alike(&self, other: &Self) -> bool {
         self.repo == other.repo && self.plain.index == other.plain.index && self.names_alike(other)
     }
@@ -120,32 +132,32 @@ impl Keys {
         Self { repo, slot, plain, hasher, index, signer, ring: Mutex::new(ring), opened, verified }
     }
 
-    /// The repository that they belong to.
+    /// Returns the id of the repository.
     pub fn repo(&self) -> RepoId {
         self.repo
     }
 
-    /// The slot that was opened.
+    /// Returns the slot that was opened.
     pub fn slot(&self) -> SlotId {
         self.slot
     }
 
-    /// What the opened slot allows.
+    /// Returns the kind of the opened slot.
     pub fn kind(&self) -> SlotKind {
         if self.plain.epochs.is_empty() { SlotKind::WriteOnly } else { SlotKind::Full }
     }
 
-    /// The chunker's seed.
+    /// Returns the seed of the chunker.
     pub fn chunker_seed(&self) -> &[u8; 32] {
         &self.plain.chunker_seed.0
     }
 
-    /// The key ring as it is known here.
+    /// Returns a copy of the key ring as it was read last.
     pub fn ring(&self) -> Ring {
         lock(&self.ring).clone()
     }
 
-    /// Reads the key ring again: somebody added a slot or began an epoch.
+    /// Reads the key ring again, for slots and epochs that are new.
     ///
     /// # Errors
     /// `Damaged`, `Storage`.
@@ -155,7 +167,7 @@ impl Keys {
         let ring = Ring::judge(raw, storage, self.repo, &self.plain, self.slot, known)?;
         let mut before = lock(&self.ring);
         if ring.newest().0 < before.newest().0 && before.newest().0 > known {
-            // Another thread has read it later.
+            // Another thread has read a newer state.
             return Ok(());
         }
         ring.require_all_of(&before)?;
@@ -163,13 +175,12 @@ impl Keys {
         Ok(())
     }
 
-    /// The number of the newest key epoch that is known here.
+    /// Returns the number of the newest key epoch that was read.
     pub fn newest_epoch(&self) -> u32 {
         lock(&self.ring).newest().0
     }
 
-    /// Reads the key ring again if the storage lists an epoch that is newer than the newest known. True
-    /// when there is one.
+    /// Reads the key ring again if the storage lists a newer epoch. Returns true if one counts.
     ///
     /// # Errors
     /// As [`refresh_ring`](Self::refresh_ring).
@@ -184,7 +195,7 @@ impl Keys {
         Ok(self.newest_epoch() > before)
     }
 
-    /// A slot as people read it: the beginning of its id, and its label.
+    /// Returns a slot's name for messages: the first 8 digits of its id, its kind and its label.
     pub fn slot_name(&self, slot: SlotId) -> String {
         let id = slot.to_string();
         match self.known_slot(slot).map(|known| known.certificate) {
@@ -196,17 +207,17 @@ impl Keys {
         }
     }
 
-    /// True when the ring knows the slot as a full one.
+    /// Returns true if a certificate that counts says that the slot is full.
     pub fn is_full(&self, slot: SlotId) -> bool {
         self.known_slot(slot).is_some_and(|known| known.certificate.kind == SlotKind::Full)
     }
 
-    /// What the ring says of a slot.
+    /// Returns the certificate of a slot, if one counts.
     pub fn known_slot(&self, slot: SlotId) -> Option<KnownSlot> {
         lock(&self.ring).slots.get(&slot).cloned()
     }
 
-    /// Refuses what needs reading when the slot is write-only; `work` completes "… needs a full key".
+    /// Returns an error if the slot is write-only. `work` is the subject of "… needs a full key".
     ///
     /// # Errors
     /// `WrongKey`.

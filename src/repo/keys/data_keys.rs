@@ -1,4 +1,4 @@
-//! Data keys: each session makes one, seals it to the newest epoch, and seals with it what it stores.
+//! Data keys: a session generates one, seals it to the newest epoch, and seals with it what it stores.
 
 use zeroize::Zeroizing;
 
@@ -12,19 +12,19 @@ use crate::transform::seal::{self, Purpose};
 
 use super::Keys;
 
-/// A session's own key, with what others need to open it.
+/// The data key of a session, with its sealed form for others.
 pub struct DataKey {
     /// Seals and opens blobs and the manifest's body.
     pub key: seal::SealKey,
-    /// Goes into packs, index objects and the manifest.
+    /// Its sealed form, for packs, index objects and the manifest.
     pub wrapped: WrappedKey,
 }
 
 impl Keys {
-    /// A fresh data key, sealed to the newest epoch.
+    /// Generates a data key and seals it to the newest epoch.
     ///
     /// # Errors
-    /// `Damaged` when the epoch's public key is no key.
+    /// `Damaged` if the public key of the epoch is not valid.
     pub fn new_data_key(&self, env: &dyn Env) -> Result<DataKey> {
         let mut plain = Zeroizing::new([0; 32]);
         env.fill_random(plain.as_mut_slice());
@@ -44,7 +44,7 @@ impl Keys {
         Ok(WrappedKey { id, epoch: number, kem_output, sealed })
     }
 
-    /// A data key of another repository, sealed to the newest epoch of this one.
+    /// Opens a data key of another repository and seals it to the newest epoch of this one.
     ///
     /// # Errors
     /// As [`open_data_key`](Self::open_data_key) of `from`.
@@ -53,10 +53,10 @@ impl Keys {
         self.wrap_data_key(env, &plain)
     }
 
-    /// Opens a data key; remembers it.
+    /// Opens a data key and keeps it in memory.
     ///
     /// # Errors
-    /// `WrongKey` for a write-only slot; `Damaged` when it does not open or is not the key it says.
+    /// `WrongKey` from a write-only slot; `Damaged` if it does not open or does not match its id.
     pub fn open_data_key(&self, wrapped: &WrappedKey) -> Result<seal::SealKey> {
         if let Some(key) = lock(&self.opened).get(&wrapped.id) {
             return Ok(key.clone());
@@ -66,7 +66,7 @@ impl Keys {
         Ok(key)
     }
 
-    /// The data key, if it was opened before.
+    /// Returns the data key if it was opened before.
     pub fn opened_data_key(&self, id: DataKeyId) -> Option<seal::SealKey> {
         lock(&self.opened).get(&id).cloned()
     }
@@ -86,7 +86,7 @@ impl Keys {
             .ok_or_else(|| bad("does not open: altered, or from another repository"))
     }
 
-    /// Associated data of a wrapped data key: its id and epoch.
+    /// Returns the associated data of a wrapped data key: its id and epoch.
     fn data_key_name(&self, id: DataKeyId, epoch: u32) -> Vec<u8> {
         let mut name = id.0.to_vec();
         name.extend_from_slice(&epoch.to_le_bytes());

@@ -1,4 +1,4 @@
-//! Beginning a key epoch.
+//! The begin of a key epoch.
 
 use zeroize::Zeroizing;
 
@@ -18,13 +18,13 @@ use super::Keys;
 use super::signing::Sealer;
 
 impl Keys {
-    /// Begins a new key epoch: what is stored from now on opens with its secrets alone, which are
-    /// sealed to the full slots `to`. Returns its number, which is the next: a successor of an epoch
-    /// has one name, and whoever takes it first is the successor for ever.
+    /// Begins a key epoch and returns its number, the next. New data opens only with its secrets,
+    /// which are sealed to the full slots `to`. An epoch has one name for its successor, so the first
+    /// order under that name is the successor for ever.
     ///
     /// # Errors
-    /// `WrongKey` from a write-only slot; `Storage`; `Busy` when somebody else began one meanwhile;
-    /// `Damaged` when an object that does not count has taken the name.
+    /// `WrongKey` from a write-only slot; `Storage`; `Busy` if another machine began one at the same
+    /// time; `Damaged` if an object that does not count has the name.
     pub fn begin_epoch(&self, storage: &dyn Storage, env: &dyn Env, to: &[SlotId]) -> Result<u32> {
         self.require_full("beginning a key epoch")?;
         self.refresh_ring(storage)?;
@@ -65,8 +65,8 @@ impl Keys {
         let ring = lock(&self.ring);
         match ring.epochs.get(&number) {
             Some(known) if known.epoch.authority == authority => Ok(number),
-            Some(_) => Err(Error::new(Kind::Busy, "somebody else began a key epoch meanwhile")
-                .hint("run `alluvium key rotate` again if you want another one")),
+            Some(_) => Err(Error::new(Kind::Busy, "another machine began a key epoch at the same time")
+                .hint("run `alluvium key rotate` again to begin one more")),
             None => Err(Error::damaged(
                 name,
                 "has the name of the next key epoch and does not count; no key epoch was begun",
@@ -82,7 +82,7 @@ impl Keys {
 /// Returns the number of the epoch after `previous`.
 fn successor(previous: u32) -> Result<u32> {
     if previous >= EPOCH_MAX {
-        let what = format!("key epoch {previous} is the last that there can be");
+        let what = format!("key epoch {previous} is the last one, nothing can follow it");
         return Err(Error::new(Kind::Failed, what));
     }
     Ok(previous + 1)

@@ -15,11 +15,11 @@ use super::signing::Sealer;
 use super::slots::MadeSlot;
 use super::{NewSlot, SharedKeys};
 
-/// Founds a repository: a first epoch, a first full slot, and the config, which comes last: a
-/// repository exists when its config does, and then it has a key.
+/// Writes the first objects of a repository: an epoch, a full slot, and last the config. A repository
+/// exists once its config does, so it never lacks a key.
 ///
 /// # Errors
-/// `Usage`, `Storage`; `AlreadyExists` when somebody else was faster.
+/// `Usage`, `Storage`; `AlreadyExists` if another machine was first.
 pub fn found(
     storage: &dyn Storage,
     env: &dyn Env,
@@ -55,7 +55,7 @@ pub fn found(
         storage.put_new(crate::format::config::OBJECT_NAME, &config.encode())
     })();
     if written.is_err() {
-        // Without a config they are nobody's. The epoch's name may be that of another's.
+        // They have random names. The epoch under its fixed name may be another machine's.
         for name in [keyslot::object_name(slot), certificate::object_name(slot)] {
             let _ = storage.delete(&name);
         }

@@ -4,10 +4,10 @@ use zeroize::Zeroizing;
 
 use crate::env::Env;
 
-/// What the one line of a key file begins with; 64 hexadecimal digits follow.
+/// The prefix of a key file's only line; 64 hexadecimal digits follow.
 const KEY_FILE_MAGIC: &str = "alluvium-key-1:";
 
-/// A new key file's content: its slot opens without Argon2id.
+/// Returns the content of a new key file. Its slot opens without Argon2id.
 pub fn new_key_file(env: &dyn Env) -> Zeroizing<String> {
     let mut secret = Zeroizing::new([0; 32]);
     env.fill_random(secret.as_mut_slice());
@@ -19,7 +19,7 @@ pub fn new_key_file(env: &dyn Env) -> Zeroizing<String> {
     text
 }
 
-/// The secret of a key file; `None` for a passphrase.
+/// Returns the secret in the content of a key file, `None` for a passphrase.
 pub(super) fn key_file_secret(passphrase: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
     let digits = passphrase.strip_prefix(KEY_FILE_MAGIC.as_bytes())?.trim_ascii_end();
     let (pairs, []) = digits.as_chunks::<2>() else { return None };

@@ -1,4 +1,4 @@
-//! Opening a repository's keys with a passphrase or a key file.
+//! Opens the keys of a repository with a passphrase or a key file.
 
 use zeroize::Zeroizing;
 
@@ -13,8 +13,8 @@ use super::key_file::key_file_secret;
 use super::slots::{derive, slot_name};
 use super::{Keys, Slots};
 
-/// The slots in the order of what it costs to try them. Whoever may create objects can create slots
-/// that ask for gigabytes and belong to nobody: they come last.
+/// Sorts the slots by the cost of trying them. Whoever may create objects can create slots that ask
+/// for gigabytes of memory; these come last.
 fn cheapest_first(mut slots: Slots) -> Slots {
     let cost = |slot: &KeySlot| match slot.kdf {
         Kdf::KeyFile {} => 0,
@@ -24,10 +24,10 @@ fn cheapest_first(mut slots: Slots) -> Slots {
     slots
 }
 
-/// Opens the slot that `passphrase` belongs to, of those in `storage`.
+/// Opens the one of `slots` that `passphrase` fits.
 ///
 /// # Errors
-/// `WrongKey` when no slot opens (one derivation each), `Damaged` when there is none to try.
+/// `WrongKey` if no slot opens, after one derivation each; `Damaged` if there is none to try.
 pub fn open(slots: Slots, ring: RawRing, storage: &dyn Storage, config: &Config, passphrase: &[u8]) -> Result<Keys> {
     let repo = config.repository;
     let (mut tried, mut problem, mut failed) = (0, None, None);
@@ -36,10 +36,7 @@ pub fn open(slots: Slots, ring: RawRing, storage: &dyn Storage, config: &Config,
         let (slot, bytes) = match slot {
             Ok((slot, bytes)) if slot.repository == repo => (slot, bytes),
             Ok(_) => {
-                problem.get_or_insert(Error::damaged(
-                    format!("config and {name}"),
-                    "they belong to different repositories",
-                ));
+                problem.get_or_insert(Error::damaged(format!("config and {name}"), "belong to different repositories"));
                 continue;
             }
             Err(error) => {
@@ -81,7 +78,7 @@ pub fn open(slots: Slots, ring: RawRing, storage: &dyn Storage, config: &Config,
     if tried == 0 {
         return Err(problem
             .unwrap_or_else(|| Error::damaged("keys/", "there is no key slot"))
-            .hint("without a key slot nobody can read this repository: bring one back from a copy"));
+            .hint("nobody can read this repository without a key slot: restore one from a copy"));
     }
     let what = if key_file_secret(passphrase).is_some() { "key file" } else { "passphrase" };
     let error = Error::new(Kind::WrongKey, format!("the {what} opens no key slot of {}", storage.location()));
@@ -89,7 +86,8 @@ pub fn open(slots: Slots, ring: RawRing, storage: &dyn Storage, config: &Config,
         Some(problem) => {
             error.because(problem).hint("a key slot is damaged; if it was yours, use the passphrase of another slot")
         }
-        None => error.hint("check the passphrase; without it nobody can read this repository, its makers included"),
+        None => error
+            .hint("check the passphrase; nobody can read this repository without it, the authors of Alluvium included"),
     })
 }
 

@@ -13,14 +13,14 @@ use super::Keys;
 use super::epochs::no_secrets;
 use crate::repo::ring::open_order;
 
-/// Signatures that are remembered as verified: 4 MB.
+/// Most signatures that are kept as verified: 4 MB.
 const VERIFIED_MAX: usize = 1 << 16;
 
-/// A claim that was opened.
+/// The result of opening a claim.
 pub enum Claimed {
-    /// It is verified: who says it, and what.
+    /// The signature verifies: the claim, and its content.
     By(Claim, Vec<u8>),
-    /// The ring does not know the author: it may be new.
+    /// No certificate of the author has been read: the slot may be new.
     Unknown(SlotId),
 }
 
@@ -48,12 +48,12 @@ impl Keys {
         self.seal_claimed(env, self.claim(env), kind, bound, content)
     }
 
-    /// This slot's claim, made now.
+    /// Returns a claim of this slot with the present time.
     pub fn claim(&self, env: &dyn Env) -> Claim {
         Claim { author: self.slot, time: env.now().as_second() }
     }
 
-    /// As [`seal_claim`](Self::seal_claim), under a claim that was made before.
+    /// As [`seal_claim`](Self::seal_claim), with an earlier claim.
     pub fn seal_claimed(&self, env: &dyn Env, claim: Claim, kind: ObjectKind, bound: &[u8], content: &[u8]) -> Vec<u8> {
         let signature = self.signer.sign(&claim.message(kind, self.repo, bound, content));
         let plain = claim.encode(&signature, content);
@@ -63,7 +63,7 @@ impl Keys {
     /// Opens and verifies a claim. `name` is the object's, for messages.
     ///
     /// # Errors
-    /// `Damaged` when it does not open; forged when no known slot has signed it.
+    /// `Damaged` if it does not open; forged if its author has not signed it.
     pub fn open_claim(&self, kind: ObjectKind, name: &str, bound: &[u8], sealed: &[u8]) -> Result<Claimed> {
         let plain = self
             .index
@@ -98,10 +98,10 @@ impl Keys {
         verified
     }
 
-    /// Signs `content` with the newest epoch's authority and seals it: an order.
+    /// Signs `content` with the authority of the newest epoch and seals it as an order.
     ///
     /// # Errors
-    /// `WrongKey` from a write-only slot, or from one that was not given the epoch's secrets.
+    /// `WrongKey` from a write-only slot and from one without the secrets of the epoch.
     pub fn seal_order(&self, env: &dyn Env, kind: ObjectKind, name: &str, content: &[u8]) -> Result<Vec<u8>> {
         self.require_full("signing an order")?;
         let (number, authority) = {
@@ -117,7 +117,7 @@ impl Keys {
     /// Opens and verifies an order.
     ///
     /// # Errors
-    /// `Damaged` when it does not open; forged when the epoch that it names has not signed it.
+    /// `Damaged` if it does not open; forged if the epoch that it names has not signed it.
     pub fn open_order(&self, kind: ObjectKind, name: &str, bytes: &[u8]) -> Result<(Order, Vec<u8>)> {
         let signed = open_order(&self.index, self.repo, kind, name, bytes)?;
         let authority = lock(&self.ring).authority(signed.order.epoch, name)?;

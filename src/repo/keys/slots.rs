@@ -1,4 +1,4 @@
-//! Key slots and their certificates: making, listing and verifying them.
+//! Key slots and their certificates: creates, lists and verifies them.
 
 use jiff::Timestamp;
 use zeroize::Zeroizing;
@@ -24,7 +24,7 @@ use super::key_file::key_file_secret;
 use super::signing::Sealer;
 use super::{Keys, SharedKeys};
 
-/// What unlocking costs. Tests lower it; people should not.
+/// The cost of deriving a key from a passphrase. Only tests use less than the default.
 #[derive(Clone, Copy, Debug)]
 pub struct KdfCost {
     /// Memory in KiB.
@@ -41,36 +41,36 @@ impl Default for KdfCost {
     }
 }
 
-/// A slot to be made.
+/// What a new slot is created from.
 #[derive(Clone, Copy)]
 pub struct NewSlot<'s> {
-    /// What it allows.
+    /// Whether it may read.
     pub kind: SlotKind,
-    /// What people call it.
+    /// A name for people.
     pub label: &'s str,
-    /// What opens it: a passphrase, or the content of a key file.
+    /// The passphrase or the content of the key file that opens it.
     pub passphrase: &'s [u8],
-    /// What opening it costs; of a key file nothing.
+    /// The cost of opening it by a passphrase. Key files ignore it.
     pub cost: KdfCost,
 }
 
-/// What a listing of slots tells.
+/// A slot in a listing.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct SlotInfo {
-    /// The slot.
+    /// Its id.
     pub id: SlotId,
-    /// What it allows.
+    /// Whether it may read.
     pub kind: SlotKind,
-    /// What people call it.
+    /// A name for people.
     pub label: String,
-    /// When it was made.
+    /// When it was created.
     pub created: Timestamp,
     /// The time from which on its claims are distrusted; `None` for a trusted slot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distrusted_since: Option<Timestamp>,
 }
 
-/// A slot that is not written yet.
+/// A slot that has not been written yet.
 pub(super) struct MadeSlot {
     id: SlotId,
     object: Vec<u8>,
@@ -129,7 +129,7 @@ impl MadeSlot {
         Ok(Self { id, object, certificate })
     }
 
-    /// The certificate first: a slot without one could not be trusted.
+    /// Writes the certificate first: a slot without one does not count.
     pub fn write(&self, storage: &dyn Storage, sealer: &Sealer<'_>, epoch: u32, authority: &Signer) -> Result<()> {
         let name = certificate::object_name(self.id);
         let content = self.certificate.encode();
@@ -138,12 +138,12 @@ impl MadeSlot {
     }
 }
 
-/// Associated data of a slot: its id.
+/// Returns the associated data of a slot: its id.
 pub(super) fn slot_name(repo: RepoId, id: SlotId) -> Vec<u8> {
     associated_data(ObjectKind::KeySlot, repo, &id.0)
 }
 
-/// The key-encryption key; `None` when the passphrase can't be meant for such a slot.
+/// Derives the key-encryption key; `None` for a passphrase and a key file's slot, or the reverse.
 pub(super) fn derive(passphrase: &[u8], kdf: &Kdf) -> Result<Option<Zeroizing<[u8; 32]>>> {
     match (kdf, key_file_secret(passphrase)) {
         (Kdf::KeyFile {}, Some(secret)) => Ok(Some(kdf::from_key_file(&secret))),
@@ -156,7 +156,7 @@ pub(super) fn derive(passphrase: &[u8], kdf: &Kdf) -> Result<Option<Zeroizing<[u
     }
 }
 
-/// The slots of a repository: the readable ones with their bytes, and what is wrong with the others.
+/// The slots of a repository: the readable ones with their bytes, the others with the error.
 pub type Slots = Vec<(SlotId, Result<(KeySlot, Vec<u8>)>)>;
 
 /// Reads every slot.
@@ -178,15 +178,15 @@ pub fn list_slots(storage: &dyn Storage) -> Result<Slots> {
 }
 
 impl Keys {
-    /// Makes a slot for a passphrase or key file: its certificate first, then the slot, each
-    /// exclusively. A write-only slot gets no secrets of epochs. Afterwards the slot counts in the
-    /// newest epoch there is.
+    /// Creates a slot for a passphrase or key file: its certificate first, then the slot, each
+    /// exclusively. A write-only slot gets no secrets of epochs. On success the slot counts in the
+    /// newest epoch.
     ///
     /// # Errors
-    /// `WrongKey` from a write-only slot; `Usage`; `Storage`; `Busy` when somebody else began an epoch
-    /// meanwhile, without this slot.
+    /// `WrongKey` from a write-only slot; `Usage`; `Storage`; `Busy` if another machine began an epoch
+    /// at the same time, without this slot.
     pub fn write_slot(&self, storage: &dyn Storage, env: &dyn Env, id: SlotId, new: NewSlot<'_>) -> Result<()> {
-        self.require_full("making a key slot")?;
+        self.require_full("creating a key slot")?;
         self.refresh_ring(storage)?;
         let ring = self.ring();
         if ring.is_cut || ring.slots.len() >= CERTIFICATES_MAX {
@@ -204,8 +204,8 @@ impl Keys {
         self.settle_slot(storage, number, made)
     }
 
-    /// Looks whether a slot counts that was certified in the epoch `number`: somebody may have begun a
-    /// later one before its certificate was there to be listed, or its key slot to get the secrets.
+    /// Returns an error unless a slot counts that was certified in the epoch `number`: another machine
+    /// may have begun a later one before it could list the certificate or give the slot the secrets.
     fn settle_slot(&self, storage: &dyn Storage, number: u32, made: MadeSlot) -> Result<()> {
         self.refresh_ring(storage)
             .map_err(|e| e.during("the new key slot was written, and `alluvium key list` shows whether it counts"))?;
@@ -223,12 +223,12 @@ impl Keys {
             return Ok(());
         }
         let what = if ring.is_cut {
-            "there are too many certificates meanwhile: the new key slot does not count"
+            "there are too many certificates now: the new key slot does not count"
         } else {
-            "somebody else began a key epoch meanwhile, without the new key slot: it does not count"
+            "another machine began a key epoch without the new key slot: the slot does not count"
         };
         drop(ring);
-        // The passphrase opens nothing then. A certificate that an epoch lists stays.
+        // Without its object the slot opens nothing. A certificate that an epoch lists must stay.
         let useless = if counts { &names[..1] } else { &names[..] };
         let is_gone = useless.iter().map(|name| storage.delete(name)).all(|deleted| deleted.is_ok());
         let hint = if is_gone {
@@ -239,14 +239,14 @@ impl Keys {
         Err(Error::new(Kind::Busy, what).hint(hint))
     }
 
-    /// Verifies that a slot of this repository is as it was written, and returns its certificate.
+    /// Verifies that a slot is as it was certified, and returns its certificate.
     ///
     /// # Errors
-    /// `Damaged`, naming the slot.
+    /// `Damaged`, with the name of the slot.
     pub fn verify_slot(&self, id: SlotId, slot: &KeySlot, bytes: &[u8]) -> Result<Certificate> {
         let name = keyslot::object_name(id);
         if slot.repository != self.repo {
-            return Err(Error::damaged(name, "a key slot of another repository")
+            return Err(Error::damaged(name, "belongs to another repository")
                 .hint(format!("`alluvium key remove {id}` removes it")));
         }
         let known = self.known_slot(id).ok_or_else(|| {
@@ -256,7 +256,7 @@ impl Keys {
         if known.certificate.key == stream_digest(bytes) {
             Ok(known.certificate)
         } else {
-            Err(Error::damaged(name, "altered since it was written"))
+            Err(Error::damaged(name, "was altered after it was written"))
         }
     }
 }
