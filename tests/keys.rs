@@ -630,3 +630,24 @@ fn an_epoch_that_is_too_large_does_not_count() {
     storage.delete(&name).expect("delete");
     assert_eq!(key::rotate(&owner).expect("rotate"), 2);
 }
+
+/// A damaged generation may have removed slots. An epoch that begins all the same might be sealed to them.
+#[test]
+fn no_epoch_begins_below_a_damaged_generation() {
+    let (storage, world) = (Memory::new(), World::new(49));
+    let owner = init(storage.clone(), &world);
+    let removed = add(&owner, SlotKind::Full, b"removed");
+    let key_slot = storage.get(&keyslot::object_name(removed), 1 << 16).expect("get");
+    key::remove(&owner, &removed.to_string()).expect("remove");
+    let (number, _) = owner.newest_generation().expect("a generation");
+    storage.put_new(&keyslot::object_name(removed), &key_slot).expect("put");
+    storage.tamper(&generation_name(number), |bytes| *bytes.last_mut().expect("bytes") ^= 1).expect("tamper");
+    for repo in [&owner, &open(storage.clone(), &world).expect("open")] {
+        let error = key::rotate(repo).expect_err("doubtful");
+        assert_eq!(error.kind(), Kind::Damaged, "{error}");
+        assert!(error.advice().is_some_and(|hint| hint.contains("repair index")), "{error}");
+        assert!(!storage.names().contains(&epoch::object_name(2)));
+    }
+    repair::repair_index(&owner, &Silent, &Cancel::new()).expect("repair");
+    assert_eq!(key::rotate(&owner).expect("rotate"), 2);
+}

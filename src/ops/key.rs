@@ -79,7 +79,7 @@ pub fn add(repo: &Repository, kind: SlotKind, label: &str, passphrase: &[u8], co
         return Err(Error::new(Kind::Usage, "the new passphrase is empty"));
     }
     repo.seen.require_same_repository()?;
-    repo.keys.require_full("making a key slot")?;
+    repo.keys.require_full("creating a key slot")?;
     if let Ok(state) = repo.probe_generation()?.1 {
         repo.refuse_removed_slot(&state)?;
     }
@@ -269,14 +269,18 @@ pub fn distrust(repo: &Repository, prefix: &str, since: Timestamp) -> Result<Dis
 /// one without that slot.
 ///
 /// # Errors
-/// `WrongKey` from a write-only slot; `Busy`, `Storage`. `Busy` also when a slot was added meanwhile that
-/// the new epoch left out.
+/// `WrongKey` from a write-only slot; `Storage`; `Damaged` while a damaged generation may count; `Busy`,
+/// also when a slot was added meanwhile that the new epoch left out.
 pub fn rotate(repo: &Repository) -> Result<u32> {
     repo.keys.require_full("rotating the keys")?;
     let mut began = 0;
     for _ in 0..ATTEMPTS {
         repo.keys.refresh_ring(repo.storage.as_ref())?;
-        let (_, state) = repo.newest_generation()?;
+        // A damaged generation may have removed slots, which would get the secrets.
+        let (_, state) = repo.undoubted_generation().map_err(|e| match e.kind() {
+            Kind::Damaged => e.during("no key epoch began").hint("`alluvium repair index` publishes a new one"),
+            _ => e,
+        })?;
         repo.refuse_removed_slot(&state)?;
         let before = key_slots(repo)?;
         let full = full_slots(repo, &state)?;
