@@ -496,6 +496,25 @@ fn hostile_names_are_shown_harmless_and_are_exact_in_json() {
     assert_eq!(place.json(&["ls", "files"])["parts"][0]["name"], HOSTILE);
 }
 
+/// No reader accepts a manifest with such names, so none is written.
+#[test]
+fn names_that_are_too_long_are_refused() {
+    let place = Place::with_repository();
+    let long = "x".repeat(4097);
+    let tags: Vec<String> = (0..1025).map(|n| n.to_string()).collect();
+    let many: Vec<&str> = tags.iter().flat_map(|tag| ["--tag", tag]).collect();
+    let take = |options: &[&str]| place.run(&[&["snapshot"], options, &["--", "echo", "1"]].concat());
+    take(&["--name", &long]).expect(2);
+    take(&["--name", "shop", "--tag", &long]).expect(2);
+    for options in [&["--name", "shop", "--host", &long], &[&["--name", "shop"], &many[..]].concat()[..]] {
+        let refused = take(options);
+        assert!(refused.err.contains("nothing was published"), "{}", refused.err);
+        assert!(refused.code.is_some_and(|code| code != 0));
+    }
+    assert_eq!(place.json(&["snapshots"])["snapshots"], serde_json::json!([]));
+    take(&["--name", "shop", "--host", &long[1..]]).expect(0);
+}
+
 #[test]
 fn logs_hold_no_colours_and_quiet_is_quiet() {
     let place = Place::with_repository();
