@@ -73,6 +73,17 @@ impl Place {
         serde_json::from_slice(&ran.expect(0).out).expect("one JSON document")
     }
 
+    fn copy(&self, from: &str, to: &str) {
+        let copied = Command::new("cp").arg("-a").arg(self.path(from)).arg(self.path(to)).status().expect("cp");
+        assert!(copied.success());
+    }
+
+    /// Puts a copy in the place of the repository.
+    fn put_back(&self, copy: &str) {
+        fs::remove_dir_all(self.path("repository")).expect("removed");
+        self.copy(copy, "repository");
+    }
+
     /// The packs of the repository.
     fn packs(&self) -> Vec<PathBuf> {
         let folders = fs::read_dir(self.path("repository/packs")).expect("packs").flatten();
@@ -485,6 +496,25 @@ fn hostile_names_are_shown_harmless_and_are_exact_in_json() {
     assert_eq!(place.json(&["ls", "files"])["parts"][0]["name"], HOSTILE);
 }
 
+/// No reader accepts a manifest with such names, so none is written.
+#[test]
+fn names_that_are_too_long_are_refused() {
+    let place = Place::with_repository();
+    let long = "x".repeat(4097);
+    let tags: Vec<String> = (0..1025).map(|n| n.to_string()).collect();
+    let many: Vec<&str> = tags.iter().flat_map(|tag| ["--tag", tag]).collect();
+    let take = |options: &[&str]| place.run(&[&["snapshot"], options, &["--", "echo", "1"]].concat());
+    take(&["--name", &long]).expect(2);
+    take(&["--name", "shop", "--tag", &long]).expect(2);
+    for options in [&["--name", "shop", "--host", &long], &[&["--name", "shop"], &many[..]].concat()[..]] {
+        let refused = take(options);
+        assert!(refused.err.contains("nothing was published"), "{}", refused.err);
+        assert!(refused.code.is_some_and(|code| code != 0));
+    }
+    assert_eq!(place.json(&["snapshots"])["snapshots"], serde_json::json!([]));
+    take(&["--name", "shop", "--host", &long[1..]]).expect(0);
+}
+
 #[test]
 fn logs_hold_no_colours_and_quiet_is_quiet() {
     let place = Place::with_repository();
@@ -710,22 +740,14 @@ fn shards_of_a_check_are_merged() {
 #[test]
 fn an_older_state_than_was_seen_is_told_until_it_is_accepted() {
     let place = Place::with_repository();
-    let copy = |from: &str, to: &str| {
-        let copied = Command::new("cp").arg("-a").arg(place.path(from)).arg(place.path(to)).status().expect("cp");
-        assert!(copied.success());
-    };
     place.feed(&["snapshot", "--name", "shop", "-"], &dump(2000)).expect(0);
-    copy("repository", "last-week");
+    place.copy("repository", "last-week");
     let newer = place.feed(&["--json", "snapshot", "--name", "shop", "-"], &dump(3000)).expect(0);
     let newer: Value = serde_json::from_slice(&newer.out).expect("JSON");
     let lost = format!("snapshots/{}", newer["id"].as_str().expect("an id"));
     place.run(&["snapshots"]).expect(0);
-    copy("repository", "today");
-    let put_back = |state: &str| {
-        fs::remove_dir_all(place.path("repository")).expect("removed");
-        copy(state, "repository");
-    };
-    put_back("last-week");
+    place.copy("repository", "today");
+    place.put_back("last-week");
     for command in [&["snapshots"][..], &["check"], &["--json", "snapshots"]] {
         let told = place.run(command).expect(13);
         let told = format!("{}{}", told.text(), told.err);
@@ -734,14 +756,97 @@ fn an_older_state_than_was_seen_is_told_until_it_is_accepted() {
     let told = place.feed(&["snapshot", "--name", "shop", "-"], &dump(2000)).expect(13);
     assert!(told.err.contains(&lost), "stored and told: {}", told.err);
     // Whoever restores the newest learns that there was a newer one; it keeps nobody from what there is.
-    put_back("last-week");
+    place.put_back("last-week");
     let restored = place.run(&["restore", "shop"]).expect(0);
     assert!(restored.out == dump(2000) && restored.err.contains(&lost), "{}", restored.err);
-    put_back("today");
+    place.put_back("today");
     assert_eq!(place.run(&["snapshots"]).expect(0).err, "", "what was missing is there again");
-    put_back("last-week");
+    place.put_back("last-week");
     place.run(&["check", "--accept-older-state"]).expect(0);
     place.run(&["snapshots"]).expect(0);
+}
+
+/// A key epoch that was seen stays: whoever puts back a copy from before `key rotate` would have new
+/// data sealed to secrets that a removed passphrase gives.
+#[test]
+fn a_key_epoch_that_was_seen_and_is_gone_is_refused_until_it_is_accepted() {
+    let place = Place::with_repository();
+    place.run(&["snapshot", "--name", "shop", "--", "echo", "1"]).expect(0);
+    place.copy("repository", "before");
+    place.run(&["key", "rotate"]).expect(0);
+    place.run(&["snapshots"]).expect(0);
+    place.put_back("before");
+    let snapshot = ["snapshot", "--name", "shop", "--", "echo", "2"];
+    let manifests = || fs::read_dir(place.path("repository/snapshots")).expect("a folder").count();
+    // A listing reports it, and does not make it forgotten.
+    for command in [&["snapshots"][..], &["check"], &["snapshots"]] {
+        let told = place.run(command).expect(13);
+        let told = format!("{}{}", told.text(), told.err);
+        assert!(told.contains("epochs/00000002") && told.contains("older state"), "{command:?}: {told}");
+    }
+    let refused = place.run(&snapshot).expect(13);
+    assert!(refused.err.contains("epochs/00000002") && refused.err.contains("was seen here"), "{}", refused.err);
+    assert!(refused.err.contains("--accept-older-state"), "{}", refused.err);
+    assert_eq!(manifests(), 1);
+    assert_eq!(place.run(&["restore", "shop"]).expect(0).out, b"1\n");
+    place.run(&["check", "--accept-older-state"]).expect(0);
+    assert_eq!(place.run(&snapshot).expect(0).err, "");
+    assert_eq!(manifests(), 2);
+}
+
+/// A second passphrase goes on with the series of the first, and is distrusted.
+#[test]
+fn authors_are_shown_and_distrust_is() {
+    let place = Place::with_repository();
+    let as_other = |arguments: &[&str]| {
+        let mut program = place.program(arguments);
+        finish(program.env("ALLUVIUM_PASSWORD", "stolen").spawn().expect("started"))
+    };
+    let mut add = place.program(&["key", "add", "--label", "other"]);
+    finish(add.env("ALLUVIUM_NEW_PASSWORD", "stolen").spawn().expect("started")).expect(0);
+    place.run(&["snapshot", "--name", "shop", "--", "echo", "1"]).expect(0);
+    assert_eq!(place.run(&["check"]).expect(0).err.matches("another passphrase").count(), 0);
+    let noted = as_other(&["snapshot", "--name", "shop", "--", "echo", "2"]).expect(0);
+    assert!(noted.err.contains("was taken with another passphrase"), "{}", noted.err);
+    let warning = "was taken with another passphrase than the one before";
+    let told = place.run(&["snapshots"]).expect(0);
+    assert!(told.err.contains(warning) && told.err.contains("(full, `other`), was"), "{}", told.err);
+    let mut lines = told.text().lines().filter(|line| line.contains("shop"));
+    let other: Vec<bool> = lines.by_ref().map(|line| line.contains("  other")).collect();
+    assert_eq!(other, [false, true], "{}", told.text());
+    assert_eq!(place.run(&["check"]).expect(0).err.matches(warning).count(), 1);
+    let snapshots = || {
+        let document = place.run(&["--json", "snapshots"]).expect(0).out;
+        let document: Value = serde_json::from_slice(&document).expect("a document");
+        document["snapshots"].as_array().expect("a list").clone()
+    };
+    let keys = place.json(&["key", "list"])["keys"].clone();
+    let other = keys.as_array().expect("a list").iter().find(|key| key["label"] == "other").expect("a key").clone();
+    let author = &snapshots()[1]["author"];
+    assert_eq!((&author["slot"], &author["label"], &author["kind"]), (&other["id"], &other["label"], &other["kind"]));
+    assert_eq!(other["distrusted_since"], Value::Null);
+
+    let id = other["id"].as_str().expect("an id");
+    let distrust = |since: &str| place.json(&["key", "distrust", id, "--since", since]);
+    let flags = || snapshots().iter().map(|s| s["distrusted"].as_bool().expect("a flag")).collect::<Vec<_>>();
+    assert_eq!(distrust("2199-01-01T00:00:00Z")["snapshots"], serde_json::json!([]));
+    assert_eq!(flags(), [false, false]);
+    assert_eq!(place.run(&["restore", "shop"]).expect(0).out, b"2\n");
+    assert_eq!(distrust("2020-01-01T00:00:00Z")["snapshots"], serde_json::json!([snapshots()[1]["id"]]));
+    assert_eq!(flags(), [false, true]);
+    assert_eq!(place.run(&["restore", "shop"]).expect(0).out, b"1\n");
+    let listed = place.run(&["snapshots"]).expect(0);
+    let marked: Vec<bool> =
+        listed.text().lines().filter(|line| line.contains("shop")).map(|line| line.ends_with("distrusted")).collect();
+    assert_eq!(marked, [false, true], "{}", listed.text());
+    let listed = place.run(&["key", "list"]).expect(0);
+    let marked: Vec<&str> = listed.text().lines().filter(|line| line.contains("distrusted since 2020-01-01")).collect();
+    assert!(marked.len() == 1 && marked[0].contains("other"), "{}", listed.text());
+    let keys = place.json(&["key", "list"])["keys"].clone();
+    let since: Vec<&Value> = keys.as_array().expect("a list").iter().map(|key| &key["distrusted_since"]).collect();
+    assert_eq!(since, [&Value::Null, &Value::from("2020-01-01T00:00:00Z")]);
+    as_other(&["key", "distrust", id, "--since", "2020-01-01"]).expect(2);
+    place.run(&["key", "distrust", id, "--since", "yesterdayish"]).expect(2);
 }
 
 impl Place {

@@ -629,6 +629,8 @@ fn lengths_and_limits_are_those_of_the_specification() {
     assert_eq!((limits::INDEX_PACKS_MAX, limits::INDEX_KEYS_MAX), (65_536, 65_536));
     assert_eq!((limits::INDEX_BYTES_MAX, limits::JSON_BYTES_MAX), (268_435_456, 268_435_456));
     assert_eq!((limits::RECIPE_INLINE_MAX, limits::RECIPE_DEPTH_MAX, limits::NAME_BYTES_MAX), (64, 8, 4096));
+    assert_eq!(limits::TAGS_MAX, 1024);
+    assert_eq!((epoch::EPOCH_MAX, epoch::CERTIFICATES_MAX, limits::EPOCH_BYTES_MAX), (99_999_999, 4096, 16_777_216));
     assert_eq!((limits::PARTS_MAX, limits::PARTS_INLINE_MAX, limits::PARTS_INLINE_BYTES_MAX), (16_777_216, 16, 16_384));
     assert_eq!((limits::PART_RECORD_BYTES_MAX, limits::CATALOG_RECORD_BYTES_MAX), (65_536, 1_048_576));
     assert_eq!((limits::KDF_MEMORY_KIB_MAX, limits::KDF_PASSES_MAX, limits::KDF_LANES_MAX), (4_194_304, 64, 64));
@@ -682,6 +684,14 @@ fn objects_lie_where_the_specification_says() {
     assert_eq!(generation_name(7), "prune/00000000000000000007");
     assert_eq!(generation_name(u64::MAX), "prune/18446744073709551615");
     assert_eq!(config::OBJECT_NAME, "config");
+    assert_eq!(
+        (epoch::object_name(1), epoch::object_name(epoch::EPOCH_MAX)),
+        ("epochs/00000001".into(), "epochs/99999999".into())
+    );
+    assert_eq!(epoch::number_of("epochs/99999999"), Some(epoch::EPOCH_MAX));
+    for name in ["epochs/00000000", "epochs/100000000", "epochs/0000001", "epochs/+0000001", "epoch/00000001"] {
+        assert_eq!(epoch::number_of(name), None, "{name}");
+    }
 }
 
 #[test]
@@ -834,6 +844,52 @@ fn what_does_not_fit_together_is_refused() {
     for refused in [sequences((1 << 40) + 1), sequences(u64::MAX)] {
         says(refused.0, &["sequence", "limit"]);
         says(refused.1, &["sequence", "limit"]);
+    }
+
+    // Each name of a manifest by itself; the longest that is allowed reads.
+    let fields: [fn(&mut Manifest, String); 6] = [
+        |manifest, name| manifest.source = name,
+        |manifest, name| manifest.host = name,
+        |manifest, name| manifest.zone = name,
+        |manifest, name| manifest.tool = name,
+        |manifest, name| manifest.kind = SourceKind::Command { program: name },
+        |manifest, name| manifest.tags = BTreeSet::from(["a".to_owned(), name]),
+    ];
+    for set in fields {
+        let named = |len| {
+            let mut manifest = sample::manifest_of_files();
+            set(&mut manifest, "x".repeat(len));
+            Manifest::decode(&manifest.encode())
+        };
+        assert!(named(4096).is_ok());
+        says(named(4097), &["of 4097 bytes", "the limit is 4096"]);
+    }
+    let tagged = |count: u32| {
+        let mut manifest = sample::manifest_of_files();
+        manifest.tags = (0..count).map(|n| n.to_string()).collect();
+        Manifest::decode(&manifest.encode())
+    };
+    assert!(tagged(1024).is_ok());
+    says(tagged(1025), &["1025 tags", "the limit is 1024"]);
+
+    // An epoch with as many slots as can be is no larger than what is read.
+    let with_slots = |certificates, secrets| Epoch {
+        certificates: vec![epoch::Listed { slot: SlotId([255; 16]), digest: [255; 32] }; certificates],
+        secrets: vec![
+            epoch::SealedSecrets {
+                slot: SlotId([255; 16]),
+                kem_output: [255; pack::KEM_OUTPUT_LEN],
+                sealed: [255; epoch::SEALED_SECRETS_LEN],
+            };
+            secrets
+        ],
+        ..sample::epoch()
+    };
+    let largest = with_slots(4096, 4096);
+    assert_eq!(Epoch::decode(&largest.encode()).as_ref(), Ok(&largest));
+    assert!((largest.encode().len() + 1024) as u64 <= limits::EPOCH_BYTES_MAX);
+    for (certificates, secrets) in [(4097, 0), (0, 4097)] {
+        says(Epoch::decode(&with_slots(certificates, secrets).encode()), &["too many slots"]);
     }
 
     let mut certificate = sample::certificate();

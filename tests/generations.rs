@@ -11,6 +11,7 @@ use alluvium::ops::check::{Checked, Subset, check};
 use alluvium::ops::{key, repair};
 use alluvium::repo::Repository;
 use alluvium::repo::fence::live_sessions;
+use alluvium::repo::open::{CacheOptions, Locked};
 use alluvium::repo::session::{Session, Writing};
 use alluvium::report::Silent;
 use alluvium::storage::Storage;
@@ -18,7 +19,9 @@ use alluvium::storage::fault::{Effect, Fault, Operation, on};
 use alluvium::storage::memory::Memory;
 use jiff::SignedDuration;
 
-use crate::support::{CHEAP, World, dump, forget_ids, init, noise, open, open_with, pruned, restored, take};
+use crate::support::{
+    CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, pruned, restored, take,
+};
 
 /// A repository, and somebody with a stolen write-only passphrase.
 fn robbed(seed: u64) -> (Memory, Arc<World>, Repository, Repository) {
@@ -182,7 +185,11 @@ fn a_generation_of_which_one_copy_is_damaged_counts() {
 #[test]
 fn nobody_but_a_repair_follows_a_generation_that_was_seen_and_is_damaged() {
     let (storage, world) = (Memory::new(), World::new(68));
-    let owner = init(storage.clone(), &world);
+    init(storage.clone(), &world);
+    let folder = tempfile::tempdir().expect("a folder");
+    let locked = Locked::find(Arc::new(storage.clone())).expect("find");
+    let cache = CacheOptions::in_folder(Some(folder.path()));
+    let owner = locked.open(Arc::clone(&world) as Arc<dyn Env>, PASSPHRASE, cache).expect("open");
     let data = noise(300_000, 1);
     let old = take(&owner, "shop", &noise(300_000, 2)).expect("take").id;
     world.pass(SignedDuration::from_hours(24));

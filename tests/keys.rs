@@ -1,24 +1,37 @@
 //! Keys: slots, certificates, epochs, key files; what a slot that was removed can still do.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use alluvium::env::{Cancel, Env};
 use alluvium::error::{Error, Kind};
-use alluvium::format::ObjectKind;
-use alluvium::format::coordination::{Generation, generation_name};
-use alluvium::format::keyslot::SlotKind;
-use alluvium::format::{certificate, epoch, keyslot};
+use alluvium::format::certificate::{self, Certificate};
+use alluvium::format::coordination::{Generation, RemovedSlot, generation_name};
+use alluvium::format::epoch::{self, Epoch};
+use alluvium::format::keyslot::{self, Kdf, KeySlot, SlotKeys, SlotKind};
+use alluvium::format::limits::EPOCH_BYTES_MAX;
+use alluvium::format::{ObjectKind, associated_data};
 use alluvium::id::SlotId;
-use alluvium::ops::key;
+use alluvium::ops::check::check;
+use alluvium::ops::forget::{self, Filter};
+use alluvium::ops::retention::{Count, Policy};
+use alluvium::ops::{key, repair};
 use alluvium::repo::Repository;
 use alluvium::repo::keys::new_key_file;
-use alluvium::report::Silent;
+use alluvium::report::{Problem, Silent};
 use alluvium::storage::Storage;
 use alluvium::storage::fault::{Effect, Fault, Operation, on};
 use alluvium::storage::local::Local;
 use alluvium::storage::memory::Memory;
+use alluvium::transform::hash::stream_digest;
+use alluvium::transform::kdf;
+use alluvium::transform::seal::SealKey;
 use alluvium::transform::sign::Signer;
+use jiff::SignedDuration;
 
-use crate::support::{Before, CHEAP, PASSPHRASE, World, dump, init, open, open_with, restored, small, take};
+use crate::support::{
+    Before, CHEAP, PASSPHRASE, World, dump, init, noise, open, open_with, pruned, restored, small, take, wanted,
+};
 
 fn refusal<T>(result: Result<T, Error>) -> Kind {
     result.map(|_| ()).expect_err("refused").kind()
@@ -357,4 +370,281 @@ fn folders_of_keys_are_the_repositorys_own() {
         std::fs::write(folder.path().join("notes"), "x").expect("a file");
         Local::create_new(folder.path()).expect("not another's");
     }
+}
+
+/// Keeps the newest snapshot of each series.
+fn keep_last() -> Policy {
+    Policy { keep_last: Some(Count::N(1)), ..Policy::default() }
+}
+
+/// The secret in a key file.
+fn secret_of(file: &str) -> [u8; 32] {
+    let digits = file.trim_end().rsplit(':').next().expect("digits");
+    let byte = |n: usize| u8::from_str_radix(&digits[2 * n..2 * n + 2], 16).expect("hexadecimal");
+    std::array::from_fn(byte)
+}
+
+/// Writes a slot that `file` opens, with a certificate that `by` signs: a copy of the slot in use of
+/// `by`, which `file` opens too, with altered keys.
+fn write_altered_slot(by: &Repository, file: &str, id: SlotId, alter: impl Fn(&mut SlotKeys)) -> [String; 2] {
+    let (env, own) = (by.env.as_ref(), by.keys.slot());
+    let bound = |slot: SlotId| associated_data(ObjectKind::KeySlot, by.id, &slot.0);
+    let wrapping = SealKey::new(&kdf::from_key_file(&secret_of(file)));
+    let certified = by.keys.known_slot(own).expect("its certificate").certificate;
+    let object = by.storage.get(&keyslot::object_name(own), 1 << 16);
+    let sealed = KeySlot::decode(&object.expect("its key slot")).expect("a slot").sealed;
+    let mut keys = SlotKeys::decode(&wrapping.open(&bound(own), &sealed).expect("it opens")).expect("keys");
+    alter(&mut keys);
+    let slot = KeySlot::new(by.id, Kdf::KeyFile {}, wrapping.seal(env, &bound(id), &keys.encode())).encode();
+    let names = [certificate::object_name(id), keyslot::object_name(id)];
+    let content = Certificate { key: stream_digest(&slot), ..certified }.encode();
+    let order = by.keys.seal_order(env, ObjectKind::Certificate, &names[0], &content).expect("an order");
+    by.storage.put_new(&names[0], &order).expect("put");
+    by.storage.put_new(&names[1], &slot).expect("put");
+    names
+}
+
+/// A slot's own keys must be those that its certificate names: else secrets that are sealed to the
+/// slot do not open, or nobody verifies what it signs.
+#[test]
+fn a_slot_with_other_keys_than_its_certificate_is_damaged() {
+    let (storage, world) = (Memory::new(), World::new(44));
+    let owner = init(storage.clone(), &world);
+    let file = new_key_file(world.as_ref());
+    let first = add(&owner, SlotKind::Full, file.as_bytes());
+    let repo = open_with(storage.clone(), &world, file.as_bytes()).expect("open");
+    let id = SlotId([7; 16]);
+    let unchanged: fn(&mut SlotKeys) = |_| {};
+    let sealing: fn(&mut SlotKeys) = |keys| keys.sealing.0[0] ^= 1;
+    let signing: fn(&mut SlotKeys) = |keys| keys.signing.0[0] ^= 1;
+    let write_only: fn(&mut SlotKeys) = |keys| keys.epochs.clear();
+    for (what, alter) in [("nothing", unchanged), ("sealing", sealing), ("signing", signing), ("its kind", write_only)]
+    {
+        let names = write_altered_slot(&repo, &file, id, alter);
+        let storage = storage.fork();
+        storage.delete(&keyslot::object_name(first)).expect("delete");
+        match open_with(storage, &world, file.as_bytes()) {
+            Ok(repo) => assert_eq!((what, repo.keys.slot()), ("nothing", id)),
+            Err(error) => {
+                assert_eq!(error.kind(), Kind::Damaged, "{what}: {error}");
+                let expected = format!("{}: its keys are not those of its certificate", names[1]);
+                assert_eq!(error.to_string(), expected, "{what}");
+                assert_ne!(what, "nothing");
+            }
+        }
+        for name in names {
+            repo.storage.delete(&name).expect("delete");
+        }
+    }
+}
+
+/// Somebody whose full slot was removed has the authority of the ended epoch. After `key rotate`,
+/// nothing that he orders counts: no generation, no certificate, no epoch.
+#[test]
+fn a_removed_full_slot_orders_nothing_that_counts() {
+    let (storage, world) = (Memory::new(), World::new(45));
+    let owner = init(storage.clone(), &world);
+    let file = new_key_file(world.as_ref());
+    let leaked = add(&owner, SlotKind::Full, file.as_bytes());
+    let taken = take(&owner, "shop", &dump(50, 0)).expect("take");
+    let thief = open_with(storage.clone(), &world, file.as_bytes()).expect("open");
+    let key_slot = storage.get(&keyslot::object_name(leaked), 1 << 16).expect("get");
+    key::remove(&owner, &leaked.to_string()).expect("remove");
+    assert_eq!(key::rotate(&owner).expect("rotate"), 2);
+    let (number, state) = owner.newest_generation().expect("a generation");
+    let ring = owner.keys.ring();
+
+    // He does not look whether there is a new epoch, and puts his key slot back.
+    storage.put_new(&keyslot::object_name(leaked), &key_slot).expect("put");
+    assert_eq!(thief.keys.newest_epoch(), 1);
+    let mut names = Vec::new();
+    let mut put = |kind: ObjectKind, name: String, content: &[u8]| {
+        let order = thief.keys.seal_order(world.as_ref(), kind, &name, content).expect("an order of epoch 1");
+        storage.put_new(&name, &order).expect("put");
+        names.push(name);
+    };
+    let removed_slots = vec![RemovedSlot { slot: owner.keys.slot(), time: world.now() }];
+    let reversed = Generation { removed_slots, judged: number, ..Generation::default() };
+    for number in [number + 1, number + 2, 64, 65, 128] {
+        put(ObjectKind::Generation, generation_name(number), &reversed.encode());
+    }
+    for previous in [1, 2] {
+        let own = Signer::generate(world.as_ref()).0.public();
+        let epoch = Epoch { previous, authority: own, ..ring.epochs[&1].epoch.clone() };
+        put(ObjectKind::Epoch, epoch::object_name(previous + 2), &epoch.encode());
+    }
+    let [certificate, _] = write_altered_slot(&thief, &file, SlotId([7; 16]), |_| {});
+    names.push(certificate);
+
+    let again = open(storage.clone(), &world).expect("open");
+    assert_eq!(again.keys.newest_epoch(), 2);
+    assert_eq!(again.keys.ring().newest().1.epoch.authority, ring.newest().1.epoch.authority);
+    assert!(again.keys.known_slot(SlotId([7; 16])).is_none());
+    assert_eq!(again.newest_generation().expect("a generation"), (number, state));
+    let void = again.find_generation().expect("generations").void;
+    let found = check(&again, None, &Silent, &Cancel::new()).expect("check").problems;
+    let found: BTreeSet<String> = void
+        .iter()
+        .map(|(number, _)| generation_name(*number))
+        .chain(found.into_iter().map(|problem| problem.object))
+        .collect();
+    assert!(names.iter().all(|name| found.contains(name)), "{names:?}, {found:?}");
+    take(&again, "shop", &dump(50, 1)).expect("take");
+    pruned(&again).expect("prune");
+    assert!(again.newest_generation().expect("a generation").1.has_removed(leaked));
+    restored(&again, &again.snapshot(taken.id).expect("snapshot")).expect("restore");
+
+    // With this program: the slot that he put back writes nothing, and when it is gone, nothing opens.
+    storage.delete(&keyslot::object_name(SlotId([7; 16]))).expect("delete");
+    let back = open_with(storage.clone(), &world, file.as_bytes()).expect("it reads what there was");
+    assert_eq!(refusal(take(&back, "shop", &dump(50, 2))), Kind::WrongKey);
+    assert_eq!(refusal(key::add(&back, SlotKind::WriteOnly, "", b"his own", CHEAP)), Kind::WrongKey);
+    assert_eq!(refusal(key::rotate(&back)), Kind::WrongKey);
+    let order = back.keys.seal_order(world.as_ref(), ObjectKind::Generation, "prune/", b"");
+    assert_eq!(refusal(order), Kind::WrongKey);
+    storage.delete(&keyslot::object_name(leaked)).expect("delete");
+    assert_eq!(refusal(open_with(storage.clone(), &world, file.as_bytes())), Kind::WrongKey);
+}
+
+/// A certificate that does not open leaves it unknown whether what the slot wrote counts. Nothing is
+/// deleted then; what others stored is restored.
+#[test]
+fn a_certificate_that_does_not_open_stops_deletions() {
+    let (storage, world) = (Memory::new(), World::new(46));
+    let owner = init(storage.clone(), &world);
+    let slot = add(&owner, SlotKind::WriteOnly, b"write");
+    let host = open_with(storage.clone(), &world, b"write").expect("open");
+    let data = dump(300, 0);
+    let shop = take(&owner, "shop", &data).expect("take").id;
+    take(&owner, "shop", &dump(300, 1)).expect("take");
+    take(&host, "mail", &dump(300, 2)).expect("take");
+    let name = certificate::object_name(slot);
+    let bytes = storage.get(&name, 1 << 16).expect("get");
+    storage.tamper(&name, |bytes| *bytes.last_mut().expect("bytes") ^= 1).expect("tamper");
+
+    let before = storage.names();
+    let repo = || open(storage.clone(), &world).expect("open");
+    let names_it = |text: &str| text.contains("can't be verified") && text.contains(&name);
+    let refused = [
+        ("prune", pruned(&repo()).map(drop)),
+        ("forget", forget::plan(&repo(), &Filter::default(), &keep_last()).map(drop)),
+    ];
+    for (what, result) in refused {
+        let error = result.expect_err(what);
+        let cause = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
+        assert_eq!(error.kind(), Kind::Storage, "{what}: {error}");
+        assert!(names_it(&format!("{error}: {cause}")), "{what}: {error}: {cause}");
+    }
+    // A repair does what it can, and takes nothing that the slot wrote for garbage.
+    let repaired = repair::repair_index(&repo(), &Silent, &Cancel::new()).expect("repair");
+    let problem = |folder: &str| {
+        let named = |problem: &&Problem| problem.object.starts_with(folder) && names_it(&problem.what);
+        repaired.problems.iter().find(named).is_some()
+    };
+    assert!(problem("index/") && problem("packs/"), "{:?}", repaired.problems);
+    assert_eq!((repaired.packs_dropped, repaired.index_objects_replaced), (0, 0));
+    let after = storage.names();
+    assert!(before.iter().all(|name| after.contains(name)), "{before:?} {after:?}");
+    let repo = repo();
+    assert_eq!(restored(&repo, &repo.snapshot(shop).expect("snapshot")).expect("restore"), data);
+
+    storage.put_replace(&name, &bytes).expect("put");
+    assert_eq!(forget::plan(&owner, &Filter::default(), &keep_last()).expect("plan").remove, [shop]);
+    pruned(&owner).expect("prune");
+}
+
+/// What a distrusted slot wrote since then is marked, is named by its id alone, and nobody relies on
+/// it. What it wrote before counts as ever.
+#[test]
+fn what_a_distrusted_slot_wrote_counts_for_nothing() {
+    let (storage, world) = (Memory::new(), World::new(47));
+    let owner = init(storage.clone(), &world);
+    let stolen = add(&owner, SlotKind::Full, b"stolen");
+    let thief = open_with(storage.clone(), &world, b"stolen").expect("open");
+    let data = noise(60_000, 1);
+    let day = |by: &Repository, data: &[u8]| {
+        world.pass(SignedDuration::from_hours(24));
+        take(by, "shop", data).expect("take").id
+    };
+    let first = day(&owner, &dump(300, 0));
+    let early = day(&thief, &dump(300, 1));
+    world.pass(SignedDuration::from_hours(24));
+    let since = world.now();
+    let late = day(&thief, &data);
+
+    let plan = |repo: &Repository| {
+        let removed = forget::plan(repo, &Filter::default(), &keep_last()).expect("plan").remove;
+        removed.into_iter().collect::<BTreeSet<_>>()
+    };
+    let marked = |repo: &Repository| {
+        let (mut snapshots, _) = repo.snapshots().expect("snapshots");
+        repo.mark_distrusted(&mut snapshots, &repo.newest_generation().expect("a generation").1).expect("mark");
+        let newest = wanted(repo, &snapshots, "shop").expect("a snapshot").0.id;
+        assert_eq!(wanted(repo, &snapshots, &late.to_string()).expect("by its id").0.id, late);
+        let marked = snapshots.iter().filter(|s| s.is_distrusted).map(|s| s.id).collect::<Vec<_>>();
+        (newest, marked)
+    };
+    // Bytes that are stored for data that the thief has stored before.
+    let stored = || {
+        let repo = open(storage.fork(), &world).expect("open");
+        take(&repo, "other", &data).expect("take").stored.new_bytes
+    };
+    assert_eq!((marked(&owner), plan(&owner)), ((late, vec![]), BTreeSet::from([first, early])));
+    assert!(stored() < 1000);
+
+    assert_eq!(refusal(key::distrust(&thief, &stolen.to_string(), since)), Kind::Usage);
+    assert_eq!(refusal(key::distrust(&owner, "", since)), Kind::NotFound);
+    let distrust = key::distrust(&owner, &stolen.to_string()[..8], since).expect("distrust");
+    assert_eq!((distrust.id, distrust.since, distrust.snapshots), (stolen, since, vec![late]));
+    assert_eq!(marked(&owner), (early, vec![late]));
+    // The newest good one stays, whatever the rule keeps.
+    assert_eq!(plan(&owner), BTreeSet::from([first]));
+    assert!(stored() as usize > data.len() * 9 / 10);
+
+    // A later time takes nothing back; an earlier one covers more. A slot that was removed stays distrusted.
+    key::remove(&owner, &stolen.to_string()).expect("remove");
+    let later = since + SignedDuration::from_hours(240);
+    assert_eq!(key::distrust(&owner, &stolen.to_string(), later).expect("distrust").since, since);
+    assert_eq!(marked(&owner), (early, vec![late]));
+    let earlier = since - SignedDuration::from_hours(240);
+    assert_eq!(key::distrust(&owner, &stolen.to_string(), earlier).expect("distrust").snapshots.len(), 2);
+    assert_eq!((marked(&owner), plan(&owner)), ((first, vec![late, early]), BTreeSet::from([early])));
+    // Nothing was deleted.
+    let snapshot = owner.snapshot(late).expect("snapshot");
+    assert_eq!(restored(&owner, &snapshot).expect("restore"), data);
+}
+
+/// An object of the next epoch's name that is larger than an epoch can be does not count, and takes
+/// the name as any other.
+#[test]
+fn an_epoch_that_is_too_large_does_not_count() {
+    let (storage, world) = (Memory::new(), World::new(48));
+    let owner = init(storage.clone(), &world);
+    let name = epoch::object_name(2);
+    storage.put_new(&name, &vec![0; EPOCH_BYTES_MAX as usize + 1]).expect("put");
+    let repo = open(storage.clone(), &world).expect("open");
+    assert_eq!(repo.keys.newest_epoch(), 1);
+    assert!(repo.keys.ring().problems.iter().any(|problem| problem.object == name));
+    let error = key::rotate(&owner).expect_err("the name is taken");
+    assert!(error.kind() == Kind::Damaged && error.to_string().contains(&name), "{error}");
+    storage.delete(&name).expect("delete");
+    assert_eq!(key::rotate(&owner).expect("rotate"), 2);
+}
+
+/// A bad sector in the generation that removed a slot gives that slot no secrets of the next epoch.
+#[test]
+fn a_damaged_copy_of_a_generation_brings_no_removed_slot_back() {
+    let (storage, world) = (Memory::new(), World::new(49));
+    let owner = init(storage.clone(), &world);
+    let removed = add(&owner, SlotKind::Full, b"removed");
+    let key_slot = storage.get(&keyslot::object_name(removed), 1 << 16).expect("get");
+    key::remove(&owner, &removed.to_string()).expect("remove");
+    let (number, _) = owner.newest_generation().expect("a generation");
+    storage.put_new(&keyslot::object_name(removed), &key_slot).expect("put");
+    storage.tamper(&generation_name(number), |bytes| bytes[20] ^= 1).expect("tamper");
+    let repo = open(storage, &world).expect("open");
+    assert_eq!(key::rotate(&repo).expect("rotate"), 2);
+    let ring = repo.keys.ring();
+    let sealed = |slot| ring.newest().1.epoch.secrets.iter().any(|secrets| secrets.slot == slot);
+    assert!(sealed(repo.keys.slot()) && !sealed(removed));
 }

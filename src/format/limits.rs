@@ -40,8 +40,10 @@ pub const JSON_BYTES_MAX: usize = 256 << 20;
 pub const RECIPE_INLINE_MAX: usize = 64;
 /// Deepest nesting of recipes: 64 entries, each 8 KiB of 36-byte entries, seven times over, exceeds any disk.
 pub const RECIPE_DEPTH_MAX: u8 = 8;
-/// Longest name of a source, part, tag or host.
+/// Longest name of a source, host, part, tag, slot, time zone or program.
 pub const NAME_BYTES_MAX: usize = 4096;
+/// Most tags of a snapshot.
+pub const TAGS_MAX: usize = 1024;
 /// Largest Argon2 memory that a key slot may ask for: 4 GiB, in KiB.
 pub const KDF_MEMORY_KIB_MAX: u32 = 4 << 20;
 /// Most Argon2 passes that a key slot may ask for.

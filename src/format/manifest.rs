@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bytes::{Decoder, Encoder};
 use super::config::hex;
-use super::limits::JSON_BYTES_MAX;
+use super::limits::{JSON_BYTES_MAX, NAME_BYTES_MAX, TAGS_MAX};
 use super::pack::WrappedKey;
 use super::signed::CLAIM_LEN;
 use super::{FORMAT_VERSION, Malformed, from_json, to_json};
@@ -242,15 +242,38 @@ impl Manifest {
     /// Reads what [`encode`](Self::encode) writes.
     ///
     /// # Errors
-    /// Not the expected JSON; a sequence, a recipe or a name out of bounds.
+    /// Not the expected JSON; a sequence, a recipe, a name or the number of tags out of bounds.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let manifest: Self = from_json(bytes)?;
         check_sequence(manifest.sequence)?;
+        manifest.check_names()?;
         manifest.parts.check()?;
         if let Some(catalog) = &manifest.catalog {
             catalog.check()?;
         }
         Ok(manifest)
+    }
+
+    /// Checks the bounds of the names and tags that were read.
+    fn check_names(&self) -> Result<(), Malformed> {
+        if self.tags.len() > TAGS_MAX {
+            let what = format!("a manifest with {} tags, the limit is {TAGS_MAX}", self.tags.len());
+            return Err(Malformed::new(what));
+        }
+        let program = match &self.kind {
+            SourceKind::Command { program } => Some(("program", program)),
+            SourceKind::Stream | SourceKind::Files => None,
+        };
+        let names = [("source", &self.source), ("host", &self.host), ("time zone", &self.zone), ("tool", &self.tool)];
+        let tags = self.tags.iter().map(|tag| ("tag", tag));
+        for (field, name) in names.into_iter().chain(program).chain(tags) {
+            if name.len() > NAME_BYTES_MAX {
+                let len = name.len();
+                let what = format!("a {field} of {len} bytes, the limit is {NAME_BYTES_MAX}");
+                return Err(Malformed::new(what));
+            }
+        }
+        Ok(())
     }
 
     /// Plain bytes of all parts.

@@ -52,11 +52,22 @@ pub fn list(repo: &Repository, report: &dyn Report) -> Result<Vec<SlotInfo>> {
                 let what = format!("was removed, and its object is still there: `alluvium key remove {id}` deletes it");
                 report.problem(Problem::new(keyslot::object_name(id), what));
             }
-            Ok(slot) => slots.push(SlotInfo { id, kind: slot.kind, label: slot.label, created: slot.created }),
+            Ok(certificate) => slots.push(slot_info(id, certificate, &state)),
             Err(e) => report.problem(Problem::new(keyslot::object_name(id), &e)),
         }
     }
+    slots.sort_by_key(|slot| (slot.created, slot.id));
     Ok(slots)
+}
+
+fn slot_info(id: SlotId, certificate: Certificate, state: &Generation) -> SlotInfo {
+    let Certificate { kind, label, created, .. } = certificate;
+    SlotInfo { id, kind, label, created, distrusted_since: distrusted_since(state, id) }
+}
+
+/// The time from which on the claims of a slot are distrusted.
+fn distrusted_since(state: &Generation, slot: SlotId) -> Option<Timestamp> {
+    state.distrusted_slots.iter().filter(|d| d.slot == slot).map(|d| d.since).min()
 }
 
 /// Adds a slot for `passphrase`.
@@ -68,7 +79,7 @@ pub fn add(repo: &Repository, kind: SlotKind, label: &str, passphrase: &[u8], co
         return Err(Error::new(Kind::Usage, "the new passphrase is empty"));
     }
     repo.seen.require_same_repository()?;
-    repo.keys.require_full("making a key slot")?;
+    repo.keys.require_full("creating a key slot")?;
     if let Ok(state) = repo.probe_generation()?.1 {
         repo.refuse_removed_slot(&state)?;
     }
@@ -188,8 +199,7 @@ fn usable_slots(repo: &Repository, state: &Generation, new: Option<SlotId>) -> R
     }
     let usable = slots.into_iter().filter_map(|(id, slot)| {
         let (slot, bytes) = slot.ok().filter(|_| !state.has_removed(id))?;
-        let Certificate { kind, label, created, .. } = repo.keys.verify_slot(id, &slot, &bytes).ok()?;
-        Some(SlotInfo { id, kind, label, created })
+        Some(slot_info(id, repo.keys.verify_slot(id, &slot, &bytes).ok()?, state))
     });
     let mut usable: Vec<SlotInfo> = usable.collect();
     usable.sort_by_key(|slot| (slot.created, slot.id));
@@ -237,13 +247,7 @@ pub fn distrust(repo: &Repository, prefix: &str, since: Timestamp) -> Result<Dis
     }
     for _ in 0..ATTEMPTS {
         let (number, mut state) = repo.newest_generation()?;
-        let since = state
-            .distrusted_slots
-            .iter()
-            .filter(|d| d.slot == id)
-            .map(|d| d.since)
-            .min()
-            .map_or(since, |s| s.min(since));
+        let since = distrusted_since(&state, id).map_or(since, |before| before.min(since));
         state.distrusted_slots.retain(|d| d.slot != id);
         state.distrusted_slots.push(DistrustedSlot { slot: id, since });
         match repo.publish_settled(number + 1, &state) {
@@ -265,14 +269,17 @@ pub fn distrust(repo: &Repository, prefix: &str, since: Timestamp) -> Result<Dis
 /// one without that slot.
 ///
 /// # Errors
-/// `WrongKey` from a write-only slot; `Busy`, `Storage`. `Busy` also when a slot was added meanwhile that
-/// the new epoch left out.
+/// `WrongKey` from a write-only slot; `Storage`; `Damaged` when the newest generation can't be read; `Busy`,
+/// also when a slot was added meanwhile that the new epoch left out.
 pub fn rotate(repo: &Repository) -> Result<u32> {
     repo.keys.require_full("rotating the keys")?;
     let mut began = 0;
     for _ in 0..ATTEMPTS {
         repo.keys.refresh_ring(repo.storage.as_ref())?;
-        let (_, state) = repo.newest_generation()?;
+        let (_, state) = repo.newest_generation().map_err(|e| match e.kind() {
+            Kind::Damaged => e.during("no key epoch began").hint("`alluvium repair index` publishes a new one"),
+            _ => e,
+        })?;
         repo.refuse_removed_slot(&state)?;
         let before = key_slots(repo)?;
         let full = full_slots(repo, &state)?;

@@ -269,7 +269,7 @@ fn replace_generation(
     let mut condemned: Vec<_> = going.map(|(&pack, &size)| Condemned { pack, size, since: number }).collect();
     condemned.sort_by_key(|c| c.pack);
     let next = Generation { condemned, judged: number, ..state };
-    repo.publish_generation(number, &next)?;
+    repo.publish_generation_in_flood(number, &next)?;
     report.warn(
         "a damaged generation was replaced: which copies it distrusted, and which key slots it removed, is not known; \
          run `alluvium check --read-data` and look at `alluvium key list`",

@@ -51,21 +51,28 @@ pub struct LiveSession {
 /// # Errors
 /// `Storage`.
 pub fn live_sessions(repo: &Repository, except: Option<SnapshotId>) -> Result<Vec<LiveSession>> {
-    live_among(repo, &repo.storage.list(SESSION_PREFIX)?, except)
+    Ok(live_among(repo, &repo.storage.list(SESSION_PREFIX)?, except)?.0)
 }
 
-fn live_among(repo: &Repository, listed: &[Listed], except: Option<SnapshotId>) -> Result<Vec<LiveSession>> {
+/// The sessions among `listed` that have not ended, and those that have.
+fn live_among(
+    repo: &Repository,
+    listed: &[Listed],
+    except: Option<SnapshotId>,
+) -> Result<(Vec<LiveSession>, BTreeSet<SnapshotId>)> {
     let clocks = Clocks::new(repo, listed, except);
     let ids: BTreeSet<SnapshotId> = listed.iter().filter_map(|o| session_of(&o.name)).collect();
-    let mut live = Vec::new();
+    let (mut live, mut ended) = (Vec::new(), BTreeSet::new());
     for id in ids.into_iter().filter(|id| Some(*id) != except) {
         let session = read(repo, &session_name(id), Session::decode)?;
         // One of which only the heartbeat is left was interrupted while tidying.
         if session.is_none() && repo.storage.stat(&session_name(id))?.is_none() {
+            ended.insert(id);
             continue;
         }
         let slot = session.as_ref().map(|(slot, _)| *slot);
         if has_ended(repo, id, slot)? {
+            ended.insert(id);
             continue;
         }
         let beat = read(repo, &beat_name(id), Beat::decode)?;
@@ -85,7 +92,7 @@ fn live_among(repo: &Repository, listed: &[Listed], except: Option<SnapshotId>) 
             purpose: session.map_or_else(String::new, |s| s.purpose),
         });
     }
-    Ok(live)
+    Ok((live, ended))
 }
 
 /// True when the session can never publish under its name and knows it: what stands there is its own,
@@ -162,28 +169,24 @@ fn read<T>(
 /// `Storage`.
 pub fn end_dead_sessions(repo: &Repository, except: SnapshotId, state: &Generation) -> Result<Vec<LiveSession>> {
     let listed = repo.list_sessions_proven()?;
-    let live = live_among(repo, &listed, Some(except))?;
+    let (live, mut ended) = live_among(repo, &listed, Some(except))?;
     let now = repo.env.now();
     let is_welcome = |slot: SlotId| !state.has_removed(slot) && !state.distrusts(slot, now);
     let mut alive = Vec::new();
-    let mut keep: BTreeSet<SnapshotId> = BTreeSet::from([except]);
     for session in live {
         if now.duration_since(session.seen) <= PATIENCE && session.slot.is_none_or(is_welcome) {
-            keep.insert(session.id);
             alive.push(session);
         } else if repo.rules.keep(Rule::Fence) {
+            // Whatever took the name before: the session publishes no more.
             fence(repo, session.id)?;
+            ended.insert(session.id);
         }
     }
     let names: BTreeSet<&str> = listed.iter().map(|object| object.name.as_str()).collect();
-    let ended: BTreeSet<SnapshotId> = names.iter().filter_map(|name| session_of(name)).collect();
-    for id in ended.difference(&keep) {
-        if repo.storage.stat(&manifest::object_name(*id))?.is_some() || repo.storage.stat(&session_name(*id))?.is_none()
-        {
-            // The heartbeat last. What the storage does not give up only takes room.
-            for name in [session_name(*id), beat_name(*id)].iter().filter(|name| names.contains(name.as_str())) {
-                let _ = repo.storage.delete(name);
-            }
+    for id in ended {
+        // The heartbeat last. What the storage does not give up only takes room.
+        for name in [session_name(id), beat_name(id)].iter().filter(|name| names.contains(name.as_str())) {
+            let _ = repo.storage.delete(name);
         }
     }
     Ok(alive)

@@ -9,7 +9,7 @@
 //!
 //! A listing may be old. So numbers above the highest that it shows are asked for by name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Kind, Result};
 use crate::format::ObjectKind;
@@ -17,7 +17,7 @@ use crate::format::coordination::{GENERATION_MAX, GENERATION_PREFIX, Generation,
 use crate::format::limits::GENERATION_BYTES_MAX;
 use crate::format::signed::Order;
 
-use super::parallel::{at_once, both};
+use super::parallel::both;
 use super::{Repository, refuse_unreadable};
 
 /// Every generation whose number is a multiple of this stays for ever.
@@ -74,15 +74,16 @@ impl Repository {
         Ok((found.number, found.state))
     }
 
-    /// Finds the newest generation that counts.
+    /// Finds the newest generation that counts. Of a flood of objects that do not count the state is
+    /// an error.
     ///
     /// # Errors
-    /// `Storage`; `Damaged` when too many objects stand in the way.
+    /// `Storage`.
     pub fn find_generation(&self) -> Result<Found> {
         self.find_generation_behind(VOID_MAX)
     }
 
-    /// As [`find_generation`](Self::find_generation), however many objects stand in the way: for repair,
+    /// As [`find_generation`](Self::find_generation), however many objects do not count: for repair,
     /// which removes them.
     ///
     /// # Errors
@@ -96,26 +97,28 @@ impl Repository {
         let seen = self.seen.generation();
         // Mostly the newest is the one that this machine saw last. Over a network it is read while the
         // listing is waited for.
-        let guess = if at_once(storage) > 1 && seen > 0 { Some(seen) } else { None };
+        let guess = if seen > 0 { Some(seen) } else { None };
         let (guessed, listed) =
             both(storage, || guess.map(|number| self.standing(number)), || self.listed_generations());
-        let mut guessed = guess.zip(guessed);
-        let mut search = Search { best: None, ended: Vec::new(), void: Vec::new(), void_max };
-        let numbers: BTreeSet<u64> = listed?.into_iter().chain(guess).collect();
+        let mut search = Search { best: None, ended: Vec::new(), void: BTreeMap::new(), void_max };
+        if let Some((number, standing)) = guess.zip(guessed) {
+            search.take(number, standing?);
+        }
+        let numbers: BTreeSet<u64> = listed?.into_iter().collect();
         let newest_epoch = self.keys.newest_epoch();
         for number in numbers.into_iter().rev() {
-            let standing = match guessed.take_if(|(guess, _)| *guess == number) {
-                Some((_, standing)) => standing?,
-                None => self.standing(number)?,
-            };
-            search.take(number, standing)?;
-            if search.best.as_ref().is_some_and(|(_, epoch, _)| *epoch >= newest_epoch) {
+            if search.is_flooded() || search.best.as_ref().is_some_and(|(n, e, _)| *n > number && *e >= newest_epoch) {
                 break;
+            }
+            if Some(number) != guess {
+                let standing = self.standing(number)?;
+                search.take(number, standing);
             }
         }
         self.climb(&mut search)?;
+        let is_flooded = search.is_flooded();
         let (number, epoch, state) = search.best.unwrap_or_default();
-        let mut void = search.void;
+        let mut void: Vec<(u64, Error)> = search.void.into_iter().collect();
         let ended = search.ended.into_iter().filter(|(_, ended)| *ended < epoch);
         void.extend(ended.map(|(number, ended)| (number, of_ended_epoch(number, ended))));
         void.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
@@ -123,11 +126,14 @@ impl Repository {
         void.retain(|(other, _)| *other > number);
         // A generation of an epoch that has ended does not count, whatever its number.
         debug_assert!(epoch <= self.keys.newest_epoch());
+        let is_damaged = void.iter().any(|(_, error)| !error.is_forged());
+        if is_flooded {
+            return Ok(Found { number, state: Err(flooded()), readable: state, epoch, void, is_damaged });
+        }
         if let Some(at) = void.iter().position(|(other, error)| *other == seen && !error.is_forged()) {
             let (number, error) = void.swap_remove(at);
-            return Ok(Found { number, state: Err(error), readable: state, epoch, void, is_damaged: false });
+            return Ok(Found { number, state: Err(error), readable: state, epoch, void, is_damaged });
         }
-        let is_damaged = void.iter().any(|(_, error)| !error.is_forged());
         Ok(Found { number, state: Ok(state.clone()), readable: state, epoch, void, is_damaged })
     }
 
@@ -138,7 +144,7 @@ impl Repository {
         let exists = |number| -> Result<bool> { Ok(storage.stat(&generation_name(number))?.is_some()) };
         let mut number = search.best.as_ref().map_or(0, |(number, ..)| *number);
         // Mostly there is neither, and both are asked for at once.
-        loop {
+        while !search.is_flooded() {
             let next = next_milestone(number);
             let (milestone, follows) = both(storage, || exists(next), || exists(number + 1));
             if milestone?
@@ -152,9 +158,12 @@ impl Repository {
                 return Ok(());
             }
             number += 1;
-            let standing = self.standing(number)?;
-            search.take(number, standing)?;
+            if !search.void.contains_key(&number) {
+                let standing = self.standing(number)?;
+                search.take(number, standing);
+            }
         }
+        Ok(())
     }
 
     /// The first generation at or after the milestone `next` that goes on the way: one that counts, at a
@@ -162,18 +171,22 @@ impl Repository {
     /// are there and lead nowhere, the next one is tried.
     fn step(&self, search: &mut Search, next: u64) -> Result<Option<u64>> {
         let mut milestone = next;
-        while milestone < GENERATION_MAX {
+        while milestone < GENERATION_MAX && !search.is_flooded() {
             let mut number = milestone;
-            loop {
+            while !search.is_flooded() {
+                if search.void.contains_key(&number) {
+                    number += 1;
+                    continue;
+                }
                 let standing = self.standing(number)?;
                 match &standing {
                     Standing::Nothing if number == milestone => return Ok(None),
                     Standing::Nothing => break,
                     Standing::Valid(epoch, _) if search.goes_on(*epoch) => {
-                        search.take(number, standing)?;
+                        search.take(number, standing);
                         return Ok(Some(number));
                     }
-                    _ => search.take(number, standing)?,
+                    _ => search.take(number, standing),
                 }
                 number += 1;
             }
@@ -248,6 +261,19 @@ impl Repository {
     /// # Errors
     /// `Busy` when somebody else published first; `Storage`.
     pub fn publish_generation(&self, first: u64, state: &Generation) -> Result<u64> {
+        self.publish_behind(VOID_MAX, first, state)
+    }
+
+    /// As [`publish_generation`](Self::publish_generation), however many objects do not count: for repair,
+    /// which removes them.
+    ///
+    /// # Errors
+    /// As [`publish_generation`](Self::publish_generation).
+    pub fn publish_generation_in_flood(&self, first: u64, state: &Generation) -> Result<u64> {
+        self.publish_behind(usize::MAX, first, state)
+    }
+
+    fn publish_behind(&self, void_max: usize, first: u64, state: &Generation) -> Result<u64> {
         let late = |number| {
             let (what, name) = ("another prune, check, forget or key change published", generation_name(number));
             Error::new(Kind::Busy, format!("{what} {name} first; nothing was deleted"))
@@ -257,7 +283,7 @@ impl Repository {
         if self.keys.refresh_if_newer(self.storage.as_ref())? {
             return Err(late(first));
         }
-        for number in (first..GENERATION_MAX).take(VOID_MAX) {
+        for number in (first..GENERATION_MAX).take(void_max) {
             let name = generation_name(number);
             let content = renumbered(state, first, number).encode();
             let order = self.keys.seal_order(self.env.as_ref(), ObjectKind::Generation, &name, &content)?;
@@ -275,7 +301,7 @@ impl Repository {
             // Whoever was asleep may get a name that others have used and given up since. Then a newer
             // one is there, and this one counts for nothing. So it does when the new epoch's first one is there.
             self.keys.refresh_if_newer(self.storage.as_ref())?;
-            let newest = self.probe_generation()?.0;
+            let newest = self.find_generation_behind(void_max)?.number;
             if newest != number {
                 return Err(late(newest));
             }
@@ -320,39 +346,38 @@ impl Repository {
         }
     }
 
-    /// Only the newest counts. The others stay as a path to it: whoever knows any of them, or none, finds the newest by
-    /// name, however old the listing is that he was shown. So every milestone stays for ever, and after the last one
-    /// all. What can't be deleted only takes room.
+    /// Deletes old generations, which nobody needs but to find the newest by name, however old the listing is that
+    /// the storage shows. So every milestone stays for ever, and after the last one all. What can't be deleted
+    /// only takes room.
     fn forget_generations(&self, newest: u64) {
         let Ok(listed) = self.listed_generations() else { return };
-        let mut there: BTreeSet<u64> = listed.into_iter().collect();
+        let there: BTreeSet<u64> = listed.into_iter().collect();
+        let is_old = |number: u64| number % MILESTONE != 0 && number + 2 * MILESTONE < newest;
+        let mut path = (0, 0);
         // The oldest first, and the first that stays ends it: so that they have no gap.
-        let old: Vec<u64> =
-            there.iter().copied().filter(|n| n % MILESTONE != 0 && n + 2 * MILESTONE < newest).collect();
-        for number in old {
-            match self.is_on_the_way(number, &there) {
-                Ok(true) => {}
-                Ok(false) if self.storage.delete(&generation_name(number)).is_ok() => {
-                    there.remove(&number);
-                }
-                _ => return,
+        for number in there.iter().copied().filter(|number| is_old(*number)) {
+            let milestone = number - number % MILESTONE;
+            if milestone != path.0 {
+                let Ok(end) = self.path_end(milestone, &there) else { return };
+                path = (milestone, end);
+            }
+            if number > path.1 && self.storage.delete(&generation_name(number)).is_err() {
+                return;
             }
         }
     }
 
-    /// True when the milestone before `number` does not count, nor anything in between: then what stands here
-    /// continues the way in its place.
-    fn is_on_the_way(&self, number: u64, there: &BTreeSet<u64>) -> Result<bool> {
-        let milestone = number - number % MILESTONE;
-        if milestone == 0 || !(milestone..number).rev().all(|before| there.contains(&before)) {
-            return Ok(false);
+    /// The last number of the path that begins at a milestone: what stands there, if it counts; else the first
+    /// after it that does, with no gap in between.
+    fn path_end(&self, milestone: u64, there: &BTreeSet<u64>) -> Result<u64> {
+        let mut number = milestone;
+        while there.contains(&(number + 1))
+            && number + 1 < milestone + MILESTONE
+            && !matches!(self.standing(number)?, Standing::Valid(..))
+        {
+            number += 1;
         }
-        for before in milestone..number {
-            if matches!(self.standing(before)?, Standing::Valid(..)) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(number)
     }
 
     /// Puts a copy of `newest` at `number`, when that is a milestone below it: for readers who climb by name. It
@@ -408,7 +433,7 @@ struct Search {
     best: Option<(u64, u32, Generation)>,
     /// The others that an epoch has signed, with it.
     ended: Vec<(u64, u32)>,
-    void: Vec<(u64, Error)>,
+    void: BTreeMap<u64, Error>,
     /// So many are skipped.
     void_max: usize,
 }
@@ -419,7 +444,11 @@ impl Search {
         self.best.as_ref().is_none_or(|(_, best, _)| epoch >= *best)
     }
 
-    fn take(&mut self, number: u64, standing: Standing) -> Result<()> {
+    fn is_flooded(&self) -> bool {
+        self.void.len() > self.void_max
+    }
+
+    fn take(&mut self, number: u64, standing: Standing) {
         match standing {
             Standing::Nothing => {}
             Standing::Valid(epoch, state) => {
@@ -431,13 +460,9 @@ impl Search {
                 self.ended.push((number, epoch));
             }
             Standing::Void(error) => {
-                self.void.push((number, error));
-                if self.void.len() > self.void_max {
-                    return Err(flooded());
-                }
+                self.void.insert(number, error);
             }
         }
-        Ok(())
     }
 }
 

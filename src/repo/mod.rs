@@ -348,11 +348,7 @@ impl Repository {
         // Nothing that is read rests on the order of the two.
         let refresh = || self.refresh(&|| self.list_index(), report);
         let (probed, refreshed) = both(self.storage.as_ref(), || self.probe_generation(), refresh);
-        // So many objects that do not count that nobody looks behind them are no reason not to read.
-        let (number, state) = match probed {
-            Err(e) if e.kind() == Kind::Damaged => (0, Err(e)),
-            probed => probed?,
-        };
+        let (number, state) = probed?;
         let state = state.unwrap_or_else(|e| {
             report.problem(Problem::new(generation_name(number), &e));
             Generation::default()

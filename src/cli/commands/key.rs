@@ -127,12 +127,14 @@ fn list(context: &mut Context<'_>, repo: &crate::repo::Repository) -> Result<()>
         context.document(json!({ "keys": list }));
         return Ok(());
     }
-    let mut table = Table::new(&["", "id", "kind", "label", &context.time_head(), "age"]);
+    let mut table = Table::new(&["", "id", "kind", "label", &context.time_head(), "age", ""]);
     for slot in slots {
         let mark = if slot.id == in_use { "*" } else { "" };
         let kind = kind_name(slot.kind);
         let (created, age) = (context.time(slot.created), age(slot.created, context.env.now()));
-        table.row([mark.to_owned(), short(&slot.id), kind.to_owned(), slot.label, created, age]);
+        let flag = slot.distrusted_since.map(|since| format!("distrusted since {}", context.time(since)));
+        let flag = flag.unwrap_or_default();
+        table.row([mark.to_owned(), short(&slot.id), kind.to_owned(), slot.label, created, age, flag]);
     }
     context.out.table(&table);
     context.closing("* is the one in use");
