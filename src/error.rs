@@ -43,6 +43,7 @@ pub struct Error {
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
     hint: Option<String>,
     forged: bool,
+    unverified: bool,
     is_durability_unknown: bool,
 }
 
@@ -52,7 +53,15 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind`; `context` says what failed on which object.
     pub fn new(kind: Kind, context: impl Into<String>) -> Self {
-        Self { kind, context: context.into(), source: None, hint: None, forged: false, is_durability_unknown: false }
+        Self {
+            kind,
+            context: context.into(),
+            source: None,
+            hint: None,
+            forged: false,
+            unverified: false,
+            is_durability_unknown: false,
+        }
     }
 
     /// A stored object that is not what it should be. `object` is its name in the repository.
@@ -63,6 +72,12 @@ impl Error {
     /// A stored object that opens, and that nobody who may write it has signed.
     pub fn forged(object: impl fmt::Display, what: impl fmt::Display) -> Self {
         Self { forged: true, ..Self::damaged(object, what) }
+    }
+
+    /// A stored object that opens, and whose author has no certificate that could be read: who may have written it
+    /// is not known.
+    pub fn unverified(object: impl fmt::Display, what: impl fmt::Display) -> Self {
+        Self { unverified: true, ..Self::damaged(object, what) }
     }
 
     /// An I/O failure of the storage, with the object or path that was worked on.
@@ -119,6 +134,11 @@ impl Error {
     /// True for an object that was made by somebody who may not: no accident explains it.
     pub fn is_forged(&self) -> bool {
         self.forged
+    }
+
+    /// True for an object whose author can't be verified: it counts for nothing, and what it needs must stay.
+    pub fn is_unverified(&self) -> bool {
+        self.unverified
     }
 
     /// The advice, where there is one.

@@ -12,7 +12,7 @@ use alluvium::format::keyslot::{self, Kdf, KeySlot, SlotKeys, SlotKind};
 use alluvium::format::limits::EPOCH_BYTES_MAX;
 use alluvium::format::{ObjectKind, associated_data};
 use alluvium::id::SlotId;
-use alluvium::ops::check::check;
+use alluvium::ops::check::{Subset, check};
 use alluvium::ops::forget::{self, Filter};
 use alluvium::ops::retention::{Count, Policy};
 use alluvium::ops::{key, repair};
@@ -30,7 +30,8 @@ use alluvium::transform::sign::Signer;
 use jiff::SignedDuration;
 
 use crate::support::{
-    Before, CHEAP, PASSPHRASE, World, dump, init, noise, open, open_with, pruned, restored, small, take, wanted,
+    Before, CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, pruned, restored, small, take,
+    wanted,
 };
 
 fn refusal<T>(result: Result<T, Error>) -> Kind {
@@ -506,51 +507,79 @@ fn a_removed_full_slot_orders_nothing_that_counts() {
     assert_eq!(refusal(open_with(storage.clone(), &world, file.as_bytes())), Kind::WrongKey);
 }
 
-/// A certificate that does not open leaves it unknown whether what the slot wrote counts. Nothing is
-/// deleted then; what others stored is restored.
+/// Without the certificate of a slot, what the slot wrote can't be verified: it does not count, and stays. A prune
+/// keeps what its snapshots need, a forget removes none, and a repair takes nothing for garbage. Nobody
+/// refuses to work: anybody can name an author who does not exist.
 #[test]
-fn a_certificate_that_does_not_open_stops_deletions() {
-    let (storage, world) = (Memory::new(), World::new(46));
-    let owner = init(storage.clone(), &world);
-    let slot = add(&owner, SlotKind::WriteOnly, b"write");
-    let host = open_with(storage.clone(), &world, b"write").expect("open");
-    let data = dump(300, 0);
-    let shop = take(&owner, "shop", &data).expect("take").id;
-    take(&owner, "shop", &dump(300, 1)).expect("take");
-    take(&host, "mail", &dump(300, 2)).expect("take");
-    let name = certificate::object_name(slot);
-    let bytes = storage.get(&name, 1 << 16).expect("get");
-    storage.tamper(&name, |bytes| *bytes.last_mut().expect("bytes") ^= 1).expect("tamper");
+fn what_can_not_be_verified_stays() {
+    for (kind, is_missing) in [(SlotKind::WriteOnly, false), (SlotKind::Full, false), (SlotKind::Full, true)] {
+        let (storage, world) = (Memory::new(), World::new(46));
+        let owner = init(storage.clone(), &world);
+        let slot = add(&owner, kind, b"other");
+        let host = open_with(storage.clone(), &world, b"other").expect("open");
+        let data = dump(300, 0);
+        let shop = take(&owner, "shop", &data).expect("take").id;
+        let newer = take(&owner, "shop", &dump(300, 1)).expect("take").id;
+        let mail = take(&host, "mail", &noise(100_000, 2)).expect("take").id;
+        let name = certificate::object_name(slot);
+        let bytes = storage.get(&name, 1 << 16).expect("get");
+        if is_missing {
+            storage.delete(&name).expect("delete");
+        } else {
+            storage.tamper(&name, |bytes| *bytes.last_mut().expect("bytes") ^= 1).expect("tamper");
+        }
 
-    let before = storage.names();
-    let repo = || open(storage.clone(), &world).expect("open");
-    let names_it = |text: &str| text.contains("can't be verified") && text.contains(&name);
-    let refused = [
-        ("prune", pruned(&repo()).map(drop)),
-        ("forget", forget::plan(&repo(), &Filter::default(), &keep_last()).map(drop)),
-    ];
-    for (what, result) in refused {
-        let error = result.expect_err(what);
-        let cause = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
-        assert_eq!(error.kind(), Kind::Storage, "{what}: {error}");
-        assert!(names_it(&format!("{error}: {cause}")), "{what}: {error}: {cause}");
+        let before = storage.names();
+        let repo = || open(storage.clone(), &world).expect("open");
+        let names_it = |problem: &&Problem| problem.what.contains("can't be verified") && problem.what.contains(&name);
+        let checked = check(&repo(), Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
+        for folder in ["index/", "packs/", "snapshots/"] {
+            let is_here = |problem: &&Problem| problem.object.starts_with(folder);
+            assert!(checked.problems.iter().filter(is_here).any(|problem| names_it(&problem)), "{checked:?}");
+        }
+        let repaired = repair::repair_index(&repo(), &Silent, &Cancel::new()).expect("repair");
+        assert!(repaired.problems.iter().any(|problem| names_it(&problem)), "{:?}", repaired.problems);
+        assert_eq!((repaired.packs_dropped, repaired.index_objects_replaced), (0, 0));
+        let plan = forget::plan(&repo(), &Filter::default(), &keep_last()).expect("plan");
+        assert_eq!(plan.remove, [shop]);
+        for _ in 0..2 {
+            pruned(&repo()).expect("prune");
+        }
+        let after = storage.names();
+        let is_kept = |name: &&String| ["packs/", "snapshots/"].iter().any(|folder| name.starts_with(folder));
+        assert!(before.iter().filter(is_kept).all(|name| after.contains(name)), "{before:?} {after:?}");
+        let repo = repo();
+        assert_eq!(restored(&repo, &repo.snapshot(shop).expect("snapshot")).expect("restore"), data);
+        let unverified = repo.snapshot(mail).expect_err("its author is unknown");
+        assert!(unverified.advice().is_some_and(|hint| hint.contains(&name)), "{unverified}");
+
+        storage.put_replace(&name, &bytes).expect("put");
+        let repo = open(storage.clone(), &world).expect("open");
+        assert_eq!(restored(&repo, &repo.snapshot(mail).expect("snapshot")).expect("restore"), noise(100_000, 2));
+        pruned(&repo).expect("prune");
+        assert_eq!(restored(&repo, &repo.snapshot(mail).expect("snapshot")).expect("restore"), noise(100_000, 2));
+        assert!(repo.snapshot(newer).is_ok());
     }
-    // A repair does what it can, and takes nothing that the slot wrote for garbage.
-    let repaired = repair::repair_index(&repo(), &Silent, &Cancel::new()).expect("repair");
-    let problem = |folder: &str| {
-        let named = |problem: &&Problem| problem.object.starts_with(folder) && names_it(&problem.what);
-        repaired.problems.iter().find(named).is_some()
-    };
-    assert!(problem("index/") && problem("packs/"), "{:?}", repaired.problems);
-    assert_eq!((repaired.packs_dropped, repaired.index_objects_replaced), (0, 0));
-    let after = storage.names();
-    assert!(before.iter().all(|name| after.contains(name)), "{before:?} {after:?}");
-    let repo = repo();
-    assert_eq!(restored(&repo, &repo.snapshot(shop).expect("snapshot")).expect("restore"), data);
+}
 
-    storage.put_replace(&name, &bytes).expect("put");
-    assert_eq!(forget::plan(&owner, &Filter::default(), &keep_last()).expect("plan").remove, [shop]);
-    pruned(&owner).expect("prune");
+/// A distrusted snapshot is no predecessor; and what a write-only slot says of the length of a source is no standard for
+/// others.
+#[test]
+fn a_stolen_slot_sets_no_standard() {
+    let (storage, world) = (Memory::new(), World::new(50));
+    let owner = init(storage.clone(), &world);
+    let stolen = add(&owner, SlotKind::WriteOnly, b"stolen");
+    let thief = open_with(storage, &world, b"stolen").expect("open");
+    let first = take(&owner, "shop", &dump(300, 0)).expect("take").id;
+    world.pass(SignedDuration::from_hours(24));
+    let since = world.now();
+    let his = take(&thief, "shop", &noise(600_000, 1)).expect("take").id;
+    let taken = take(&owner, "shop", &dump(300, 1)).expect("take");
+    assert_eq!((taken.previous, taken.shrunk_from), (Some(his), None));
+    forget_ids(&owner, &[taken.id]).expect("forget");
+    key::distrust(&owner, &stolen.to_string(), since).expect("distrust");
+    let taken = take(&owner, "shop", &dump(300, 1)).expect("take");
+    assert_eq!((taken.previous, taken.shrunk_from), (Some(first), None));
 }
 
 /// What a distrusted slot wrote since then is marked, is named by its id alone, and nobody relies on

@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::env::{Cancel, lock};
 use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{
-    Beat, Distrusted, GENERATION_PREFIX, Generation, SESSION_PREFIX, Session, generation_of, is_beat, session_of,
+    Beat, Distrusted, GENERATION_PREFIX, Generation, SESSION_PREFIX, Session, generation_name, generation_of, is_beat,
+    session_of,
 };
 use crate::format::limits::{GENERATION_BYTES_MAX, SESSION_BYTES_MAX};
 use crate::format::pack::{WrappedKey, object_name, with_offsets};
@@ -27,6 +28,7 @@ use crate::format::{ObjectKind, config, epoch, keyslot, manifest};
 use crate::id::{BlobId, IndexId, PackId, RepoId, SlotId, SnapshotId};
 use crate::repo::blob::{BlobDecoder, Opening};
 use crate::repo::fence::live_sessions;
+use crate::repo::generations::Found;
 use crate::repo::index::{KnownPack, Location};
 use crate::repo::keys::list_slots;
 use crate::repo::packs::ReadPack;
@@ -143,7 +145,8 @@ pub fn check_with(repo: &Repository, options: CheckOptions, report: &dyn Report,
         problems: Vec::new(),
     };
     check_small_objects(repo, &mut found.problems)?;
-    let (number, state) = repo.probe_generation()?;
+    let Found { number, state, void, .. } = repo.find_generation()?;
+    add_new(&mut found.problems, void.iter().map(|(number, error)| Problem::new(generation_name(*number), error)));
     found.problems.extend(repo.seen.other_repository());
     found.problems.extend(repo.older_than_seen(report)?);
     found.generation = number;
@@ -154,8 +157,7 @@ pub fn check_with(repo: &Repository, options: CheckOptions, report: &dyn Report,
     let (snapshots, unreadable) = repo.snapshots_afresh()?;
     let indexed = repo.index_at(number, state, report)?;
     let listed = repo.list_packs()?;
-    let unread = indexed.problems.iter().filter(|p| !found.problems.iter().any(|told| told.object == p.object));
-    found.problems.extend(unread.cloned().collect::<Vec<_>>());
+    add_new(&mut found.problems, indexed.problems.iter().cloned());
     found.snapshots = (snapshots.len() + unreadable.len()) as u64;
     for change in changes_of_author(&snapshots) {
         report.warn(&format!(
@@ -236,6 +238,12 @@ pub fn check_with(repo: &Repository, options: CheckOptions, report: &dyn Report,
     Ok(found)
 }
 
+/// Adds what concerns other objects than the problems so far.
+fn add_new(problems: &mut Vec<Problem>, more: impl Iterator<Item = Problem>) {
+    let known: HashSet<String> = problems.iter().map(|problem| problem.object.clone()).collect();
+    problems.extend(more.filter(|problem| !known.contains(&problem.object)));
+}
+
 /// The wrapped data keys of an index object must open. They are hints: the header of a pack has its key, too.
 fn verify_data_keys(repo: &Repository, name: &str, keys: &[WrappedKey]) -> Result<()> {
     match keys.iter().find(|key| repo.keys.verify_data_key(key).is_err()) {
@@ -251,7 +259,8 @@ struct Looked {
     packs: HashMap<PackId, ReadPack>,
     /// All that the index listed then, whoever looks at them: what comes later was not looked at.
     indexed: HashSet<PackId>,
-    /// Those that another shard looks at; they are listed, with the size that the index says.
+    /// Those that another shard looks at, and those whose author can't be verified; they are listed, with the
+    /// size that the index says.
     elsewhere: HashSet<PackId>,
     /// Those that no index lists and no running session explains.
     garbage: Vec<PackId>,
@@ -376,6 +385,10 @@ fn check_packs(
                 looked_at.packs.insert(id, read);
             }
             Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Storage) => {
+                // Nothing says that it is damaged.
+                if e.is_unverified() {
+                    looked_at.elsewhere.insert(id);
+                }
                 if e.kind() != Kind::NotFound {
                     found.problems.push(Problem::new(object_name(id), &e));
                 }

@@ -55,9 +55,10 @@ pub fn repair_index(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> 
     for id in repo.list_index()? {
         match repo.read_index_object(id) {
             Ok(object) => sound.push((id, object)),
-            Err(e) if e.kind() == Kind::Damaged => broken.push(id),
+            Err(e) if e.kind() == Kind::Damaged && !e.is_unverified() => broken.push(id),
             Err(e) if e.kind() == Kind::NotFound => {}
-            // On a bad block: it stays as it is, and what it lists is listed anew below.
+            // On a bad block, or of an author who can't be verified: it stays as it is, and what it lists is listed
+            // anew below.
             Err(e) => repaired.problems.push(Problem::new(index_name(id), &e)),
         }
     }
@@ -223,9 +224,10 @@ fn settle_pack(
         }
         // The index knows what the pack no longer says of itself: its blobs may be whole. A check sets
         // it aside, so that the next snapshot stores them again.
-        Err(e) if condemned || lines.iter().any(|line| line.size == size) => {
+        Err(e) if condemned || e.is_unverified() || lines.iter().any(|line| line.size == size) => {
+            let stays = condemned || e.is_unverified();
             repaired.problems.push(Problem::new(name, &e));
-            let right = |line: &&IndexedPack| if condemned || line.size == size { Line::Stays } else { Line::Goes };
+            let right = |line: &&IndexedPack| if stays || line.size == size { Line::Stays } else { Line::Goes };
             Ok(lines.iter().map(right).collect())
         }
         Err(e) => {

@@ -30,7 +30,7 @@ use crate::repo::predict::Prediction;
 use crate::repo::publish::{SESSIONS_MAX, publish_or_keep};
 use crate::repo::reader::Reader;
 use crate::repo::session::{Session, Writing};
-use crate::repo::snapshots::{Snapshot, digest_of_stream};
+use crate::repo::snapshots::{Snapshot, ToFollow, digest_of_stream};
 use crate::repo::writer::{Predict, StoredPart, StoredStream, WriteOptions, Writer, write};
 use crate::report::{Counter, Problem, Report, Unit};
 use crate::source::command;
@@ -138,6 +138,7 @@ pub fn snapshot(
         report.problem(Problem::new(crate::format::manifest::object_name(id), &error).harming([id]));
     }
     let older = repo.seen.compare(repo.storage.as_ref(), session.indexed.generation, &headers, report)?;
+    let headers = repo.to_follow(headers, &session.indexed.state)?;
     let mut source = source;
     let mut sessions = 1;
     let (taken, header) = loop {
@@ -176,7 +177,7 @@ pub fn snapshot(
 fn take(
     session: &mut Session<'_>,
     source: Source<'_>,
-    headers: &[(SnapshotId, Header)],
+    headers: &ToFollow,
     options: &SnapshotOptions,
     report: &dyn Report,
     cancel: &Cancel,
@@ -184,8 +185,8 @@ fn take(
     let repo = session.repo();
     let time = repo.env.now();
     let series = repo.keys.hasher.series(&options.host, &options.name);
-    let previous = predecessor(headers, &series, SEQUENCE_MAX);
-    warn_of_the_chain(headers, &series, previous.as_ref(), time, report);
+    let previous = predecessor(&headers.chain, &series, SEQUENCE_MAX);
+    warn_of_the_chain(&headers.chain, &series, previous.as_ref(), time, report);
     warn_of_another_author(repo, previous.as_ref(), report)?;
     let sequence = next_sequence(previous.as_ref().map(|(_, header)| header), time);
     let gathered = gather(session, source, options, previous.as_ref(), report, cancel)?;
@@ -193,8 +194,8 @@ fn take(
     stored.stored_bytes = session.written_bytes();
 
     let bytes = parts.bytes;
-    // Compared with the last good one: a database that was emptied is told every night, not once.
-    let before = previous.as_ref().map(|(_, header)| header.good_bytes);
+    // Compared with the last good one: a database that was emptied is reported every night, not once.
+    let before = predecessor(&headers.standards, &series, SEQUENCE_MAX).map(|(_, header)| header.good_bytes);
     let shrunk_from = before.filter(|&before| !options.allow_shrink && (bytes as f64) < before as f64 * SHRUNK_BELOW);
     if let Some(before) = shrunk_from {
         report.warn(&format!(

@@ -35,11 +35,13 @@ pub mod writer;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::format::certificate;
 use crate::format::config::{self, ChunkSizes, Parameters};
-use crate::format::coordination::{Generation, generation_name};
+use crate::format::coordination::{DistrustedSlot, Generation, generation_name};
 use crate::format::index::{IndexObject, IndexedPack};
 use crate::format::keyslot::SlotKind;
 use crate::format::keyslot::object_name as slot_name;
@@ -232,11 +234,7 @@ impl Repository {
     /// Opens a claim that is bound to `bound`. An author who is not known yet is looked for.
     ///
     /// # Errors
-    /// `Damaged` for a claim that does not count; `Storage` for one that can't be judged, as the certificate of its author
-    /// does not open: neither a prune nor a repair may take it for garbage.
-    ///
-    /// # Errors
-    /// As [`open_object`](Self::open_object).
+    /// As [`open_object`](Self::open_object); unverified without a certificate of the author.
     pub fn open_claim(&self, kind: ObjectKind, name: &str, bound: &[u8], sealed: &[u8]) -> Result<(Claim, Vec<u8>)> {
         open_claim(self.storage.as_ref(), &self.keys, kind, name, bound, sealed)
     }
@@ -394,12 +392,30 @@ impl Repository {
         let own = self.keys.slot();
         let strangers =
             ring.slots.iter().filter(|(slot, known)| known.certificate.kind == SlotKind::WriteOnly && **slot != own);
-        let distrusted = state.distrusted_slots.iter().map(|d| (d.slot, d.since.as_second()));
         let mut unvouched = HashSet::new();
-        for (slot, since) in strangers.map(|(slot, _)| (*slot, i64::MIN)).chain(distrusted) {
-            unvouched.extend(self.cache.packs_of(slot, since)?);
+        for (slot, _) in strangers {
+            unvouched.extend(self.cache.packs_of(*slot, i64::MIN)?);
+        }
+        let mut written: Option<HashMap<PackId, Timestamp>> = None;
+        for DistrustedSlot { slot, since } in &state.distrusted_slots {
+            unvouched.extend(self.cache.packs_of(*slot, since.as_second())?);
+            // Nothing but the storage says when a pack was really written, if that says it.
+            for pack in self.cache.packs_of(*slot, i64::MIN)? {
+                if written.is_none() {
+                    written = Some(self.written_packs()?);
+                }
+                if written.as_ref().and_then(|written| written.get(&pack)).is_some_and(|time| time >= since) {
+                    unvouched.insert(pack);
+                }
+            }
         }
         Ok(unvouched)
+    }
+
+    /// When the storage wrote each pack, as far as it says.
+    fn written_packs(&self) -> Result<HashMap<PackId, Timestamp>> {
+        let written = |o: &Listed| Some((o.name.rsplit('/').next()?.parse().ok()?, o.modified?));
+        Ok(self.storage.list("packs/")?.iter().filter_map(written).collect())
     }
 
     fn indexed(&self, number: u64, state: Generation, problems: Vec<Problem>) -> Indexed<'_> {
@@ -526,8 +542,8 @@ fn refuse_unreadable(name: &str, object: &[u8], bytes_max: u64) -> Result<()> {
 /// Opens a claim that is bound to `bound`. An author who is not known yet is looked for.
 ///
 /// # Errors
-/// `Damaged` for a claim that does not count; `Storage` for one that can't be judged, as the certificate of its author
-/// does not open: neither a prune nor a repair may take it for garbage.
+/// `Damaged` for a claim that does not count, and for one that can't be verified ([`Error::is_unverified`]): neither a
+/// prune nor a repair may take that for garbage.
 fn open_claim(
     storage: &dyn Storage,
     keys: &Keys,
@@ -546,16 +562,11 @@ fn open_claim(
             return Ok((claim, content));
         }
     }
-    if keys.ring().is_unreadable(author) {
-        let certificate = certificate::object_name(author);
-        return Err(Error::new(Kind::Storage, format!("{name} can't be verified: {certificate} does not open")).hint(
-            format!(
-                "bring {certificate} back from a copy of the repository, or delete it when no slot of yours has this \
-                 id (`alluvium key list`)"
-            ),
-        ));
-    }
-    Err(Error::forged(name, format!("its author {author} is no slot of this repository")))
+    let certificate = certificate::object_name(author);
+    let what = if keys.ring().is_unreadable(author) { "does not open" } else { "is not there" };
+    Err(Error::unverified(name, format!("can't be verified: {certificate} {what}")).hint(format!(
+        "bring {certificate} back from a copy of the repository; if no slot of yours had this id, ignore it"
+    )))
 }
 
 fn read_index_object(storage: &dyn Storage, keys: &Keys, id: IndexId) -> Result<(Claim, IndexObject)> {

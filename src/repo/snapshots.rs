@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use crate::error::{Error, Kind, Result};
 use crate::format::coordination::Generation;
+use crate::format::keyslot::SlotKind;
 use crate::format::limits::MANIFEST_BYTES_MAX;
 use crate::format::manifest::{self, Digest, Header, Listing, Manifest, Part, PartList, Published, SealedManifest};
 use crate::format::signed::Claim;
@@ -21,6 +22,7 @@ use crate::transform::hash::{StreamHasher, stream_digest};
 
 use super::Repository;
 use super::parallel::{at_once, each};
+use super::ring::KnownSlot;
 use super::series::{Contradiction, Member, effective_times};
 
 /// A snapshot with its manifest.
@@ -78,6 +80,16 @@ pub enum Taken {
     Manifest(SlotId),
     /// A fence.
     Fence(SlotId),
+}
+
+/// The snapshots that a new one may follow.
+#[derive(Debug, Default)]
+pub struct ToFollow {
+    /// All that are not distrusted: one of them is the predecessor.
+    pub chain: Vec<(SnapshotId, Header)>,
+    /// Those of full slots and of this one: the length of a new snapshot is compared with theirs. What another
+    /// write-only slot says of a length is no standard.
+    pub standards: Vec<(SnapshotId, Header)>,
 }
 
 /// What could be read, and the error of each that could not.
@@ -153,6 +165,44 @@ impl Repository {
         })
     }
 
+    /// Those of `headers` that a new snapshot may follow.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn to_follow(&self, headers: Vec<(SnapshotId, Header)>, state: &Generation) -> Result<ToFollow> {
+        let is_write_only = |known: &KnownSlot| known.certificate.kind == SlotKind::WriteOnly;
+        if state.distrusted_slots.is_empty() && !self.keys.ring().slots.values().any(is_write_only) {
+            return Ok(ToFollow { standards: headers.clone(), chain: headers });
+        }
+        let ids: BTreeSet<SnapshotId> = headers.iter().map(|(id, _)| *id).collect();
+        let (authors, _) = self.published(&ids, false, |id, sealed| {
+            Ok((id, self.open_header(&manifest::object_name(id), sealed)?.0.author))
+        })?;
+        let authors: HashMap<SnapshotId, SlotId> = authors.into_iter().collect();
+        let written = self.written_manifests(state)?;
+        let mut found = ToFollow::default();
+        for (id, header) in headers {
+            let Some(author) = authors.get(&id).copied() else { continue };
+            if state.distrusts(author, written.get(&id).map_or(header.time, |written| header.time.max(*written))) {
+                continue;
+            }
+            if author == self.keys.slot() || self.keys.is_full(author) {
+                found.standards.push((id, header.clone()));
+            }
+            found.chain.push((id, header));
+        }
+        Ok(found)
+    }
+
+    /// When the storage wrote each manifest, as far as it says; nothing where no slot is distrusted.
+    fn written_manifests(&self, state: &Generation) -> Result<HashMap<SnapshotId, Timestamp>> {
+        if state.distrusted_slots.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let written = |object: &Listed| Some((id_of(&object.name)?, object.modified?));
+        Ok(self.storage.list(manifest::PREFIX)?.iter().filter_map(written).collect())
+    }
+
     /// Who signed a snapshot; `None` when there is none.
     ///
     /// # Errors
@@ -186,7 +236,8 @@ impl Repository {
 
     /// True when an unreadable object under `snapshots/` was certainly a manifest: this machine has read it,
     /// a readable snapshot names it as its predecessor, or its session wrote a pack. Anybody who may
-    /// create objects can put another one there.
+    /// create objects can put another one there. One that only can't be verified is no reason to stop: it
+    /// is never removed, and prune keeps what it needs.
     ///
     /// # Errors
     /// Of the local cache.
@@ -195,6 +246,7 @@ impl Repository {
             return Ok(true);
         }
         Ok(!error.is_forged()
+            && !error.is_unverified()
             && (self.cache.manifests()?.contains(&id)
                 || self.seen.is_head(id)
                 || snapshots.iter().any(|s| s.manifest.previous == Some(id))
@@ -219,11 +271,9 @@ impl Repository {
         if state.distrusted_slots.is_empty() {
             return Ok(());
         }
-        let listed = self.storage.list(manifest::PREFIX)?;
-        let written: HashMap<String, Timestamp> =
-            listed.into_iter().filter_map(|object| Some((object.name, object.modified?))).collect();
+        let written = self.written_manifests(state)?;
         for snapshot in snapshots {
-            let stored = written.get(&manifest::object_name(snapshot.id));
+            let stored = written.get(&snapshot.id);
             let time = stored.map_or(snapshot.manifest.time, |stored| snapshot.manifest.time.max(*stored));
             snapshot.is_distrusted = state.distrusts(snapshot.author, time);
         }
@@ -276,7 +326,15 @@ impl Repository {
 
     /// The header, with who signed it: the signature covers the whole object.
     fn open_header(&self, name: &str, sealed: &SealedManifest<'_>) -> Result<(Claim, Header)> {
-        let (claim, plain) = self.open_claim(ObjectKind::ManifestHeader, name, name.as_bytes(), sealed.header)?;
+        let opened = self.open_claim(ObjectKind::ManifestHeader, name, name.as_bytes(), sealed.header)?;
+        Self::decode_header(name, sealed, opened)
+    }
+
+    fn decode_header(
+        name: &str,
+        sealed: &SealedManifest<'_>,
+        (claim, plain): (Claim, Vec<u8>),
+    ) -> Result<(Claim, Header)> {
         let header = Header::decode(&plain).map_err(|e| e.in_object(name))?;
         if header.body != manifest::body_digest(&sealed.key, sealed.body) {
             return Err(Error::damaged(name, "its body is not the one that was signed"));
@@ -284,9 +342,33 @@ impl Repository {
         Ok((claim, header))
     }
 
-    fn open_manifest(&self, id: SnapshotId, sealed: &SealedManifest<'_>) -> Result<(Claim, Manifest)> {
+    fn open_snapshot(&self, id: SnapshotId, sealed: &SealedManifest<'_>) -> Result<Snapshot> {
+        let opened = self.open_header(&manifest::object_name(id), sealed)?;
+        self.open_body(id, sealed, opened)
+    }
+
+    /// A snapshot whose author can't be verified, for what it needs: that must stay.
+    ///
+    /// # Errors
+    /// `Damaged`, `NotFound`, `Storage`.
+    pub fn unverified_snapshot(&self, id: SnapshotId) -> Result<Snapshot> {
         let name = manifest::object_name(id);
-        let (claim, header) = self.open_header(&name, sealed)?;
+        let bytes = self.storage.get(&name, MANIFEST_BYTES_MAX)?;
+        let Published::Manifest(sealed) = manifest::decode(&bytes).map_err(|e| e.in_object(&name))? else {
+            return Err(Error::damaged(name, "is a fence"));
+        };
+        let kind = ObjectKind::ManifestHeader;
+        let opened = self.keys.open_unverified(kind, &name, name.as_bytes(), sealed.header)?;
+        self.open_body(id, &sealed, Self::decode_header(&name, &sealed, opened)?)
+    }
+
+    fn open_body(
+        &self,
+        id: SnapshotId,
+        sealed: &SealedManifest<'_>,
+        (claim, header): (Claim, Header),
+    ) -> Result<Snapshot> {
+        let name = manifest::object_name(id);
         let key = self.keys.open_data_key(&sealed.key).map_err(|e| e.during(&name))?;
         let plain = key
             .open(
@@ -301,11 +383,6 @@ impl Repository {
         if said != (manifest.time, manifest.sequence, manifest.bytes(), manifest.previous, series) {
             return Err(Error::damaged(&name, "its header and its body contradict each other"));
         }
-        Ok((claim, manifest))
-    }
-
-    fn open_snapshot(&self, id: SnapshotId, sealed: &SealedManifest<'_>) -> Result<Snapshot> {
-        let (claim, manifest) = self.open_manifest(id, sealed)?;
         Ok(Snapshot::new(id, claim.author, manifest))
     }
 
@@ -363,7 +440,11 @@ impl Repository {
 
 /// The ids of the objects of `snapshots/`.
 pub(super) fn ids(listed: &[Listed]) -> BTreeSet<SnapshotId> {
-    listed.iter().filter_map(|o| o.name.strip_prefix(manifest::PREFIX)?.parse().ok()).collect()
+    listed.iter().filter_map(|o| id_of(&o.name)).collect()
+}
+
+fn id_of(name: &str) -> Option<SnapshotId> {
+    name.strip_prefix(manifest::PREFIX)?.parse().ok()
 }
 
 /// What a manifest says of a stream that was cut into `parts`: the digest of the only one; of several the digest of

@@ -215,6 +215,10 @@ fn read_unlisted<'p>(
         match repo.read_pack(id, size) {
             Ok(read) => pack.blobs.extend(read.indexed.entries.iter().map(|e| e.id)),
             Err(e) if e.kind() == Kind::NotFound => continue,
+            Err(e) if e.is_unverified() => {
+                report.problem(Problem::new(object_name(id), format!("{e}; no index object lists it: left alone")));
+                continue;
+            }
             Err(e) if e.kind() == Kind::Damaged => {}
             Err(e) if matches!(e.kind(), Kind::Storage | Kind::Denied) => {
                 pack.unread = true;
@@ -424,15 +428,25 @@ pub(super) fn all_snapshots(
     let remembered = repo.cache.manifests()?;
     let listed = repo.list_snapshots_proven()?;
     refuse_hidden(repo, remembered.iter().copied(), &listed)?;
-    let (snapshots, unreadable) = repo.snapshots_among(&listed)?;
-    let ids: BTreeSet<SnapshotId> = snapshots.iter().map(|s| s.id).collect();
+    let (mut snapshots, unreadable) = repo.snapshots_among(&listed)?;
     for (id, error) in &unreadable {
         let name = manifest::object_name(*id);
+        if error.is_unverified() {
+            report.problem(Problem::new(name, error).harming([*id]));
+            // What it needs stays, whoever wrote it.
+            match repo.unverified_snapshot(*id) {
+                Ok(snapshot) => snapshots.push(snapshot),
+                Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {}
+                Err(e) => return Err(e),
+            }
+            continue;
+        }
         if remembered.contains(id) || repo.is_vouched(*id, error, &snapshots)? {
             return Err(refused(&name, &error.to_string()));
         }
         report.problem(Problem::new(name, error).harming([*id]));
     }
+    let ids: BTreeSet<SnapshotId> = snapshots.iter().map(|s| s.id).collect();
     // A predecessor that is not listed was forgotten, or is hidden.
     refuse_hidden(repo, snapshots.iter().filter_map(|s| s.manifest.previous), &listed)?;
     // Two listings, at two times, of something that only this or another forget may shorten.

@@ -65,10 +65,7 @@ impl Keys {
     /// # Errors
     /// `Damaged` if it does not open; forged if its author has not signed it.
     pub fn open_claim(&self, kind: ObjectKind, name: &str, bound: &[u8], sealed: &[u8]) -> Result<Claimed> {
-        let plain = self
-            .index
-            .open(&associated_data(kind, self.repo, bound), sealed)
-            .ok_or_else(|| Error::damaged(name, "does not open: altered, swapped, or from another repository"))?;
+        let plain = self.open_sealed(kind, name, bound, sealed)?;
         let (claim, signature, content) = Claim::decode(&plain).map_err(|e| e.in_object(name))?;
         let Some(known) = self.known_slot(claim.author) else {
             return Ok(Claimed::Unknown(claim.author));
@@ -80,6 +77,28 @@ impl Keys {
             return Err(Error::forged(name, what));
         }
         Ok(Claimed::By(claim, content.to_vec()))
+    }
+
+    /// Opens a claim and believes whatever author it names. Only to find out what must be kept.
+    ///
+    /// # Errors
+    /// `Damaged` if it does not open.
+    pub fn open_unverified(
+        &self,
+        kind: ObjectKind,
+        name: &str,
+        bound: &[u8],
+        sealed: &[u8],
+    ) -> Result<(Claim, Vec<u8>)> {
+        let plain = self.open_sealed(kind, name, bound, sealed)?;
+        let (claim, _, content) = Claim::decode(&plain).map_err(|e| e.in_object(name))?;
+        Ok((claim, content.to_vec()))
+    }
+
+    fn open_sealed(&self, kind: ObjectKind, name: &str, bound: &[u8], sealed: &[u8]) -> Result<Vec<u8>> {
+        self.index
+            .open(&associated_data(kind, self.repo, bound), sealed)
+            .ok_or_else(|| Error::damaged(name, "does not open: altered, swapped, or from another repository"))
     }
 
     fn is_verified(&self, public: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> bool {
