@@ -81,8 +81,7 @@ impl Scene {
                     let folder = call.name.split('/').next().unwrap_or_default();
                     *by.entry(format!("{:?} {folder}", call.operation)).or_default() += 1;
                 }
-                eprintln!("{what}: {by:?}");
-                format!("makes more than {CALLS_MAX} storage calls")
+                format!("makes more than {CALLS_MAX} storage calls: {by:?}")
             }
             Ok(result) => result.err().map_or_else(String::new, |error| text(&error)),
             Err(_) => "panics".to_owned(),

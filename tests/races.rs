@@ -10,19 +10,22 @@ use alluvium::format::index::object_name as index_name;
 use alluvium::format::keyslot::SlotKind;
 use alluvium::format::pack::{BlobEntry, object_name};
 use alluvium::id::{BlobId, PackId, SlotId, SnapshotId};
+use alluvium::ops::check::{Subset, check};
 use alluvium::ops::forget::{self, Filter};
 use alluvium::ops::prune::prune;
 use alluvium::ops::retention::{Count, Policy};
+use alluvium::ops::snapshot::{Source, snapshot};
 use alluvium::ops::{key, repair};
 use alluvium::repo::{InitOptions, Repository};
-use alluvium::report::{Collect, Counter, Silent};
+use alluvium::report::{Collect, Counter, Problem, Silent};
 use alluvium::storage::fault::{Call, Effect, Fault, Operation, at};
 use alluvium::storage::memory::Memory;
 use alluvium::storage::{Listed, Storage};
 use jiff::SignedDuration;
 
 use crate::support::{
-    CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, prune_options, pruned, restored, take,
+    Before, CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, options, prune_options, pruned,
+    restored, take,
 };
 
 // ---- Copies stored twice ----
@@ -390,6 +393,57 @@ impl Storage for Guarded {
     fn location(&self) -> String {
         self.0.location()
     }
+}
+
+// ---- A check beside a writer ----
+
+/// A check finds a chunk damaged that a snapshot at work counts on. The snapshot stores it again where its source can
+/// be read again, and fails where it can not: a snapshot that is published is whole.
+#[test]
+fn what_is_found_damaged_meanwhile_is_not_counted_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = noise(300_000, 1);
+    let file = folder.path().join("file");
+    std::fs::write(&file, &data).expect("write");
+    std::fs::write(folder.path().join("new"), noise(100_000, 2)).expect("write");
+    let both = [data.clone(), noise(100_000, 2)].concat();
+    for can_be_read_again in [true, false] {
+        let (storage, world) = (Memory::new(), World::new(213));
+        let owner = init(storage.clone(), &world);
+        take(&owner, "shop", &data).expect("take");
+        let copy = copies(&owner).into_iter().find(|(_, _, entry)| entry.raw_len > 500).expect("a chunk");
+        let checker = open(storage.clone(), &world).expect("open");
+        let harmed = storage.clone();
+        let check = move |_: &str| {
+            rot(&harmed, &copy);
+            let found = check(&checker, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
+            assert!(!found.problems.is_empty());
+        };
+        let before = Before::new(&storage, Operation::PutNew, "index/", check);
+        let repo = open(before, &world).expect("open");
+        let source = if can_be_read_again {
+            Source::Files(vec![folder.path().to_owned()])
+        } else {
+            Source::Stream { input: Box::new(&both[..]), bytes: None }
+        };
+        let taken = snapshot(&repo, source, &options("both"), &Silent, &Cancel::new());
+        assert_eq!(taken.is_ok(), can_be_read_again, "{taken:?}");
+        let found = check_all(&owner);
+        match taken {
+            Ok(taken) => {
+                let named = |id: &String| *id == taken.id.to_string();
+                assert!(!found.iter().any(|problem| problem.snapshots.iter().any(named)), "{found:?}");
+            }
+            Err(e) => {
+                assert_eq!(e.kind(), Kind::Damaged, "{e}");
+                assert_eq!(owner.list_snapshots().expect("list").len(), 1);
+            }
+        }
+    }
+}
+
+fn check_all(repo: &Repository) -> Vec<Problem> {
+    check(repo, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check").problems
 }
 
 // ---- Two key changes ----

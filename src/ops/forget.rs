@@ -323,10 +323,13 @@ pub fn plan_named(repo: &Repository, prefixes: &[String], allow_empty: bool) -> 
     Ok(Plan { groups: Vec::new(), remove, harmed, problems, pending, base: view.base })
 }
 
+/// Host and source; and the slot whose claims the snapshots are, if any.
+type Series<'s> = (&'s str, &'s str, Option<SlotId>);
+
 /// The source of a series whose last good snapshot is in `remove`, if there is one: a good one goes, and
 /// of those that stay none is good.
 fn last_good_goes(view: &View<'_>, remove: &BTreeSet<SnapshotId>, walker: &mut Walker<'_>) -> Result<Option<String>> {
-    let mut series: BTreeMap<(&str, &str, Option<SlotId>), [Vec<&Snapshot>; 2]> = BTreeMap::new();
+    let mut series: BTreeMap<Series<'_>, [Vec<&Snapshot>; 2]> = BTreeMap::new();
     for snapshot in view.snapshots.iter().filter(|s| s.manifest.shrunk_from.is_none() && !s.is_distrusted) {
         // What a write-only slot says of a source makes up for nothing that another slot says of it.
         let claimant = view.repo.claimant(snapshot, &view.base.1);

@@ -23,7 +23,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{Condemned, Distrusted, Generation, generation_name};
 use crate::format::index::{IndexObject, object_name as index_name};
 use crate::format::pack::{BlobEntry, object_name, with_offsets};
-use crate::id::{BlobId, IndexId, PackId};
+use crate::id::{BlobId, IndexId, PackId, SlotId};
 use crate::repo::Repository;
 use crate::repo::fence::{LiveSession, end_dead_sessions, live_sessions};
 use crate::repo::generations::renumbered;
@@ -185,13 +185,16 @@ fn distrust(distrusted: Vec<Distrusted>, flawed: &HashSet<(PackId, BlobId)>) -> 
     packs.into_iter().map(|(pack, blobs)| Distrusted { pack, blobs: blobs.into_iter().collect() }).collect()
 }
 
-/// Reads the packs that write-only slots list, and lists them anew as they describe themselves, in index
-/// objects of this slot; then the claims go (rule I7). What a pack can't show keeps its claim.
-fn adopt_claims(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> Result<()> {
+/// Reads the packs that write-only and distrusted slots list, and lists them anew as they describe themselves, in
+/// index objects of this slot; then the claims go (rule I7). What a pack can't show keeps its claim.
+fn adopt_claims(repo: &Repository, state: &Generation, report: &dyn Report, cancel: &Cancel) -> Result<()> {
+    let is_trusted = |slot: SlotId| {
+        repo.keys.is_full(slot) && state.distrusted_slots.iter().all(|distrusted| distrusted.slot != slot)
+    };
     let mut claims = Vec::new();
     for id in repo.list_index()? {
         match repo.read_index_claim(id) {
-            Ok((claim, object)) if !repo.keys.is_full(claim.author) => claims.push((id, claim, object)),
+            Ok((claim, object)) if !is_trusted(claim.author) => claims.push((id, claim, object)),
             Ok(_) => {}
             // The survey reports it.
             Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => {}
@@ -248,7 +251,7 @@ fn prune_once(
     let session = Session::begin(repo, &who, report)?;
     // What dead sessions left is garbage of this prune already.
     end_dead_sessions(repo, session.id, &session.indexed.state)?;
-    adopt_claims(repo, report, cancel)?;
+    adopt_claims(repo, &session.indexed.state, report, cancel)?;
     let survey = Survey::take(repo, Some(session.id), generation, options, report, cancel)?;
     let (mut plan, unused, repack) = survey.plan(options);
     let mut work = Work {

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::env::Cancel;
 use crate::error::{Kind, Result};
-use crate::format::coordination::{Condemned, GENERATION_PREFIX, Generation, generation_of};
+use crate::format::coordination::{Condemned, GENERATION_MAX, GENERATION_PREFIX, Generation, generation_of};
 use crate::format::index::{IndexObject, IndexedPack, object_name as index_name};
 use crate::format::pack::{WrappedKey, object_name};
 use crate::id::{BlobId, DataKeyId, IndexId, PackId};
@@ -86,6 +86,12 @@ pub fn repair_index(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> 
     }
     if found.state.is_err() || found.is_damaged {
         replace_generation(repo, &found, &listed, report, cancel)?;
+        repaired.generation_replaced = true;
+    } else if let Ok(state) = &found.state
+        && !repo.is_whole_generation(found.number)?
+    {
+        // One of its copies is damaged: the same again, as the next.
+        repo.publish_generation_in_flood(found.number + 1, state)?;
         repaired.generation_replaced = true;
     }
     remove_unreadable_generations(repo, &found)?;
@@ -251,7 +257,7 @@ fn replace_generation(
     // Behind what does not count, however much of it there is.
     let taken: HashSet<u64> =
         repo.storage.list(GENERATION_PREFIX)?.iter().filter_map(|object| generation_of(&object.name)).collect();
-    let number = (found.number + 1..).find(|number| !taken.contains(number)).unwrap_or(found.number + 1);
+    let number = (found.number + 1..GENERATION_MAX).find(|number| !taken.contains(number)).unwrap_or(found.number + 1);
     // What was set aside, as the generation before remembers it: a copy that is bad must not be taken for the good one.
     let state = found.readable.clone();
     let indexed = repo.index_at(number, state.clone(), report)?;
@@ -295,8 +301,8 @@ fn holds_the_only_copy(
     Ok(false)
 }
 
-/// Removes what does not count under `prune/`, except what was damaged since `found`. At a milestone below
-/// the newest generation, which readers climb by, a copy of the newest takes its place.
+/// Removes what does not count or is damaged under `prune/`, except what was damaged since `found`. Where
+/// readers climb by it to the newest generation, a copy of that takes its place.
 fn remove_unreadable_generations(repo: &Repository, found: &Found) -> Result<()> {
     let now = repo.find_generation_in_flood()?;
     let known: HashSet<u64> = found.void.iter().map(|(number, _)| *number).chain([found.number]).collect();
@@ -306,11 +312,11 @@ fn remove_unreadable_generations(repo: &Repository, found: &Found) -> Result<()>
         let Some(number) = generation_of(&object.name) else { continue };
         let goes = match above.get(&number) {
             Some(goes) => *goes,
-            None => number < now.number && !repo.is_readable_generation(number)?,
+            None => number < now.number && !repo.is_whole_generation(number)?,
         };
         if goes {
             repo.storage.delete(&object.name)?;
-            repo.fill_milestone(number, &now)?;
+            repo.fill_path(number, &now)?;
         }
     }
     Ok(())

@@ -352,7 +352,7 @@ impl Repository {
     fn forget_generations(&self, newest: u64) {
         let Ok(listed) = self.listed_generations() else { return };
         let there: BTreeSet<u64> = listed.into_iter().collect();
-        let is_old = |number: u64| number % MILESTONE != 0 && number + 2 * MILESTONE < newest;
+        let is_old = |number: u64| !number.is_multiple_of(MILESTONE) && number + 2 * MILESTONE < newest;
         let mut path = (0, 0);
         // The oldest first, and the first that stays ends it: so that they have no gap.
         for number in there.iter().copied().filter(|number| is_old(*number)) {
@@ -380,14 +380,15 @@ impl Repository {
         Ok(number)
     }
 
-    /// Puts a copy of `newest` at `number`, when that is a milestone below it: for readers who climb by name. It
-    /// counts for as much as the newest, which has a higher number.
+    /// Puts a copy of `newest` at `number`, when readers climb over that number to the newest: it is a milestone, or
+    /// comes after the last one. The copy counts for as much as the newest, which has a higher number.
     ///
     /// # Errors
     /// `Storage`.
-    pub(crate) fn fill_milestone(&self, number: u64, newest: &Found) -> Result<()> {
+    pub(crate) fn fill_path(&self, number: u64, newest: &Found) -> Result<()> {
         let Ok(state) = &newest.state else { return Ok(()) };
-        if number == 0 || !number.is_multiple_of(MILESTONE) || number >= newest.number {
+        let is_path = number.is_multiple_of(MILESTONE) || number > newest.number - newest.number % MILESTONE;
+        if number == 0 || number >= newest.number || !is_path {
             return Ok(());
         }
         let name = generation_name(number);
@@ -398,12 +399,18 @@ impl Repository {
         }
     }
 
-    /// True when an epoch has signed the generation, or when it is gone.
+    /// True when both copies in a generation's object count, or when there is no such object.
     ///
     /// # Errors
     /// `Storage`.
-    pub(crate) fn is_readable_generation(&self, number: u64) -> Result<bool> {
-        Ok(!matches!(self.standing(number)?, Standing::Void(_)))
+    pub(crate) fn is_whole_generation(&self, number: u64) -> Result<bool> {
+        let name = generation_name(number);
+        match self.storage.get(&name, GENERATION_BYTES_MAX) {
+            Ok(bytes) => Ok(self.flaw_of_generation(&name, &bytes).is_none()),
+            Err(e) if e.kind() == Kind::NotFound => Ok(true),
+            Err(e) if e.kind() == Kind::Damaged => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 }
 

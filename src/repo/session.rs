@@ -22,6 +22,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use crate::env::{Env, lock};
 use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{self, Beat, Distrusted, beat_name, session_name};
+use crate::format::keyslot::SlotKind;
 use crate::format::limits::MANIFEST_BYTES_MAX;
 use crate::format::manifest::{self, Header, Manifest, SealedManifest};
 use crate::format::pack::WrappedKey;
@@ -301,10 +302,11 @@ impl<'r> Session<'r> {
     }
 
     /// The packs that the newest generation has condemned since this session began and that it relies on.
-    /// Reads the generation again; empty means that the session is up to date with it.
+    /// Reads the generation again; empty means that the session is up to date with it. A session that relies
+    /// on what was found damaged since then is superseded: the next one stores that again.
     ///
     /// # Errors
-    /// `Storage`, `Damaged`.
+    /// `Damaged`, also when the session is superseded; `Storage`.
     pub fn condemned_since(&mut self, report: &dyn Report) -> Result<Vec<PackId>> {
         let (number, state) = self.repo().newest_generation()?;
         if number == self.indexed.generation {
@@ -312,8 +314,16 @@ impl<'r> Session<'r> {
         }
         let mut indexed = self.repo().index_at(number, state, report)?;
         indexed.avoid(vanished(self.repo())?.into_iter().chain(self.indexed.missing().iter().copied()));
+        let (relied, before) = (lock(&self.relied), &self.indexed.state.distrusted);
+        let damaged = indexed.state.distrusted.iter().find(|d| relied.contains(&d.pack) && !before.contains(d));
+        // A write-only slot can't find out what it needs of the pack: it publishes, and a check says what is harmed.
+        if let Some(damaged) = damaged.filter(|_| self.repo().keys.kind() == SlotKind::Full) {
+            self.supersede();
+            let what = "was found damaged since this snapshot began, which relies on it; nothing was published";
+            return Err(Error::damaged(pack::object_name(damaged.pack), what)
+                .hint("take the snapshot again: it stores what is damaged again"));
+        }
         self.indexed = indexed;
-        let relied = lock(&self.relied);
         Ok(relied.iter().copied().filter(|pack| self.indexed.is_condemned(*pack)).collect())
     }
 
