@@ -98,6 +98,7 @@ struct ExpectedSnapshot {
     shrunk_from: Option<u64>,
     /// It is a copy of a snapshot of another repository.
     is_copy: bool,
+    original_author: Option<SlotId>,
     engine: Option<Engine>,
     /// Tables of the catalog, and the BLAKE3 of their records.
     catalog: Option<(usize, String)>,
@@ -154,6 +155,7 @@ fn found(repo: &Repository) -> BTreeMap<String, ExpectedSnapshot> {
             shape: manifest.shape,
             shrunk_from: manifest.shrunk_from,
             is_copy: manifest.original.is_some_and(|original| original.repository != repo.id),
+            original_author: manifest.original_author,
             engine: manifest.engine.clone(),
             catalog: catalog_of(repo, snapshot),
             is_long: manifest.parts.inline().is_none(),
@@ -566,11 +568,12 @@ fn regenerate_golden() {
     day();
     taken(&repo, "rows", Source::Stream { input: Box::new(&b"1 row\n"[..]), bytes: None });
 
-    // A copy from another repository.
+    // A copy from another repository, of what a write-only slot stored there.
     let elsewhere = Memory::new();
     Repository::init(&elsewhere, world.as_ref(), FULL, "elsewhere", sizes).expect("init");
-    let other = open_with(elsewhere, &world, FULL).expect("open");
-    take(&other, "branch", &dump(60, 5)).expect("take");
+    let other = open_with(elsewhere.clone(), &world, FULL).expect("open");
+    key::add(&other, SlotKind::WriteOnly, "branch", WRITE_ONLY, CHEAP).expect("key add");
+    take(&open_with(elsewhere, &world, WRITE_ONLY).expect("open"), "branch", &dump(60, 5)).expect("take");
     let to = SyncOptions { host: "golden".to_owned(), ..SyncOptions::default() };
     sync(&other, &repo, &to, &Silent, &Cancel::new()).expect("sync");
 
