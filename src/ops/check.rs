@@ -160,14 +160,7 @@ pub fn check_with(repo: &Repository, options: CheckOptions, report: &dyn Report,
     add_new(&mut found.problems, indexed.problems.iter().cloned());
     found.snapshots = (snapshots.len() + unreadable.len()) as u64;
     for change in changes_of_author(&snapshots) {
-        report.warn(&format!(
-            "`{}` of {}: snapshot {} was taken with another passphrase than the one before: {}, was {}",
-            change.source.escape_debug(),
-            change.host.escape_debug(),
-            change.snapshot,
-            repo.keys.slot_name(change.now),
-            repo.keys.slot_name(change.before),
-        ));
+        report.warn(&change.describe(&repo.keys));
     }
     for contradiction in snapshots.iter().filter_map(|snapshot| snapshot.time_contradicts) {
         report.warn(&contradiction.to_string());

@@ -21,6 +21,7 @@ use crate::storage::Listed;
 use crate::transform::hash::{StreamHasher, stream_digest};
 
 use super::Repository;
+use super::keys::Keys;
 use super::parallel::{at_once, each};
 use super::ring::KnownSlot;
 use super::series::{Contradiction, Member, effective_times};
@@ -516,6 +517,20 @@ pub struct ChangeOfAuthor {
     pub now: SlotId,
     /// The slot that took the one before.
     pub before: SlotId,
+}
+
+impl ChangeOfAuthor {
+    /// For people.
+    pub fn describe(&self, keys: &Keys) -> String {
+        format!(
+            "`{}` of {}: snapshot {} was taken with another passphrase than the one before: {}, was {}",
+            self.source.escape_debug(),
+            self.host.escape_debug(),
+            self.snapshot,
+            keys.slot_name(self.now),
+            keys.slot_name(self.before),
+        )
+    }
 }
 
 /// Where a series, in the order of its chain, passes from one slot to another: to a new passphrase, or to

@@ -49,15 +49,7 @@ pub fn snapshots(context: &mut Context<'_>, arguments: args::Filter) -> Result<O
     found.retain(|snapshot| filter.admits(snapshot));
     found.reverse();
     for change in changes_of_author(&found) {
-        let slot = |id| repo.keys.slot_name(id);
-        context.report.warn(&format!(
-            "`{}` of {}: snapshot {} was taken with another passphrase than the one before: {}, was {}",
-            change.source.escape_debug(),
-            change.host.escape_debug(),
-            short(&change.snapshot),
-            slot(change.now),
-            slot(change.before),
-        ));
+        context.report.warn(&change.describe(&repo.keys));
     }
     for contradiction in found.iter().filter_map(|snapshot| snapshot.time_contradicts) {
         context.report.warn(&contradiction.to_string());

@@ -10,7 +10,8 @@ use crate::ops;
 use crate::ops::restore::{Restored, Target};
 use crate::ops::select::{Narrow, snapshot_and_part};
 use crate::repo::reader::Reader;
-use crate::repo::snapshots::Snapshot;
+use crate::repo::snapshots::{Snapshot, changes_of_author};
+use crate::report::Report;
 
 use super::super::args::Restore;
 use super::super::context::{Context, to_value};
@@ -52,6 +53,9 @@ fn work(
     let parts = |snapshot: &Snapshot| Reader::new(&indexed)?.parts(&snapshot.manifest);
     let (snapshot, wanted) = snapshot_and_part(&snapshots, name, &context.global.timezone, &parts)?;
     let wanted = wanted.narrowed(narrow)?;
+    for change in changes_of_author(&snapshots).iter().filter(|change| change.snapshot == snapshot.id) {
+        context.report.warn(&change.describe(&repo.keys));
+    }
     let target = match output {
         Some(path) => Target::Path { path, overwrite },
         None => Target::Stream(&mut *context.out),
