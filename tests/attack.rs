@@ -556,3 +556,76 @@ fn stale_listing_of_certificates_in_a_rotation() {
     }
     let _ = (slot, other, mail, owner, fault);
 }
+
+/// A listing of `slots/` that is cut short, during a prune.
+#[test]
+fn cut_listing_of_certificates_in_a_prune() {
+    for seed in 20..40 {
+        let (storage, world) = (Memory::new(), World::new(seed));
+        let owner = init(storage.clone(), &world);
+        let slot = add(&owner, SlotKind::WriteOnly, b"other");
+        if slot < owner.keys.slot() {
+            continue;
+        }
+        let data = noise(400_000, 2);
+        let shop = take(&owner, "shop", &data).expect("take").id;
+        let host = open_with(storage.clone(), &world, b"other").expect("open");
+        let mine = [&data[..], &noise(5000, 9)[..]].concat();
+        let taken = take(&host, "mail", &mine).expect("take");
+        forget_ids(&owner, &[shop]).expect("forget");
+        take(&owner, "other", &dump(300, 1)).expect("take");
+        let fault = Fault::new(storage.clone());
+        fault.when(on(Operation::List, "slots/"), Effect::Cut(1));
+        let result = pruned(&open(fault.clone(), &world).expect("open")).map(|p| p.deleted_packs).map_err(|e| e.to_string());
+        println!("ATTACK cut listing in a prune: {result:?}, {}", is_whole(&storage, &world, taken.id, &mine));
+        return;
+    }
+}
+
+/// The newest key epoch does not open; a host whose slot was made in it; a machine that has not seen the epoch.
+#[test]
+fn damaged_epoch_in_a_prune() {
+    let (storage, world) = (Memory::new(), World::new(41));
+    let owner = init(storage.clone(), &world);
+    take(&owner, "shop", &dump(300, 0)).expect("take");
+    key::rotate(&owner).expect("rotate");
+    let owner = open(storage.clone(), &world).expect("open");
+    add(&owner, SlotKind::WriteOnly, b"other");
+    let host = open_with(storage.clone(), &world, b"other").expect("open");
+    let data = noise(400_000, 2);
+    let mail = take(&host, "mail", &data).expect("take").id;
+    pruned(&open(storage.clone(), &world).expect("open")).expect("prune");
+    let name = "epochs/00000002";
+    let bytes = storage.get(name, 1 << 24).expect("get");
+    storage.tamper(name, |bytes| *bytes.last_mut().expect("bytes") ^= 1).expect("tamper");
+    let packs = storage.names().iter().filter(|n| n.starts_with("packs/")).count();
+    let result = open(storage.clone(), &world).and_then(|r| pruned(&r)).map(|p| p.deleted_packs).map_err(|e| e.to_string());
+    storage.put_replace(name, &bytes).expect("put");
+    let left = storage.names().iter().filter(|n| n.starts_with("packs/")).count();
+    println!("ATTACK damaged epoch: prune {result:?}, packs {packs} -> {left}, {}", is_whole(&storage, &world, mail, &data));
+}
+
+/// Times of a thief after he was distrusted.
+#[test]
+fn times_of_a_distrusted_slot() {
+    let (storage, world) = (Memory::new(), World::new(42));
+    let owner = init(storage.clone(), &world);
+    let slot = add(&owner, SlotKind::WriteOnly, b"stolen");
+    let stolen = open_with(storage.clone(), &world, b"stolen").expect("open");
+    let mut honest = Vec::new();
+    for day in 0..10 {
+        world.pass(SignedDuration::from_hours(24));
+        honest.push(take(&owner, "shop", &dump(300, day)).expect("take").id);
+    }
+    let old: jiff::Timestamp = "2020-01-01T00:00:00Z".parse().expect("a time");
+    for n in 0..11 {
+        Thief::new(&stolen).snapshot_of_his_own(world.now().as_second() as u64 + 10 + n, old, None).expect("publish");
+    }
+    world.pass(SignedDuration::from_hours(1));
+    key::remove(&owner, &slot.to_string()).expect("remove");
+    key::distrust(&owner, &slot.to_string(), "2019-01-01T00:00:00Z".parse().expect("a time")).expect("distrust");
+    let owner = open(storage.clone(), &world).expect("open");
+    let policy = Policy { keep_daily: Some(Count::N(30)), ..Policy::default() };
+    let plan = forget::plan(&owner, &Filter::default(), &policy).expect("plan");
+    println!("ATTACK times, distrusted: removes {} of 10 honest", honest.iter().filter(|id| plan.remove.contains(id)).count());
+}
