@@ -374,3 +374,43 @@ fn sessions_of_the_future_do_not_keep_packs_for_ever() {
     scene.restores("after a prune");
     scene.conclude("sessions of the future");
 }
+
+
+fn probe(name: &str, attack: fn(&Thief<'_>) -> Result<Lies>) {
+    let mut scene = Scene::new(7);
+    let _ = scene.suffer(attack);
+    scene.snapshots("at once", "");
+    scene.forgets("at once");
+    scene.run("prune", PASSPHRASE, pruned);
+    scene.restores("after prune");
+    scene.world.pass(SignedDuration::from_hours(30));
+    scene.run("prune again", PASSPHRASE, pruned);
+    scene.restores("after prune again");
+    scene.conclude(name);
+}
+
+#[test]
+fn attack_short_list() {
+    probe("short", |thief| thief.a_short_list_of_an_own_pack());
+}
+#[test]
+fn attack_no_trailer() {
+    probe("no trailer", |thief| thief.a_needed_pack_without_a_trailer());
+}
+#[test]
+fn attack_not_listed() {
+    probe("not listed", |thief| thief.a_needed_pack_that_is_not_listed());
+}
+#[test]
+fn attack_vouched_pack() {
+    probe("vouched by pack", |thief| thief.garbage_that_wrote_a_pack());
+}
+#[test]
+fn attack_vouched_previous() {
+    probe("vouched by previous", |thief| thief.garbage_that_is_a_predecessor());
+}
+
+#[test]
+fn attack_claims_that_stay() {
+    probe("claims that stay", |thief| thief.claims_that_stay());
+}

@@ -85,6 +85,9 @@ const BOMB_DEPTH: u8 = 5;
 /// Packs in a huge index object.
 const HUGE_PACKS: usize = 3000;
 
+thread_local! { pub static ORIGINAL: std::cell::RefCell<Option<manifest::Original>> = const { std::cell::RefCell::new(None) }; }
+thread_local! { static LIE: std::cell::RefCell<Option<(Option<SlotId>, Digest)>> = const { std::cell::RefCell::new(None) }; }
+
 /// The thief, with a repository that is open with a write-only slot.
 pub struct Thief<'r> {
     repo: &'r Repository,
@@ -320,15 +323,15 @@ impl<'r> Thief<'r> {
             previous: lie.previous,
             generation: 0,
             tool: "alluvium".to_owned(),
-            whole: Some(Digest { bytes: lie.parts.bytes, blake3: self.random() }),
+            whole: Some(LIE.with(|l| l.borrow().map(|(_, whole)| whole)).unwrap_or(Digest { bytes: lie.parts.bytes, blake3: self.random() })),
             shape: Shape { is: ShapeKind::Stream, dialect: None },
             parts: lie.parts,
             engine: None,
             catalog: None,
             stored: Stored::default(),
             shrunk_from: None,
-            original: None,
-            original_author: None,
+            original: ORIGINAL.with(|o| *o.borrow()),
+            original_author: LIE.with(|l| l.borrow().and_then(|(author, _)| author)),
         };
         let body_name =
             associated_data(ObjectKind::ManifestBody, self.repo.id, &manifest::body_name(&name, &key.wrapped));
@@ -637,6 +640,138 @@ impl<'r> Thief<'r> {
     }
 
     // ---- Manifests ----
+
+    // ---- attack branch ----
+
+    /// A pack of his own of two chunks; the only index object that lists it lists one of them.
+    pub fn a_short_list_of_an_own_pack(&self) -> Result<Lies> {
+        let (session, key) = (SnapshotId(self.random()), self.new_data_key());
+        let raws = [self.garbage_bytes(500), self.garbage_bytes(500)];
+        let mut pack = self.put_pack(self.random(), session, &key, self.claim(), self.sealed(&key, &raws))?;
+        pack.entries.truncate(1);
+        self.put_index(self.random(), vec![key.wrapped.clone()], vec![pack]).map(|lie| vec![lie])
+    }
+
+    /// A pack with a whole header and a trailer that is not signed, an index object that lists it with another
+    /// size, and a snapshot that needs it.
+    pub fn a_needed_pack_without_a_trailer(&self) -> Result<Lies> {
+        let (session, key) = (SnapshotId(self.random()), self.new_data_key());
+        let raw = self.garbage_bytes(500);
+        let forged = Claim { author: self.full_slot(), ..self.claim() };
+        let mut pack = self.put_pack(self.random(), SnapshotId(self.random()), &key, forged, self.sealed(&key, &[raw.clone()]))?;
+        pack.claim = self.claim();
+        pack.size += 1;
+        self.put_index(self.random(), vec![key.wrapped.clone()], vec![pack])?;
+        let recipe = Recipe { depth: 0, chunks: vec![self.entry(&raw)] };
+        let part = self.part(raw.len() as u64, recipe);
+        self.publish(session, &key, self.lie(inline_list(vec![part]))).map(|id| vec![vec![id.to_string()]])
+    }
+
+    /// A pack that no index object lists, and a snapshot that needs it.
+    pub fn a_needed_pack_that_is_not_listed(&self) -> Result<Lies> {
+        let (session, key) = (SnapshotId(self.random()), self.new_data_key());
+        let raw = self.garbage_bytes(500);
+        self.put_pack(self.random(), session, &key, self.claim(), self.sealed(&key, &[raw.clone()]))?;
+        let recipe = Recipe { depth: 0, chunks: vec![self.entry(&raw)] };
+        let part = self.part(raw.len() as u64, recipe);
+        self.publish(session, &key, self.lie(inline_list(vec![part]))).map(|id| vec![vec![id.to_string()]])
+    }
+
+    /// Garbage under the name of a snapshot whose session wrote a pack that he lists.
+    pub fn garbage_that_wrote_a_pack(&self) -> Result<Lies> {
+        let (session, key) = (SnapshotId(self.random()), self.new_data_key());
+        self.store(session, &key, &[self.garbage_bytes(500)])?;
+        self.put(&manifest::object_name(session), &self.garbage_bytes(500))?;
+        Ok(vec![vec![session.to_string()]])
+    }
+
+    /// Garbage under a name that a snapshot of his calls its predecessor.
+    pub fn garbage_that_is_a_predecessor(&self) -> Result<Lies> {
+        let garbage = SnapshotId(self.random());
+        self.put(&manifest::object_name(garbage), &self.garbage_bytes(500))?;
+        self.publish_missing(|lie| lie.previous = Some(garbage)).map(|lie| vec![lie])
+    }
+
+    /// A restorable snapshot of `shop` of his own.
+    pub fn snapshot_of_his_own(&self, sequence: u64, time: Timestamp, original_author: Option<SlotId>) -> Result<SnapshotId> {
+        let (session, key) = (SnapshotId(self.random()), self.new_data_key());
+        let raw = self.garbage_bytes(500);
+        self.store(session, &key, &[raw.clone()])?;
+        let digest = Digest { bytes: 500, blake3: stream_digest(&raw) };
+        let recipe = Recipe { depth: 0, chunks: vec![self.entry(&raw)] };
+        let part = Part { name: PartName::of("shop"), kind: PartKind::Stream, digest, recipe, stored_bytes: None };
+        let mut lie = self.lie(inline_list(vec![part]));
+        (lie.sequence, lie.time) = (sequence, time);
+        self.publish_full(session, &key, lie, original_author, digest)
+    }
+
+    fn publish_full(&self, session: SnapshotId, key: &DataKey, lie: Lie, original_author: Option<SlotId>, whole: Digest) -> Result<SnapshotId> {
+        let header = self.header(&lie);
+        LIE.with(|l| *l.borrow_mut() = Some((original_author, whole)));
+        let id = self.publish_with(session, key, lie, &header);
+        LIE.with(|l| *l.borrow_mut() = None);
+        id
+    }
+
+    /// Two snapshots of parts of 2^64 - 1 bytes that are nowhere, long ago.
+    pub fn endless(&self) -> Result<Lies> {
+        let one = |n: u64| {
+            self.publish_missing(|lie| {
+                let recipe = Recipe { depth: 0, chunks: vec![RecipeEntry { id: BlobId(self.random()), len: 5 }] };
+                lie.parts = inline_list(vec![self.part(u64::MAX, recipe)]);
+                (lie.sequence, lie.time, lie.source) = (n + 1, Timestamp::UNIX_EPOCH, "none".to_owned());
+            })
+        };
+        (0..2).map(one).collect()
+    }
+
+    /// Many index objects in the name of a slot whose certificate does not open.
+    pub fn nobody(&self, certificates: usize, objects: usize) -> Result<()> {
+        let author = SlotId(self.random());
+        self.put(&certificate::object_name(author), &self.garbage_bytes(300))?;
+        for _ in 1..certificates {
+            self.put(&certificate::object_name(SlotId(self.random())), &self.garbage_bytes(300))?;
+        }
+        for _ in 0..objects {
+            let name = index::object_name(IndexId(self.random()));
+            let content = IndexObject { keys: Vec::new(), packs: Vec::new() }.encode();
+            let sealed = self.forged_claim(author, ObjectKind::Index, name.as_bytes(), &content);
+            self.put(&name, &envelope::encode(ObjectKind::Index, &sealed))?;
+        }
+        Ok(())
+    }
+
+    /// An index object that prune can't take over, with a lie about each honest pack, and a pack of his that nobody needs.
+    pub fn claims_that_stay(&self) -> Result<Lies> {
+        let (packs, keys) = self.shown()?;
+        let (session, key) = (SnapshotId(self.random()), self.new_data_key());
+        let mut lies: Vec<IndexedPack> = packs.into_values().collect();
+        for pack in &mut lies {
+            pack.claim.author = self.repo.keys.slot();
+            pack.entries.truncate(1);
+        }
+        let raw = self.garbage_bytes(500);
+        let forged = Claim { author: self.full_slot(), ..self.claim() };
+        let mut unreadable = self.put_pack(self.random(), session, &key, forged, self.sealed(&key, &[raw]))?;
+        unreadable.claim = self.claim();
+        let raw = self.garbage_bytes(500);
+        let unused = self.put_pack(self.random(), session, &key, self.claim(), self.sealed(&key, &[raw]))?;
+        lies.extend([unreadable, unused]);
+        let mut keys: Vec<WrappedKey> = keys.into_values().collect();
+        keys.push(key.wrapped.clone());
+        self.put_index(self.late(), keys, lies).map(|lie| vec![lie])
+    }
+
+    /// A recipe that lists `n` times a recipe of `n` chunks that are nowhere.
+    pub fn many_missing(&self, n: usize) -> Result<Lies> {
+        let (session, key) = (SnapshotId(self.random()), self.new_data_key());
+        let lower = encode_entries(&(0..n).map(|_| RecipeEntry { id: BlobId(self.random()), len: 5 }).collect::<Vec<_>>());
+        let upper = encode_entries(&vec![self.entry(&lower); n]);
+        self.store(session, &key, &[lower, upper.clone()])?;
+        let bytes = (n * n * 5) as u64;
+        let part = self.part(bytes, Recipe { depth: 2, chunks: vec![self.entry(&upper)] });
+        self.publish(session, &key, self.lie(inline_list(vec![part]))).map(|id| vec![vec![id.to_string()]])
+    }
 
     pub fn manifest_of_missing_chunks(&self) -> Result<Lies> {
         Ok(vec![self.publish_missing(|_| {})?])
