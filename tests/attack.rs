@@ -31,7 +31,8 @@ fn recipe_pack(repo: &Repository, id: SnapshotId) -> PackId {
 
 fn is_whole(storage: &Memory, world: &Arc<World>, id: SnapshotId, data: &[u8]) -> String {
     let repo = open(storage.clone(), world).expect("open");
-    alluvium::ops::repair::repair_index(&repo, &alluvium::report::Silent, &alluvium::env::Cancel::new()).expect("repair");
+    alluvium::ops::repair::repair_index(&repo, &alluvium::report::Silent, &alluvium::env::Cancel::new())
+        .expect("repair");
     match repo.snapshot(id).and_then(|s| restored(&repo, &s)) {
         Ok(bytes) if bytes == data => "whole".to_owned(),
         Ok(_) => "wrong bytes".to_owned(),
@@ -118,7 +119,8 @@ fn lost_certificate(kind: SlotKind, is_missing: bool) {
         storage.tamper(&name, |bytes| *bytes.last_mut().expect("bytes") ^= 1).expect("tamper");
     }
     let packs = storage.names().iter().filter(|n| n.starts_with("packs/")).count();
-    let result = pruned(&open(storage.clone(), &world).expect("open")).map(|p| p.deleted_packs).map_err(|e| e.to_string());
+    let result =
+        pruned(&open(storage.clone(), &world).expect("open")).map(|p| p.deleted_packs).map_err(|e| e.to_string());
     let left = storage.names().iter().filter(|n| n.starts_with("packs/")).count();
     storage.put_replace(&name, &bytes).expect("put");
     let whole = is_whole(&storage, &world, taken.id, &mine);
@@ -324,14 +326,23 @@ fn original_author_of_a_copy() {
     owner.init_like(&copy, crate::support::PASSPHRASE, "dest", None, CHEAP).expect("init");
     let dest = open(copy, &world).expect("open");
     let options = alluvium::ops::sync::SyncOptions { host: "host".into(), ..Default::default() };
-    let synced = alluvium::ops::sync::sync(&owner, &dest, &options, &alluvium::report::Silent, &alluvium::env::Cancel::new()).expect("sync");
+    let synced =
+        alluvium::ops::sync::sync(&owner, &dest, &options, &alluvium::report::Silent, &alluvium::env::Cancel::new())
+            .expect("sync");
     assert_eq!(synced.copied.len(), 2, "{synced:?}");
     let copied = |id| synced.copied.iter().find(|c| c.original.snapshot == id).and_then(|c| c.id).expect("copied");
     let author = |id| dest.snapshot(copied(id)).expect("snapshot").manifest.original_author;
-    println!("ATTACK original author: of the honest one {:?}, of the thief's {:?}; honest slot {honest}, thief {thief}", author(real), author(his));
+    println!(
+        "ATTACK original author: of the honest one {:?}, of the thief's {:?}; honest slot {honest}, thief {thief}",
+        author(real),
+        author(his)
+    );
     let policy = Policy { keep_last: Some(Count::N(1)), ..Policy::default() };
     let plan = forget::plan(&dest, &Filter::default(), &policy).expect("plan");
-    println!("ATTACK original author: forget --keep-last 1 at the destination removes the honest one: {}", plan.remove.contains(&copied(real)));
+    println!(
+        "ATTACK original author: forget --keep-last 1 at the destination removes the honest one: {}",
+        plan.remove.contains(&copied(real))
+    );
     assert_eq!(author(his), Some(thief));
 }
 
@@ -382,16 +393,24 @@ fn twin_takes_over_packs_of_a_thief() {
     owner.init_twin(&copy, crate::support::PASSPHRASE, "dest", CHEAP).expect("init");
     let dest = open(copy.clone(), &world).expect("open");
     let options = alluvium::ops::sync::SyncOptions { host: "host".into(), ..Default::default() };
-    let synced = alluvium::ops::sync::sync(&owner, &dest, &options, &alluvium::report::Silent, &alluvium::env::Cancel::new());
+    let synced =
+        alluvium::ops::sync::sync(&owner, &dest, &options, &alluvium::report::Silent, &alluvium::env::Cancel::new());
     let synced = synced.map_err(|e| e.to_string()).expect("sync");
     let copied = synced.copied.iter().find(|c| c.original.snapshot == real).and_then(|c| c.id);
-    println!("ATTACK twin: copied {copied:?}, failed {:?}, packs {} resealed {}", synced.failed, synced.packs_copied, synced.chunks_resealed);
+    println!(
+        "ATTACK twin: copied {copied:?}, failed {:?}, packs {} resealed {}",
+        synced.failed, synced.packs_copied, synced.chunks_resealed
+    );
     if let Some(copied) = copied {
         let whole = is_whole(&copy, &world, copied, &data);
         println!("ATTACK twin: the copy is {whole}; at the source {}", is_whole(&storage, &world, real, &data));
         // The next snapshot at the twin relies on the garbage.
         let next = take(&open(copy.clone(), &world).expect("open"), "next", &data).expect("take");
-        println!("ATTACK twin: a snapshot of the same data there stores {} and is {}", next.stored.new_bytes, is_whole(&copy, &world, next.id, &data));
+        println!(
+            "ATTACK twin: a snapshot of the same data there stores {} and is {}",
+            next.stored.new_bytes,
+            is_whole(&copy, &world, next.id, &data)
+        );
         assert_eq!(whole, "whole");
     }
 }
@@ -413,11 +432,24 @@ fn lengths_without_end_in_sync() {
     let dest = open(copy.clone(), &world).expect("open");
     let options = alluvium::ops::sync::SyncOptions { host: "host".into(), ..Default::default() };
     let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        alluvium::ops::sync::sync(&owner, &dest, &options, &alluvium::report::Silent, &alluvium::env::Cancel::new()).map(|s| s.copied.len()).map_err(|e| e.to_string())
+        alluvium::ops::sync::sync(&owner, &dest, &options, &alluvium::report::Silent, &alluvium::env::Cancel::new())
+            .map(|s| s.copied.len())
+            .map_err(|e| e.to_string())
     }));
-    let there = dest.snapshots().expect("snapshots").0.iter().filter(|s| s.manifest.original.is_some_and(|o| o.snapshot == mail)).count();
-    println!("ATTACK lengths: sync {}, copies of the honest write-only snapshot {there}", run.map_or("panics".to_owned(), |r| format!("{r:?}")));
-    let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| alluvium::ops::stats::stats(&owner, &alluvium::report::Silent).map(drop).map_err(|e| e.to_string())));
+    let there = dest
+        .snapshots()
+        .expect("snapshots")
+        .0
+        .iter()
+        .filter(|s| s.manifest.original.is_some_and(|o| o.snapshot == mail))
+        .count();
+    println!(
+        "ATTACK lengths: sync {}, copies of the honest write-only snapshot {there}",
+        run.map_or("panics".to_owned(), |r| format!("{r:?}"))
+    );
+    let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        alluvium::ops::stats::stats(&owner, &alluvium::report::Silent).map(drop).map_err(|e| e.to_string())
+    }));
     println!("ATTACK lengths: stats {}", run.as_ref().map_or("panics".to_owned(), |r| format!("{r:?}")));
     assert!(there == 1 && run.is_ok());
 }
@@ -453,16 +485,28 @@ fn copy_of_a_snapshot_at_work() {
     owner.init_like(&copy, crate::support::PASSPHRASE, "dest", None, CHEAP).expect("init");
     let dest = open(copy.clone(), &world).expect("open");
     let options = alluvium::ops::sync::SyncOptions { host: "host".into(), ..Default::default() };
-    let run = || alluvium::ops::sync::sync(&open(storage.clone(), &world).expect("open"), &dest, &options, &alluvium::report::Silent, &alluvium::env::Cancel::new()).expect("sync");
+    let run = || {
+        alluvium::ops::sync::sync(
+            &open(storage.clone(), &world).expect("open"),
+            &dest,
+            &options,
+            &alluvium::report::Silent,
+            &alluvium::env::Cancel::new(),
+        )
+        .expect("sync")
+    };
     // He sees the session at its beginning; a sync runs before it ends.
     let session = std::sync::Mutex::new(None);
     let (inner, (thief_world, id)) = (storage.clone(), (world.clone(), owner.id));
     let seen = Arc::new(session);
     let his = seen.clone();
     let before = crate::support::Before::new(&storage, Operation::PutNew, "packs/", move |_| {
-        let name = inner.names().into_iter().find(|n| n.starts_with("sessions/") && !n.ends_with(".beat")).expect("a session");
+        let name =
+            inner.names().into_iter().find(|n| n.starts_with("sessions/") && !n.ends_with(".beat")).expect("a session");
         let at_work: SnapshotId = name["sessions/".len()..].parse().expect("an id");
-        crate::thief::ORIGINAL.with(|o| *o.borrow_mut() = Some(alluvium::format::manifest::Original { repository: id, snapshot: at_work }));
+        crate::thief::ORIGINAL.with(|o| {
+            *o.borrow_mut() = Some(alluvium::format::manifest::Original { repository: id, snapshot: at_work })
+        });
         *his.lock().expect("lock") = Some(at_work);
         let _ = thief_world;
     });
@@ -472,14 +516,21 @@ fn copy_of_a_snapshot_at_work() {
     assert_eq!(*seen.lock().expect("lock"), Some(taken));
     let object = storage.get(&format!("snapshots/{taken}"), 1 << 30).expect("get");
     storage.delete(&format!("snapshots/{taken}")).expect("not yet published");
-    crate::thief::ORIGINAL.with(|o| *o.borrow_mut() = Some(alluvium::format::manifest::Original { repository: owner.id, snapshot: taken }));
+    crate::thief::ORIGINAL.with(|o| {
+        *o.borrow_mut() = Some(alluvium::format::manifest::Original { repository: owner.id, snapshot: taken })
+    });
     let now = world.now();
     Thief::new(&stolen).snapshot_of_his_own(now.as_second() as u64, now, None).expect("publish");
     crate::thief::ORIGINAL.with(|o| *o.borrow_mut() = None);
     println!("ATTACK at work: the first sync copies {}", run().copied.len());
     storage.put_new(&format!("snapshots/{taken}"), &object).expect("published");
     let second = run();
-    println!("ATTACK at work: the second sync copies {}, already {}, failed {:?}", second.copied.len(), second.already, second.failed);
+    println!(
+        "ATTACK at work: the second sync copies {}, already {}, failed {:?}",
+        second.copied.len(),
+        second.already,
+        second.failed
+    );
     assert_eq!(second.copied.len(), 1);
 }
 
@@ -500,7 +551,11 @@ fn memory_of_missing_chunks() {
         let bytes: u64 = storage.list("packs/").expect("list").iter().map(|o| o.size).sum();
         let start = std::time::Instant::now();
         let result = pruned(&open(storage.clone(), &world).expect("open")).map(drop).map_err(|e| e.to_string());
-        println!("ATTACK memory n={n}: packs of {bytes} bytes in all; prune {result:?} after {:?}, {}", start.elapsed(), peak());
+        println!(
+            "ATTACK memory n={n}: packs of {bytes} bytes in all; prune {result:?} after {:?}, {}",
+            start.elapsed(),
+            peak()
+        );
     }
 }
 
@@ -522,13 +577,28 @@ fn bombs_in_streams() {
     let ended = done.clone();
     std::thread::spawn(move || {
         let options = alluvium::ops::sync::SyncOptions { host: "host".into(), ..Default::default() };
-        let result = alluvium::ops::sync::sync(&owner, &dest, &options, &alluvium::report::Silent, &alluvium::env::Cancel::new());
+        let result = alluvium::ops::sync::sync(
+            &owner,
+            &dest,
+            &options,
+            &alluvium::report::Silent,
+            &alluvium::env::Cancel::new(),
+        );
         println!("ATTACK bomb: {:?}", result.map(|s| s.copied.len()).map_err(|e| e.to_string()));
         ended.store(true, std::sync::atomic::Ordering::SeqCst);
     });
     std::thread::sleep(std::time::Duration::from_secs(40));
-    let copies = there.snapshots().expect("snapshots").0.iter().filter(|s| s.manifest.original.is_some_and(|o| o.snapshot == mail)).count();
-    println!("ATTACK bomb: after 40 s the sync has ended: {}, copies of the honest one: {copies}", done.load(std::sync::atomic::Ordering::SeqCst));
+    let copies = there
+        .snapshots()
+        .expect("snapshots")
+        .0
+        .iter()
+        .filter(|s| s.manifest.original.is_some_and(|o| o.snapshot == mail))
+        .count();
+    println!(
+        "ATTACK bomb: after 40 s the sync has ended: {}, copies of the honest one: {copies}",
+        done.load(std::sync::atomic::Ordering::SeqCst)
+    );
 }
 
 /// Whoever removes the stolen slot, and distrusts it, and the thief lists his pack as the owner's.
@@ -551,8 +621,18 @@ fn stale_listing_of_certificates_in_a_rotation() {
         fault.when(on(Operation::List, "slots/"), Effect::Cut(shown));
         let result = key::rotate(&owner).map_err(|e| e.to_string());
         fault.heal();
-        let opens = |passphrase: &[u8]| open_with(storage.clone(), &world, passphrase).map(drop).map_err(|e| e.to_string().chars().take(90).collect::<String>());
-        println!("ATTACK cut listing ({shown} of {}): rotate {result:?}; owner {:?}; recovery {:?}; host {:?}", names.len(), opens(crate::support::PASSPHRASE), opens(b"recovery"), opens(b"other"));
+        let opens = |passphrase: &[u8]| {
+            open_with(storage.clone(), &world, passphrase)
+                .map(drop)
+                .map_err(|e| e.to_string().chars().take(90).collect::<String>())
+        };
+        println!(
+            "ATTACK cut listing ({shown} of {}): rotate {result:?}; owner {:?}; recovery {:?}; host {:?}",
+            names.len(),
+            opens(crate::support::PASSPHRASE),
+            opens(b"recovery"),
+            opens(b"other")
+        );
     }
     let _ = (slot, other, mail, owner, fault);
 }
@@ -576,7 +656,8 @@ fn cut_listing_of_certificates_in_a_prune() {
         take(&owner, "other", &dump(300, 1)).expect("take");
         let fault = Fault::new(storage.clone());
         fault.when(on(Operation::List, "slots/"), Effect::Cut(1));
-        let result = pruned(&open(fault.clone(), &world).expect("open")).map(|p| p.deleted_packs).map_err(|e| e.to_string());
+        let result =
+            pruned(&open(fault.clone(), &world).expect("open")).map(|p| p.deleted_packs).map_err(|e| e.to_string());
         println!("ATTACK cut listing in a prune: {result:?}, {}", is_whole(&storage, &world, taken.id, &mine));
         return;
     }
@@ -599,10 +680,14 @@ fn damaged_epoch_in_a_prune() {
     let bytes = storage.get(name, 1 << 24).expect("get");
     storage.tamper(name, |bytes| *bytes.last_mut().expect("bytes") ^= 1).expect("tamper");
     let packs = storage.names().iter().filter(|n| n.starts_with("packs/")).count();
-    let result = open(storage.clone(), &world).and_then(|r| pruned(&r)).map(|p| p.deleted_packs).map_err(|e| e.to_string());
+    let result =
+        open(storage.clone(), &world).and_then(|r| pruned(&r)).map(|p| p.deleted_packs).map_err(|e| e.to_string());
     storage.put_replace(name, &bytes).expect("put");
     let left = storage.names().iter().filter(|n| n.starts_with("packs/")).count();
-    println!("ATTACK damaged epoch: prune {result:?}, packs {packs} -> {left}, {}", is_whole(&storage, &world, mail, &data));
+    println!(
+        "ATTACK damaged epoch: prune {result:?}, packs {packs} -> {left}, {}",
+        is_whole(&storage, &world, mail, &data)
+    );
 }
 
 /// Times of a thief after he was distrusted.
@@ -627,5 +712,8 @@ fn times_of_a_distrusted_slot() {
     let owner = open(storage.clone(), &world).expect("open");
     let policy = Policy { keep_daily: Some(Count::N(30)), ..Policy::default() };
     let plan = forget::plan(&owner, &Filter::default(), &policy).expect("plan");
-    println!("ATTACK times, distrusted: removes {} of 10 honest", honest.iter().filter(|id| plan.remove.contains(id)).count());
+    println!(
+        "ATTACK times, distrusted: removes {} of 10 honest",
+        honest.iter().filter(|id| plan.remove.contains(id)).count()
+    );
 }

@@ -11,6 +11,7 @@ use alluvium::ops::check::{Checked, Subset, check};
 use alluvium::ops::{key, repair};
 use alluvium::repo::Repository;
 use alluvium::repo::fence::live_sessions;
+use alluvium::repo::generations::doubled;
 use alluvium::repo::open::{CacheOptions, Locked};
 use alluvium::repo::session::{Session, Writing};
 use alluvium::report::Silent;
@@ -102,7 +103,7 @@ fn a_generation_of_an_ended_epoch_blocks_nobody() {
     for taken in [number + 1, number + 2, number + 60] {
         let (name, content) = (generation_name(taken), Generation::default().encode());
         let order = thief.keys.seal_order(world.as_ref(), ObjectKind::Generation, &name, &content).expect("seal");
-        storage.put_new(&name, &order.repeat(2)).expect("put");
+        storage.put_new(&name, &doubled(&order)).expect("put");
     }
     let found = owner.find_generation().expect("find");
     assert_eq!((found.number, found.void.len(), found.is_damaged), (number, 3, false));
@@ -168,8 +169,11 @@ fn a_generation_of_which_one_copy_is_damaged_counts() {
     let (number, state) = owner.newest_generation().expect("generation");
     let name = generation_name(number);
     let whole = storage.get(&name, 1 << 20).expect("get");
-    for at in (0..whole.len()).step_by(7) {
-        storage.tamper(&name, |bytes| bytes[at] ^= 0x40).expect("tamper");
+    assert!((4096..8192).contains(&whole.len()));
+    let blocks = [0..4096, 4096..whole.len()];
+    for at in (0..whole.len()).filter(|at| at % 7 == 0 && whole[*at] != 0).chain([0, 4096]) {
+        let block = blocks.iter().find(|block| block.contains(&at)).expect("a block").clone();
+        storage.tamper(&name, |bytes| bytes[block].fill(0x40)).expect("tamper");
         let fresh = open(storage.clone(), &world).expect("open");
         assert_eq!(fresh.newest_generation().expect("generation"), (number, state.clone()), "byte {at}");
         assert!(fresh.flaw_of_generation(&name, &storage.get(&name, 1 << 20).expect("get")).is_some());

@@ -375,7 +375,6 @@ fn sessions_of_the_future_do_not_keep_packs_for_ever() {
     scene.conclude("sessions of the future");
 }
 
-
 fn probe(name: &str, attack: fn(&Thief<'_>) -> Result<Lies>) {
     let mut scene = Scene::new(7);
     let _ = scene.suffer(attack);

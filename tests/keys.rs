@@ -65,7 +65,7 @@ fn a_removed_passphrase_opens_nothing_stored_after_a_rotation() {
 
     // He still has the authority of the old epoch. Nothing that it orders counts.
     assert_eq!(refusal(key::add(&thief, SlotKind::Full, "", b"his own", CHEAP)), Kind::WrongKey);
-    assert_eq!(refusal(thief.keys.begin_epoch(&storage, world.as_ref(), &[])), Kind::WrongKey);
+    assert_eq!(refusal(thief.keys.begin_epoch(&storage, world.as_ref(), &[], &[])), Kind::WrongKey);
 }
 
 #[test]

@@ -323,7 +323,10 @@ impl<'r> Thief<'r> {
             previous: lie.previous,
             generation: 0,
             tool: "alluvium".to_owned(),
-            whole: Some(LIE.with(|l| l.borrow().map(|(_, whole)| whole)).unwrap_or(Digest { bytes: lie.parts.bytes, blake3: self.random() })),
+            whole: Some(
+                LIE.with(|l| l.borrow().map(|(_, whole)| whole))
+                    .unwrap_or(Digest { bytes: lie.parts.bytes, blake3: self.random() }),
+            ),
             shape: Shape { is: ShapeKind::Stream, dialect: None },
             parts: lie.parts,
             engine: None,
@@ -658,7 +661,8 @@ impl<'r> Thief<'r> {
         let (session, key) = (SnapshotId(self.random()), self.new_data_key());
         let raw = self.garbage_bytes(500);
         let forged = Claim { author: self.full_slot(), ..self.claim() };
-        let mut pack = self.put_pack(self.random(), SnapshotId(self.random()), &key, forged, self.sealed(&key, &[raw.clone()]))?;
+        let mut pack =
+            self.put_pack(self.random(), SnapshotId(self.random()), &key, forged, self.sealed(&key, &[raw.clone()]))?;
         pack.claim = self.claim();
         pack.size += 1;
         self.put_index(self.random(), vec![key.wrapped.clone()], vec![pack])?;
@@ -693,7 +697,12 @@ impl<'r> Thief<'r> {
     }
 
     /// A restorable snapshot of `shop` of his own.
-    pub fn snapshot_of_his_own(&self, sequence: u64, time: Timestamp, original_author: Option<SlotId>) -> Result<SnapshotId> {
+    pub fn snapshot_of_his_own(
+        &self,
+        sequence: u64,
+        time: Timestamp,
+        original_author: Option<SlotId>,
+    ) -> Result<SnapshotId> {
         let (session, key) = (SnapshotId(self.random()), self.new_data_key());
         let raw = self.garbage_bytes(500);
         self.store(session, &key, &[raw.clone()])?;
@@ -705,7 +714,14 @@ impl<'r> Thief<'r> {
         self.publish_full(session, &key, lie, original_author, digest)
     }
 
-    fn publish_full(&self, session: SnapshotId, key: &DataKey, lie: Lie, original_author: Option<SlotId>, whole: Digest) -> Result<SnapshotId> {
+    fn publish_full(
+        &self,
+        session: SnapshotId,
+        key: &DataKey,
+        lie: Lie,
+        original_author: Option<SlotId>,
+        whole: Digest,
+    ) -> Result<SnapshotId> {
         let header = self.header(&lie);
         LIE.with(|l| *l.borrow_mut() = Some((original_author, whole)));
         let id = self.publish_with(session, key, lie, &header);
@@ -765,7 +781,8 @@ impl<'r> Thief<'r> {
     /// A recipe that lists `n` times a recipe of `n` chunks that are nowhere.
     pub fn many_missing(&self, n: usize) -> Result<Lies> {
         let (session, key) = (SnapshotId(self.random()), self.new_data_key());
-        let lower = encode_entries(&(0..n).map(|_| RecipeEntry { id: BlobId(self.random()), len: 5 }).collect::<Vec<_>>());
+        let lower =
+            encode_entries(&(0..n).map(|_| RecipeEntry { id: BlobId(self.random()), len: 5 }).collect::<Vec<_>>());
         let upper = encode_entries(&vec![self.entry(&lower); n]);
         self.store(session, &key, &[lower, upper.clone()])?;
         let bytes = (n * n * 5) as u64;

@@ -116,8 +116,7 @@ impl<'r> View<'r> {
     }
 
     fn candidates(&self) -> Vec<Candidate> {
-        let claimant = |snapshot| self.repo.claimant(snapshot, &self.base.1);
-        self.snapshots.iter().map(|snapshot| Candidate::of(snapshot, claimant(snapshot))).collect()
+        self.snapshots.iter().map(|snapshot| Candidate::of(snapshot, self.repo.claimant(snapshot))).collect()
     }
 
     fn walker(&self) -> Result<Walker<'r>> {
@@ -332,7 +331,7 @@ fn last_good_goes(view: &View<'_>, remove: &BTreeSet<SnapshotId>, walker: &mut W
     let mut series: BTreeMap<Series<'_>, [Vec<&Snapshot>; 2]> = BTreeMap::new();
     for snapshot in view.snapshots.iter().filter(|s| s.manifest.shrunk_from.is_none() && !s.is_distrusted) {
         // What a write-only slot says of a source makes up for nothing that another slot says of it.
-        let claimant = view.repo.claimant(snapshot, &view.base.1);
+        let claimant = view.repo.claimant(snapshot);
         let [going, staying] =
             series.entry((&snapshot.manifest.host, &snapshot.manifest.source, claimant)).or_default();
         if remove.contains(&snapshot.id) { going } else { staying }.push(snapshot);

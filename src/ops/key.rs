@@ -7,6 +7,7 @@
 //! remains that no generation lists as removed. So removals have an order, and of two that would
 //! remove each other's slot the second is refused.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -21,7 +22,7 @@ use crate::format::keyslot::{self, KeySlot, SlotKind};
 use crate::format::limits::KEY_SLOT_BYTES_MAX;
 use crate::id::{SlotId, SnapshotId};
 use crate::repo::Repository;
-use crate::repo::keys::{KdfCost, NewSlot, SlotInfo, list_slots, new_key_file};
+use crate::repo::keys::{KdfCost, NewSlot, SlotInfo, Slots, list_slots, new_key_file};
 use crate::repo::snapshots::Snapshot;
 use crate::report::{Problem, Report};
 
@@ -190,13 +191,7 @@ fn retire(repo: &Repository, id: SlotId, new: Option<SlotId>) -> Result<Vec<Slot
 
 /// The slots that can be read, verify, and were not removed, oldest first.
 fn usable_slots(repo: &Repository, state: &Generation, new: Option<SlotId>) -> Result<Vec<SlotInfo>> {
-    let mut slots = list_slots(repo.storage.as_ref())?;
-    if let Some(new) = new.filter(|new| slots.iter().all(|(id, _)| id != new)) {
-        let name = keyslot::object_name(new);
-        let bytes = repo.storage.get(&name, KEY_SLOT_BYTES_MAX)?;
-        let decoded = KeySlot::decode(&bytes).map_err(|e| e.in_object(&name));
-        slots.push((new, decoded.map(|slot| (slot, bytes))));
-    }
+    let slots = all_slots(repo, new)?;
     let usable = slots.into_iter().filter_map(|(id, slot)| {
         let (slot, bytes) = slot.ok().filter(|_| !state.has_removed(id))?;
         Some(slot_info(id, repo.keys.verify_slot(id, &slot, &bytes).ok()?, state))
@@ -204,6 +199,23 @@ fn usable_slots(repo: &Repository, state: &Generation, new: Option<SlotId>) -> R
     let mut usable: Vec<SlotInfo> = usable.collect();
     usable.sort_by_key(|slot| (slot.created, slot.id));
     Ok(usable)
+}
+
+/// The key slots that are listed, and those that the key ring knows and the listing lacks: a listing may be cut.
+fn all_slots(repo: &Repository, new: Option<SlotId>) -> Result<Slots> {
+    let mut slots = list_slots(repo.storage.as_ref())?;
+    let listed: BTreeSet<SlotId> = slots.iter().map(|(id, _)| *id).collect();
+    let known: BTreeSet<SlotId> = repo.keys.ring().slots.keys().copied().chain(new).collect();
+    for id in known.difference(&listed) {
+        let name = keyslot::object_name(*id);
+        let bytes = match repo.storage.get(&name, KEY_SLOT_BYTES_MAX) {
+            Err(e) if e.kind() == Kind::NotFound && Some(*id) != new => continue,
+            read => read?,
+        };
+        let decoded = KeySlot::decode(&bytes).map_err(|e| e.in_object(&name));
+        slots.push((*id, decoded.map(|slot| (slot, bytes))));
+    }
+    Ok(slots)
 }
 
 /// What a distrust covers.
@@ -283,7 +295,7 @@ pub fn rotate(repo: &Repository) -> Result<u32> {
         repo.refuse_removed_slot(&state)?;
         let before = key_slots(repo)?;
         let full = full_slots(repo, &state)?;
-        began = repo.keys.begin_epoch(repo.storage.as_ref(), repo.env.as_ref(), &full)?;
+        began = repo.keys.begin_epoch(repo.storage.as_ref(), repo.env.as_ref(), &before, &full)?;
         if settle_epoch(repo, began, &full)? {
             return refuse_left_out(repo, began, &before, &full).map(|()| began);
         }
@@ -294,6 +306,14 @@ pub fn rotate(repo: &Repository) -> Result<u32> {
 
 /// The full slots that can be read, verify, and were not removed.
 fn full_slots(repo: &Repository, state: &Generation) -> Result<Vec<SlotId>> {
+    // One that can't be read now would lose what is stored from now on.
+    for (id, slot) in all_slots(repo, None)? {
+        if let Err(e) = slot
+            && matches!(e.kind(), Kind::Storage | Kind::Denied)
+        {
+            return Err(e.during(format!("reading key slot {id}")));
+        }
+    }
     let mut full = usable_slots(repo, state, None)?;
     full.retain(|slot| slot.kind == SlotKind::Full);
     Ok(full.iter().map(|slot| slot.id).collect())

@@ -30,6 +30,10 @@ pub struct Marks {
     pub missing: Vec<Problem>,
     /// Snapshots whose manifests contradict the lists of their parts.
     pub contradictory: Vec<Problem>,
+    /// Why a chunk of a list or recipe could not be read for now: what it names is not marked.
+    pub unread: Option<Error>,
+    /// Those of `missing`, by object and words, that are chunks of lists or recipes: what they name is not marked.
+    pub unmarked_below: HashSet<(String, String)>,
 }
 
 /// What is wrong with a copy of a needed blob, if anything.
@@ -131,9 +135,33 @@ enum Level {
 /// What was found below a chunk of a list or recipe.
 #[derive(Default)]
 struct Below {
-    /// The object to blame, and what is wrong with it.
-    lost: Vec<(String, String)>,
+    /// What stands in the chunk itself and is lost: the object to blame, and what is wrong with it.
+    lost: BTreeSet<(String, String)>,
+    /// The chunks that it names below which something is lost, each once, by address. What is lost is not
+    /// gathered level by level: a small hostile recipe would take memory without end.
+    broken: HashMap<usize, Arc<Below>>,
     parts: Parts,
+}
+
+impl Below {
+    fn is_whole(&self) -> bool {
+        self.lost.is_empty() && self.broken.is_empty()
+    }
+
+    fn add(&mut self, below: &Arc<Self>) {
+        if !below.is_whole() {
+            self.broken.insert(Arc::as_ptr(below) as usize, Arc::clone(below));
+        }
+    }
+
+    /// Everything that is lost here and below.
+    fn each_lost(&self, take: &mut dyn FnMut(&(String, String))) {
+        let (mut seen, mut next) = (HashSet::new(), vec![self]);
+        while let Some(below) = next.pop() {
+            below.lost.iter().for_each(&mut *take);
+            next.extend(below.broken.iter().filter(|(at, _)| seen.insert(**at)).map(|(_, below)| below.as_ref()));
+        }
+    }
 }
 
 /// Parts that a list names.
@@ -209,18 +237,18 @@ impl Walk<'_> {
             Listing::Inline(parts) => self.parts(parts, &mut below)?,
             Listing::Recipe(recipe) => self.list(&recipe.chunks, recipe.depth, &mut below)?,
         }
-        if below.lost.is_empty()
+        if below.is_whole()
             && let Some(what) = contradiction(manifest, &below.parts)
         {
             let problem = Problem::new(manifest::object_name(*id), what).harming([*id]);
             self.marks.contradictory.push(problem);
         }
         if let Some(catalog) = &manifest.catalog {
-            below.lost.extend(self.entries(&catalog.recipe.chunks, catalog.recipe.depth)?);
+            self.entries(&catalog.recipe.chunks, catalog.recipe.depth, &mut below)?;
         }
-        for blame in below.lost {
-            self.lost.entry(blame).or_default().insert(*id);
-        }
+        below.each_lost(&mut |blame| {
+            self.lost.entry(blame.clone()).or_default().insert(*id);
+        });
         Ok(())
     }
 
@@ -228,10 +256,8 @@ impl Walk<'_> {
     fn parts(&mut self, parts: &[Part], below: &mut Below) -> Result<()> {
         for part in parts {
             below.parts.add(part);
-            below.lost.extend(self.entries(&part.recipe.chunks, part.recipe.depth)?);
+            self.entries(&part.recipe.chunks, part.recipe.depth, below)?;
         }
-        below.lost.sort();
-        below.lost.dedup();
         Ok(())
     }
 
@@ -240,29 +266,22 @@ impl Walk<'_> {
         for entry in entries {
             let found = self.list_chunk(&entry.id, Level::List(depth))?;
             below.parts.add_below(&found);
-            below.lost.extend(found.lost.iter().cloned());
+            below.add(&found);
         }
-        below.lost.sort();
-        below.lost.dedup();
         Ok(())
     }
 
-    /// Marks `entries` and, where they are chunks of a recipe, what they list. Returns what is lost.
-    fn entries(&mut self, entries: &[RecipeEntry], depth: u8) -> Result<Vec<(String, String)>> {
-        let mut lost = Vec::new();
+    /// Marks `entries` and, where they are chunks of a recipe, what they list.
+    fn entries(&mut self, entries: &[RecipeEntry], depth: u8, below: &mut Below) -> Result<()> {
         for entry in entries {
             if depth > 0 {
                 let found = self.list_chunk(&entry.id, Level::Recipe(depth))?;
-                lost.extend(found.lost.iter().cloned());
-                continue;
-            }
-            if let Err(Lost { object, what }) = self.chunk(&entry.id)? {
-                lost.push((object, what));
+                below.add(&found);
+            } else if let Err(Lost { object, what }) = self.chunk(&entry.id)? {
+                below.lost.insert((object, what));
             }
         }
-        lost.sort();
-        lost.dedup();
-        Ok(lost)
+        Ok(())
     }
 
     /// Marks what a snapshot needs of a chunk: the best copy, with all that it is a difference to.
@@ -359,11 +378,11 @@ impl Walk<'_> {
         let mut below = Below::default();
         match self.readable(id, level)? {
             Ok(Content::Entries(entries)) => match level {
-                Level::Recipe(depth) => below.lost = self.entries(&entries, depth - 1)?,
+                Level::Recipe(depth) => self.entries(&entries, depth - 1, &mut below)?,
                 Level::List(depth) => self.list(&entries, depth - 1, &mut below)?,
             },
             Ok(Content::Parts(parts)) => self.parts(&parts, &mut below)?,
-            Err(Lost { object, what }) => below.lost.push((object, what)),
+            Err(Lost { object, what }) => drop(below.lost.insert((object, what))),
         }
         let below = Arc::new(below);
         self.lists.insert((*id, level), Arc::clone(&below));
@@ -379,7 +398,10 @@ impl Walk<'_> {
                 Err(lost) => Err(lost),
                 Ok(clean) => match self.reader.copy(id, &copy).and_then(|raw| decoded(id, &raw, level)) {
                     Ok(content) => Ok((content, clean)),
-                    Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Storage) => {
+                    Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Storage | Kind::Denied) => {
+                        if matches!(e.kind(), Kind::Storage | Kind::Denied) {
+                            self.marks.unread.get_or_insert(e);
+                        }
                         Err(Lost { object: object_name(copy.pack), what: damaged(id) })
                     }
                     Err(e) => return Err(e),
@@ -401,7 +423,9 @@ impl Walk<'_> {
                 Err(lost) => problem.get_or_insert(lost),
             };
         }
-        Ok(Err(problem.unwrap_or_else(|| not_listed(id))))
+        let lost = problem.unwrap_or_else(|| not_listed(id));
+        self.marks.unmarked_below.insert((lost.object.clone(), lost.what.clone()));
+        Ok(Err(lost))
     }
 }
 

@@ -43,7 +43,7 @@ use super::reindex::{PACKS_PER_INDEX, delete, publish_proven, replace};
 mod survey;
 mod verify;
 
-use survey::{Survey, all_snapshots, missed, readable, refused, stopping};
+use survey::{AllSnapshots, Survey, all_snapshots, doubt_of_unverified, lacking, missed, readable, refused, stopping};
 
 /// An object of local repositories that only takes room: prune gives it up on a full disk to be able to
 /// work, and puts it back.
@@ -399,7 +399,7 @@ impl Work<'_, '_> {
                 live.into_iter().filter(|s| waiting.iter().any(|c| s.generation < c.since)).collect();
         }
         // The sessions that have ended since the survey may have published what needs a condemned pack.
-        let (snapshots, ..) = all_snapshots(self.repo, self.report)?;
+        let AllSnapshots { snapshots, unverified, mut doubt, .. } = all_snapshots(self.repo, self.report)?;
         let again = self.repo.rules.keep(Rule::MarkAgain);
         let new: Vec<Snapshot> =
             snapshots.into_iter().filter(|s| again && !self.survey.snapshots.contains(&s.id)).collect();
@@ -407,18 +407,28 @@ impl Work<'_, '_> {
         if !new.is_empty() {
             let (number, state) = self.repo.newest_generation()?;
             let indexed = self.repo.index_proven(number, state, self.report)?;
-            let marks = mark(&indexed, &new, &|_, _| None, self.report, self.cancel)?;
-            if let Some(missing) = stopping(self.repo, &new, &marks.missing, &std::iter::empty) {
+            let mut marks = mark(&indexed, &new, &|_, _| None, self.report, self.cancel)?;
+            if let Some(error) = marks.unread.take() {
+                return Err(error);
+            }
+            if let Some(missing) = stopping(self.repo, &new, &marks, &std::iter::empty)? {
                 return Err(missed(self.repo, missing)?);
             }
             if !marks.missing.is_empty() {
                 rescued.extend(&self.survey.unlisted);
             }
+            let lacking = lacking(&new, &marks);
+            let packs = self.repo.cache.packs()?.into_iter();
+            rescued.extend(packs.filter(|pack| lacking.contains(&pack.claim.author)).map(|pack| pack.id));
+            doubt = doubt.or_else(|| doubt_of_unverified(&unverified, &marks));
             // Every copy is spared: which of two a sleeping prune is about to delete can't be known here.
             rescued.extend(marks.holders);
         }
-        let doomed: BTreeMap<PackId, u64> =
-            ready.into_iter().filter(|c| !rescued.contains(&c.pack)).map(|c| (c.pack, c.size)).collect();
+        if let Some(doubt) = &doubt {
+            self.report.problem(doubt.clone());
+        }
+        let goes = |condemned: &&Condemned| doubt.is_none() && !rescued.contains(&condemned.pack);
+        let doomed: BTreeMap<PackId, u64> = ready.into_iter().filter(goes).map(|c| (c.pack, c.size)).collect();
         // Whatever went wrong before this line: what is needed and was not stored again does not go.
         if let Some(needed) =
             doomed.keys().find(|p| self.survey.marks.used.contains_key(p) && !self.repacked.contains(p))

@@ -25,7 +25,6 @@ use serde::Serialize;
 
 use crate::env::Cancel;
 use crate::error::{Kind, Result};
-use crate::format::coordination::Generation;
 use crate::format::manifest::{Header, Manifest, Original, UNSEALED, object_name};
 use crate::format::recipe::RecipeEntry;
 use crate::id::SnapshotId;
@@ -307,7 +306,7 @@ impl Plan {
         // A generation that can't be read keeps nobody from copying.
         let state = source.probe_generation()?.1.unwrap_or_default();
         source.mark_distrusted(&mut here, &state)?;
-        let kept = kept(source, &state, &here, options)?;
+        let kept = kept(source, &here, options)?;
         let mut copies: HashMap<Original, Vec<&Snapshot>> = HashMap::new();
         for copy in &there {
             copies.entry(original(dest, copy)).or_default().push(copy);
@@ -340,7 +339,7 @@ impl Plan {
         // Two copies of one original may lie in the source: one is enough.
         let mut known = HashSet::new();
         // Claims of write-only slots come last: what they cost must not keep the others waiting.
-        to_copy.sort_by_key(|(s, _)| (source.claimant(s, &state).is_some(), s.order()));
+        to_copy.sort_by_key(|(s, _)| (source.claimant(s).is_some(), s.order()));
         to_copy.retain(|(_, original)| known.insert(*original));
         let way = Way::between(source, dest);
         Ok(Self { way, to_copy, already, mirrored, failed, older, remember })
@@ -400,15 +399,10 @@ fn older(repo: &Repository, listed: &BTreeSet<SnapshotId>, report: &dyn Report) 
 }
 
 /// The snapshots that the rules keep; all of them without rules.
-fn kept(
-    source: &Repository,
-    state: &Generation,
-    snapshots: &[Snapshot],
-    options: &SyncOptions,
-) -> Result<Option<BTreeSet<SnapshotId>>> {
+fn kept(source: &Repository, snapshots: &[Snapshot], options: &SyncOptions) -> Result<Option<BTreeSet<SnapshotId>>> {
     let Some(policy) = &options.keep else { return Ok(None) };
     let candidates: Vec<Candidate> =
-        snapshots.iter().map(|snapshot| Candidate::of(snapshot, source.claimant(snapshot, state))).collect();
+        snapshots.iter().map(|snapshot| Candidate::of(snapshot, source.claimant(snapshot))).collect();
     let groups = decide(&candidates, policy, source.env.now())?;
     Ok(Some(groups.iter().flat_map(|g| &g.decisions).filter(|d| d.keep).map(|d| d.id).collect()))
 }

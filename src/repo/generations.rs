@@ -24,6 +24,8 @@ use super::{Repository, refuse_unreadable};
 const MILESTONE: u64 = 64;
 /// Objects that do not count, and that are skipped before somebody has to clear them away.
 const VOID_MAX: usize = 1024;
+/// The unit in which disks lose data, in bytes.
+const BLOCK_LEN: usize = 4096;
 
 fn next_milestone(number: u64) -> u64 {
     (number / MILESTONE + 1) * MILESTONE
@@ -287,7 +289,7 @@ impl Repository {
             let name = generation_name(number);
             let content = renumbered(state, first, number).encode();
             let order = self.keys.seal_order(self.env.as_ref(), ObjectKind::Generation, &name, &content)?;
-            let object = order.repeat(2);
+            let object = doubled(&order);
             refuse_unreadable(&name, &object, GENERATION_BYTES_MAX)?;
             match self.storage.put_new(&name, &object) {
                 Ok(()) => {}
@@ -393,7 +395,7 @@ impl Repository {
         }
         let name = generation_name(number);
         let order = self.keys.seal_order(self.env.as_ref(), ObjectKind::Generation, &name, &state.encode())?;
-        match self.storage.put_new(&name, &order.repeat(2)) {
+        match self.storage.put_new(&name, &doubled(&order)) {
             Err(e) if e.kind() == Kind::AlreadyExists => Ok(()),
             put => put,
         }
@@ -414,10 +416,21 @@ impl Repository {
     }
 }
 
+/// The object of a generation: its order, zeros up to the next multiple of [`BLOCK_LEN`], and the order once more. So
+/// no block of a disk holds bytes of both copies.
+pub fn doubled(order: &[u8]) -> Vec<u8> {
+    let mut object = order.to_vec();
+    object.resize(order.len().next_multiple_of(BLOCK_LEN), 0);
+    object.extend_from_slice(order);
+    object
+}
+
 /// The two copies of the order that a generation's object holds.
 fn copies(bytes: &[u8]) -> [&[u8]; 2] {
-    let (first, second) = bytes.split_at(bytes.len() / 2);
-    [first, second]
+    // With an order of n blocks, the last one not empty, there are more than 2n - 1 and at most 2n blocks.
+    let second = bytes.len().div_ceil(2 * BLOCK_LEN) * BLOCK_LEN;
+    let second_copy = bytes.get(second..).unwrap_or_default();
+    [bytes.get(..second_copy.len()).unwrap_or_default(), second_copy]
 }
 
 /// `state`, made to be published as generation `first`, as it must read when it becomes generation
@@ -452,7 +465,7 @@ impl Search {
     }
 
     fn is_flooded(&self) -> bool {
-        self.void.len() > self.void_max
+        self.void.len().saturating_add(self.ended.len()) > self.void_max
     }
 
     fn take(&mut self, number: u64, standing: Standing) {

@@ -411,6 +411,14 @@ impl Index {
         self.ask(|store| store.read(|connection| rows::packs_of(connection, author, since)))
     }
 
+    /// The packs that none of `slots` wrote.
+    ///
+    /// # Errors
+    /// See [`Index`].
+    pub fn packs_of_others(&self, slots: &[SlotId]) -> Result<Vec<PackId>> {
+        self.ask(|store| store.read(|connection| rows::packs_of_others(connection, slots)))
+    }
+
     /// Describes a pack as the pack itself does, whatever an index object says. An unknown pack stays
     /// unknown.
     ///

@@ -29,13 +29,13 @@ mod opening;
 mod signing;
 mod slots;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
 
 use crate::env::{Env, lock};
 use crate::error::{Error, Kind, Result};
 use crate::format::certificate::Certificate;
-use crate::format::epoch;
+use crate::format::epoch::{self, CERTIFICATES_MAX};
 use crate::format::keyslot::{SecretBytes, SlotKeys, SlotKind};
 use crate::id::{DataKeyId, RepoId, SlotId};
 use crate::storage::Storage;
@@ -63,6 +63,8 @@ pub struct Keys {
     pub index: seal::SealKey,
     signer: Signer,
     ring: Mutex<Ring>,
+    /// Slots whose certificates are read by name.
+    wanted: Mutex<BTreeSet<SlotId>>,
     opened: Mutex<HashMap<DataKeyId, seal::SealKey>>,
     /// Digests of signatures that verified before.
     verified: Mutex<HashSet<[u8; 32]>>,
@@ -128,8 +130,18 @@ impl Keys {
         let hasher = ChunkHasher::new(plain.chunk_id.0);
         let index = seal::SealKey::new(&plain.index.0);
         let signer = Signer::new(&plain.signing.0);
-        let (opened, verified) = (Mutex::default(), Mutex::default());
-        Self { repo, slot, plain, hasher, index, signer, ring: Mutex::new(ring), opened, verified }
+        Self {
+            repo,
+            slot,
+            plain,
+            hasher,
+            index,
+            signer,
+            ring: Mutex::new(ring),
+            wanted: Mutex::default(),
+            opened: Mutex::default(),
+            verified: Mutex::default(),
+        }
     }
 
     /// Returns the id of the repository.
@@ -157,6 +169,16 @@ impl Keys {
         lock(&self.ring).clone()
     }
 
+    /// From now on the certificates of these slots are read by name, too: a listing may be cut.
+    pub fn look_for(&self, slots: impl IntoIterator<Item = SlotId>) {
+        let mut wanted = lock(&self.wanted);
+        for slot in slots {
+            if wanted.len() < CERTIFICATES_MAX {
+                wanted.insert(slot);
+            }
+        }
+    }
+
     /// Reads the key ring again, for slots and epochs that are new.
     ///
     /// # Errors
@@ -164,7 +186,8 @@ impl Keys {
     pub fn refresh_ring(&self, storage: &dyn Storage) -> Result<()> {
         let known = self.newest_epoch();
         let raw = RawRing::read(storage)?;
-        let ring = Ring::judge(raw, storage, self.repo, &self.plain, self.slot, known)?;
+        let wanted = lock(&self.wanted).clone();
+        let ring = Ring::judge(raw, storage, self.repo, &self.plain, self.slot, known, &wanted)?;
         let mut before = lock(&self.ring);
         if ring.newest().0 < before.newest().0 && before.newest().0 > known {
             // Another thread has read a newer state.

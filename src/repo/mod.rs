@@ -48,7 +48,7 @@ use crate::format::keyslot::object_name as slot_name;
 use crate::format::limits::INDEX_OBJECT_BYTES_MAX;
 use crate::format::signed::Claim;
 use crate::format::{FORMAT_VERSION, ObjectKind, envelope, manifest};
-use crate::id::{BlobId, IndexId, PackId, RepoId, SnapshotId};
+use crate::id::{BlobId, IndexId, PackId, RepoId, SlotId, SnapshotId};
 use crate::report::{Problem, Report, Unit};
 use crate::storage::{Listed, Storage};
 use crate::transform::chunk::Chunker;
@@ -384,18 +384,12 @@ impl Repository {
         Ok(indexed)
     }
 
-    /// Packs that no new snapshot may rely on because of who wrote them: what a write-only slot stored
-    /// counts for its own sessions alone, until a prune has stored it again; and nothing that a distrusted
-    /// slot wrote counts for anybody.
+    /// Packs that no new snapshot may rely on because of who wrote them: full slots that are not distrusted count
+    /// for all, until a prune has stored it again what another slot stored counts for its own sessions alone.
     fn unvouched(&self, state: &Generation) -> Result<HashSet<PackId>> {
         let ring = self.keys.ring();
-        let own = self.keys.slot();
-        let strangers =
-            ring.slots.iter().filter(|(slot, known)| known.certificate.kind == SlotKind::WriteOnly && **slot != own);
-        let mut unvouched = HashSet::new();
-        for (slot, _) in strangers {
-            unvouched.extend(self.cache.packs_of(*slot, i64::MIN)?);
-        }
+        let trusted: Vec<SlotId> = ring.full_slots().map(|(slot, _)| slot).chain([self.keys.slot()]).collect();
+        let mut unvouched: HashSet<PackId> = self.cache.packs_of_others(&trusted)?.into_iter().collect();
         let mut written: Option<HashMap<PackId, Timestamp>> = None;
         for DistrustedSlot { slot, since } in &state.distrusted_slots {
             unvouched.extend(self.cache.packs_of(*slot, since.as_second())?);
@@ -557,6 +551,7 @@ fn open_claim(
         Claimed::Unknown(author) => author,
     };
     if storage.stat(&certificate::object_name(author))?.is_some() {
+        keys.look_for([author]);
         keys.refresh_ring(storage)?;
         if let Claimed::By(claim, content) = keys.open_claim(kind, name, bound, sealed)? {
             return Ok((claim, content));

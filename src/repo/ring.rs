@@ -122,6 +122,8 @@ pub struct Ring {
     unreadable_from: Option<u32>,
     /// Slots whose certificates are there and do not open: nobody forged them.
     unreadable_slots: BTreeSet<SlotId>,
+    /// Slots whose certificates the storage did not give, for now.
+    pub unread_slots: BTreeSet<SlotId>,
     /// There are more certificates than are read.
     pub is_cut: bool,
     /// Numbers of epochs that do not count. Objects never change, so they will not.
@@ -130,7 +132,7 @@ pub struct Ring {
 
 impl Ring {
     /// The ring that starts from `plain.authority`. Epochs up to the number `known` were in force
-    /// before, and are read even if no listing shows them.
+    /// before, and are read even if no listing shows them; so are the certificates of `wanted`.
     ///
     /// # Errors
     /// `Damaged` without a first epoch, and without one that the slot's own keys name; `Storage`,
@@ -142,6 +144,7 @@ impl Ring {
         plain: &SlotKeys,
         slot: SlotId,
         known: u32,
+        wanted: &BTreeSet<SlotId>,
     ) -> Result<Self> {
         let index = SealKey::new(&plain.index.0);
         let RawRing { mut epochs, mut certificates, problems, is_cut } = raw;
@@ -182,6 +185,14 @@ impl Ring {
                 .hint("bring the folder `epochs` back from a copy of the repository"));
         }
         ring.require_own(plain)?;
+        // A listing may be cut: what is known to exist is read by name.
+        let read: BTreeSet<SlotId> = certificates.iter().map(|(id, _)| *id).collect();
+        let listed = ring.newest().1.epoch.certificates.iter().map(|listed| listed.slot);
+        let named: BTreeSet<SlotId> = listed.chain(wanted.iter().copied()).chain([slot]).collect();
+        let unlisted: Vec<SlotId> = named.difference(&read).copied().collect();
+        let by_name =
+            each(at_once(storage), &unlisted, |id| storage.get(&certificate::object_name(*id), CERTIFICATE_BYTES_MAX));
+        certificates.extend(unlisted.into_iter().zip(by_name));
         certificates.sort_by_key(|(id, _)| *id);
         for (id, bytes) in certificates {
             let name = certificate::object_name(id);
@@ -196,6 +207,9 @@ impl Ring {
                 Err(e) => {
                     if !e.is_forged() {
                         ring.unreadable_slots.insert(id);
+                    }
+                    if e.kind() != Kind::Damaged {
+                        ring.unread_slots.insert(id);
                     }
                     ring.problems.push(Problem::new(name, &e));
                 }
@@ -287,6 +301,11 @@ impl Ring {
             }
             Error::forged(name, format!("names key epoch {epoch}, which is not in force"))
         })
+    }
+
+    /// True for an epoch that may exist and does not open.
+    pub fn may_be_unreadable(&self, epoch: u32) -> bool {
+        self.unreadable_from.is_some_and(|first| epoch >= first)
     }
 
     /// True for a slot whose certificate is there and does not open: what it claims can't be judged.

@@ -57,13 +57,14 @@ impl Snapshot {
     }
 }
 
-/// Decides which times to believe, and sorts: the newest first.
-pub fn judge_times(snapshots: &mut [Snapshot], now: Timestamp) {
-    let members = snapshots.iter().map(|Snapshot { id, manifest, .. }| Member {
-        id: *id,
-        series: (&manifest.host, &manifest.source),
-        sequence: manifest.sequence,
-        time: manifest.time,
+/// Decides which times to believe, and sorts: the newest first. What is only the claim of a slot, by
+/// `claimant`, is judged by itself: it bends the times of no other.
+pub fn judge_times(snapshots: &mut [Snapshot], now: Timestamp, claimant: impl Fn(&Snapshot) -> Option<SlotId>) {
+    let members = snapshots.iter().map(|snapshot| Member {
+        id: snapshot.id,
+        series: (&snapshot.manifest.host, &snapshot.manifest.source, claimant(snapshot)),
+        sequence: snapshot.manifest.sequence,
+        time: snapshot.manifest.time,
     });
     let times = effective_times(members, now);
     let contradictions: HashMap<_, _> = times.contradictions.iter().map(|c| (c.snapshot, *c)).collect();
@@ -146,7 +147,7 @@ impl Repository {
         self.keys.require_full("reading snapshots")?;
         let (mut snapshots, unreadable) =
             self.published(listed, afresh, |id, sealed| self.open_snapshot(id, sealed))?;
-        judge_times(&mut snapshots, self.env.now());
+        judge_times(&mut snapshots, self.env.now(), |snapshot| self.claimant(snapshot));
         Ok((snapshots, unreadable))
     }
 
@@ -255,16 +256,17 @@ impl Repository {
     }
 
     /// The slot that a snapshot is only a claim of: the write-only slot that wrote it, or the snapshot that it is
-    /// a copy of; any slot whose claims of that time are distrusted. A write-only slot that was removed has
-    /// no claimant: its snapshots are like those of full slots.
-    pub fn claimant(&self, snapshot: &Snapshot, state: &Generation) -> Option<SlotId> {
-        let is_claim = |slot: &SlotId| !self.keys.is_full(*slot) && !state.has_removed(*slot);
-        let author = Some(snapshot.author).filter(|author| snapshot.is_distrusted || is_claim(author));
+    /// a copy of; any slot whose claims of that time are distrusted.
+    pub fn claimant(&self, snapshot: &Snapshot) -> Option<SlotId> {
+        let is_claim = |slot: &SlotId| snapshot.is_distrusted || !self.keys.is_full(*slot);
+        let author = Some(snapshot.author).filter(is_claim);
         author.or(snapshot.manifest.original_author)
     }
 
-    /// Marks the snapshots of slots that `state` distrusts. A snapshot is as new as it says, or as the
-    /// storage says, whatever is later.
+    /// Marks the snapshots of slots that `state` distrusts, and judges the times of the others without them. The
+    /// order is that of [`snapshots`](Self::snapshots).
+    ///
+    /// A snapshot is as new as it says, or as the storage says, whatever is later.
     ///
     /// # Errors
     /// `Storage`.
@@ -273,11 +275,12 @@ impl Repository {
             return Ok(());
         }
         let written = self.written_manifests(state)?;
-        for snapshot in snapshots {
+        for snapshot in &mut *snapshots {
             let stored = written.get(&snapshot.id);
             let time = stored.map_or(snapshot.manifest.time, |stored| snapshot.manifest.time.max(*stored));
             snapshot.is_distrusted = state.distrusts(snapshot.author, time);
         }
+        judge_times(snapshots, self.env.now(), |snapshot| self.claimant(snapshot));
         Ok(())
     }
 
@@ -361,6 +364,19 @@ impl Repository {
         let kind = ObjectKind::ManifestHeader;
         let opened = self.keys.open_unverified(kind, &name, name.as_bytes(), sealed.header)?;
         self.open_body(id, &sealed, Self::decode_header(&name, &sealed, opened)?)
+    }
+
+    /// True for a manifest whose data key names a key epoch that is there and does not open.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn is_of_unreadable_epoch(&self, id: SnapshotId) -> Result<bool> {
+        let bytes = match self.storage.get(&manifest::object_name(id), MANIFEST_BYTES_MAX) {
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => return Ok(false),
+            read => read?,
+        };
+        let Ok(Published::Manifest(sealed)) = manifest::decode(&bytes) else { return Ok(false) };
+        Ok(self.keys.ring().may_be_unreadable(sealed.key.epoch))
     }
 
     fn open_body(

@@ -393,9 +393,10 @@ class Repository:
         for name in self.list("prune", "[0-9]{20}"):
             named = f"prune/{name}"
             raw = self.get(named)
-            half = len(raw) // 2
-            require(raw[:half] == raw[half:], f"{named}: its two copies differ")
-            by, content, verify = self.order(10, named, raw[:half])
+            second = -(-len(raw) // 8192) * 4096
+            order, padding = raw[second:], raw[len(raw) - second : second]
+            require(raw[: len(order)] == order and not any(padding), f"{named}: its two copies differ")
+            by, content, verify = self.order(10, named, order)
             require(by in self.epochs, f"{named}: of no epoch that counts")
             verify(bytes.fromhex(self.epochs[by]["authority"]))
             names = "condemned distrusted judged forgotten removed_slots distrusted_slots"

@@ -81,7 +81,7 @@ impl<'r> Survey<'r> {
     ) -> Result<Self> {
         let listed = repo.list_packs()?;
         let live: HashSet<SnapshotId> = live_sessions(repo, own)?.into_iter().map(|s| s.id).collect();
-        let (snapshots, ids, names) = all_snapshots(repo, report)?;
+        let AllSnapshots { snapshots, ids, names, unverified, mut doubt } = all_snapshots(repo, report)?;
         if snapshots.is_empty() && !listed.is_empty() && !options.allow_empty {
             return Err(Error::new(Kind::Failed, "the repository lists no snapshot at all; nothing was deleted")
                 .hint("if that is right, say --allow-empty; if it is not, the storage does not show what it holds"));
@@ -122,12 +122,12 @@ impl<'r> Survey<'r> {
                 Some(what) => Some(what),
                 None => (indexed.is_distrusted(id, l.pack) || flawed.contains(&(l.pack, *id))).then(|| damaged(id)),
             };
-            let marks = mark(&indexed, &snapshots, &flaw, report, cancel)?;
-            if let Some(error) = unanswered.take() {
+            let mut marks = mark(&indexed, &snapshots, &flaw, report, cancel)?;
+            if let Some(error) = unanswered.take().or(marks.unread.take()) {
                 return Err(error);
             }
             let blobs = || unlisted.values().flat_map(|pack| &pack.blobs);
-            if let Some(missing) = stopping(repo, &snapshots, &marks.missing, &blobs) {
+            if let Some(missing) = stopping(repo, &snapshots, &marks, &blobs)? {
                 return Err(missed(repo, missing)?);
             }
             let mut packs = surveyed(&indexed, &marks, &listed, &known, &unlisted, &is_at_work)?;
@@ -138,12 +138,17 @@ impl<'r> Survey<'r> {
                 flawed.extend(found);
                 continue;
             }
+            let lacking = lacking(&snapshots, &marks);
+            doubt = doubt.or_else(|| doubt_of_unverified(&unverified, &marks));
             for pack in packs.iter_mut().filter(|pack| going.contains(&pack.id)) {
                 let blobs = blobs_of(pack.id, &known, &unlisted, repo)?;
                 pack.stays =
                     unlisted.get(&pack.id).is_some_and(|u| u.unread) || blobs.iter().any(|(_, id)| unread.contains(id));
                 // What a snapshot lacks may be in a pack that can't say what it holds.
                 pack.stays |= unlisted.contains_key(&pack.id) && !marks.missing.is_empty();
+                // So may be what the lost part of its author's recipe names.
+                pack.stays |= known.get(&pack.id).is_some_and(|known| lacking.contains(&known.claim.author));
+                pack.stays |= doubt.is_some();
             }
             break (marks, packs);
         };
@@ -152,8 +157,8 @@ impl<'r> Survey<'r> {
         // A snapshot that wrote a pack which nobody seems to need was forgotten, or is hidden.
         let writers = packs.iter().filter(|p| !p.needed).map(|p| p.session);
         refuse_hidden(repo, writers, &names)?;
-        for missing in &marks.missing {
-            report.problem(missing.clone());
+        for problem in marks.missing.iter().chain(&doubt) {
+            report.problem(problem.clone());
         }
         let unlisted = unlisted.into_keys().collect();
         Ok(Self { indexed, snapshots: ids, marks, packs, ghosts, unlisted, flawed, verified })
@@ -402,43 +407,111 @@ pub(super) fn report_index(indexed: &Indexed<'_>, report: &dyn Report) {
     }
 }
 
-/// What of `missing` stops a prune: what a full slot's snapshot needs, and what is in a pack that no index
-/// object lists. That a write-only slot's snapshot names chunks which are nowhere is its claim alone.
+/// What of the missing stops a prune: what a full slot's snapshot needs, what is in a pack that no index object lists,
+/// and a recipe whose pack was there and is missing: what it names is not known. That a write-only slot's
+/// snapshot names chunks which are nowhere, or that are garbage in its own packs, is its claim alone.
+///
+/// # Errors
+/// `Storage`.
 pub(super) fn stopping<'m, 'b, B: Iterator<Item = &'b BlobId>>(
     repo: &Repository,
     snapshots: &[Snapshot],
-    missing: &'m [Problem],
+    marks: &'m Marks,
     unlisted: &dyn Fn() -> B,
-) -> Option<&'m Problem> {
-    let authors: HashMap<String, SlotId> = snapshots.iter().map(|s| (s.id.to_string(), s.author)).collect();
-    let is_claim = |id: &String| authors.get(id).is_some_and(|author| !repo.keys.is_full(*author));
-    missing.iter().find(|problem| {
-        let chunk = problem.object.strip_prefix("chunk ");
-        let lies_about = || chunk.is_some_and(|chunk| unlisted().any(|id| id.to_string() == chunk));
-        problem.snapshots.is_empty() || !problem.snapshots.iter().all(is_claim) || lies_about()
-    })
+) -> Result<Option<&'m Problem>> {
+    let is_claim = claims(repo, snapshots);
+    let authors: HashMap<PackId, SlotId> = repo.cache.packs()?.into_iter().map(|p| (p.id, p.claim.author)).collect();
+    for problem in &marks.missing {
+        if problem.snapshots.is_empty() || !problem.snapshots.iter().all(&is_claim) {
+            return Ok(Some(problem));
+        }
+        if let Some(chunk) = problem.object.strip_prefix("chunk ") {
+            if unlisted().any(|id| id.to_string() == chunk) {
+                return Ok(Some(problem));
+            }
+            continue;
+        }
+        let author = pack_of(&problem.object).and_then(|pack| authors.get(&pack));
+        let hides = marks.unmarked_below.contains(&(problem.object.clone(), problem.what.clone()));
+        // A pack of its own that is there and is garbage, a thief can make; none that was there and is missing.
+        if hides
+            && author.is_some_and(|author| repo.keys.is_full(*author)) | repo.storage.stat(&problem.object)?.is_none()
+        {
+            return Ok(Some(problem));
+        }
+    }
+    Ok(None)
 }
 
-/// Every snapshot, its ids, and all names under `snapshots/`; or a refusal: of a manifest that was one and
-/// is unreadable, and of a listing that lacks manifests which exist.
-pub(super) fn all_snapshots(
-    repo: &Repository,
-    report: &dyn Report,
-) -> Result<(Vec<Snapshot>, BTreeSet<SnapshotId>, BTreeSet<SnapshotId>)> {
+/// Tells by its id whether a snapshot is only the claim of a write-only slot, or of one that can't be verified.
+fn claims(repo: &Repository, snapshots: &[Snapshot]) -> impl Fn(&String) -> bool {
+    let claims: HashSet<String> =
+        snapshots.iter().filter(|s| !repo.keys.is_full(s.author)).map(|s| s.id.to_string()).collect();
+    move |id: &String| claims.contains(id)
+}
+
+fn pack_of(object: &str) -> Option<PackId> {
+    object.strip_prefix("packs/")?.rsplit('/').next()?.parse().ok()
+}
+
+/// The authors of snapshots that lack something.
+pub(super) fn lacking(snapshots: &[Snapshot], marks: &Marks) -> HashSet<SlotId> {
+    let harmed: HashSet<&String> = marks.missing.iter().flat_map(|problem| &problem.snapshots).collect();
+    snapshots.iter().filter(|s| harmed.contains(&s.id.to_string())).map(|s| s.author).collect()
+}
+
+/// What can't be verified lacks something: its recipes may be in packs that can't be verified either, and name any
+/// chunk.
+pub(super) fn doubt_of_unverified(unverified: &BTreeSet<SnapshotId>, marks: &Marks) -> Option<Problem> {
+    let harmed: HashSet<&String> = marks.missing.iter().flat_map(|problem| &problem.snapshots).collect();
+    unverified.iter().find(|id| harmed.contains(&id.to_string())).map(|id| nothing_goes(*id))
+}
+
+fn nothing_goes(id: SnapshotId) -> Problem {
+    let what = "what it needs is not known, as a certificate or key epoch is missing or damaged: no pack is deleted. \
+                Bring that back from a copy of the repository, or forget this snapshot by its id";
+    Problem::new(manifest::object_name(id), what).harming([id])
+}
+
+/// The published snapshots.
+pub(super) struct AllSnapshots {
+    /// Those that can be read, and those whose authors can't be verified.
+    pub(super) snapshots: Vec<Snapshot>,
+    /// Their ids.
+    pub(super) ids: BTreeSet<SnapshotId>,
+    /// All names under `snapshots/`.
+    pub(super) names: BTreeSet<SnapshotId>,
+    /// Those whose authors can't be verified.
+    pub(super) unverified: BTreeSet<SnapshotId>,
+    /// Why it is not known what one of them needs.
+    pub(super) doubt: Option<Problem>,
+}
+
+/// Every snapshot; or a refusal: of a manifest that was one and is unreadable, and of a listing that lacks
+/// manifests which exist.
+pub(super) fn all_snapshots(repo: &Repository, report: &dyn Report) -> Result<AllSnapshots> {
     let remembered = repo.cache.manifests()?;
     let listed = repo.list_snapshots_proven()?;
     refuse_hidden(repo, remembered.iter().copied(), &listed)?;
     let (mut snapshots, unreadable) = repo.snapshots_among(&listed)?;
+    let (mut unverified, mut doubt) = (BTreeSet::new(), None);
     for (id, error) in &unreadable {
         let name = manifest::object_name(*id);
         if error.is_unverified() {
             report.problem(Problem::new(name, error).harming([*id]));
+            unverified.insert(*id);
             // What it needs stays, whoever wrote it.
             match repo.unverified_snapshot(*id) {
                 Ok(snapshot) => snapshots.push(snapshot),
-                Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {}
+                Err(e) if e.kind() == Kind::NotFound => {}
+                Err(e) if e.kind() == Kind::Damaged => doubt = Some(nothing_goes(*id)),
                 Err(e) => return Err(e),
             }
+            continue;
+        }
+        if repo.is_of_unreadable_epoch(*id)? {
+            report.problem(Problem::new(name, error).harming([*id]));
+            doubt = Some(nothing_goes(*id));
             continue;
         }
         if remembered.contains(id) || repo.is_vouched(*id, error, &snapshots)? {
@@ -451,7 +524,7 @@ pub(super) fn all_snapshots(
     refuse_hidden(repo, snapshots.iter().filter_map(|s| s.manifest.previous), &listed)?;
     // Two listings, at two times, of something that only this or another forget may shorten.
     refuse_hidden(repo, listed.iter().copied(), &repo.list_snapshots()?)?;
-    Ok((snapshots, ids, listed))
+    Ok(AllSnapshots { snapshots, ids, names: listed, unverified, doubt })
 }
 
 /// Refuses when one of `known` is not listed and exists all the same. Objects are asked for by name: what a storage

@@ -181,6 +181,17 @@ pub(super) fn packs_of(connection: &Connection, author: SlotId, since: i64) -> I
     Ok(ids.collect::<Result<_, _>>()?)
 }
 
+/// The packs that none of `slots` wrote.
+pub(super) fn packs_of_others(connection: &Connection, slots: &[SlotId]) -> Inner<Vec<PackId>> {
+    let mut others = connection.prepare_cached("SELECT DISTINCT author FROM packs")?;
+    let others = others.query_map([], |row| row.get(0).map(SlotId))?.collect::<Result<Vec<_>, _>>()?;
+    let mut packs = Vec::new();
+    for slot in others.into_iter().filter(|slot| !slots.contains(slot)) {
+        packs.extend(packs_of(connection, slot, i64::MIN)?);
+    }
+    Ok(packs)
+}
+
 /// Adds a pack's blocks, and collects the places of their entries.
 fn add_blocks(connection: &Connection, pack_number: i64, pack: &IndexedPack, places: &mut Vec<i64>) -> Inner<()> {
     let mut add =

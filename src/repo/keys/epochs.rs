@@ -1,5 +1,7 @@
 //! The begin of a key epoch.
 
+use std::collections::BTreeMap;
+
 use zeroize::Zeroizing;
 
 use crate::env::{Env, lock};
@@ -22,11 +24,16 @@ impl Keys {
     /// which are sealed to the full slots `to`. An epoch has one name for its successor, so the first
     /// order under that name is the successor for ever.
     ///
+    /// A certificate that the new epoch does not list never counts again. So it lists all that the one before
+    /// lists, whether they can be read or not, and those of `slots` and of every other slot that is listed.
+    ///
     /// # Errors
-    /// `WrongKey` from a write-only slot; `Storage`; `Busy` if another machine began one at the same
-    /// time; `Damaged` if an object that does not count has the name.
-    pub fn begin_epoch(&self, storage: &dyn Storage, env: &dyn Env, to: &[SlotId]) -> Result<u32> {
+    /// `WrongKey` from a write-only slot; `Storage`, also if a certificate can't be read now; `Busy` if
+    /// another machine began one at the same time; `Damaged` if an object that does not count has the
+    /// name, and without the certificate of a slot in `to` or of this one.
+    pub fn begin_epoch(&self, storage: &dyn Storage, env: &dyn Env, slots: &[SlotId], to: &[SlotId]) -> Result<u32> {
         self.require_full("beginning a key epoch")?;
+        self.look_for(slots.iter().chain(to).copied());
         self.refresh_ring(storage)?;
         let ring = self.ring();
         let (previous, known) = ring.newest();
@@ -35,16 +42,33 @@ impl Keys {
         if ring.is_cut || ring.slots.len() > CERTIFICATES_MAX || to.len() > CERTIFICATES_MAX {
             return Err(too_many_certificates());
         }
+        if let Some(slot) = ring.unread_slots.first() {
+            let what = format!("{} can't be read now: no key epoch was begun", certificate::object_name(*slot));
+            return Err(Error::new(Kind::Storage, what).hint("try again when the storage answers"));
+        }
+        if !to.contains(&self.slot) {
+            let what = "does not verify: no key epoch was begun, since this slot would not get its secrets";
+            return Err(Error::damaged(crate::format::keyslot::object_name(self.slot), what)
+                .hint("run `alluvium check`, or use the passphrase of another full slot"));
+        }
         let name = epoch::object_name(number);
         let (public, secret) = seal::generate_key_pair(env);
         let (authority, authority_secret) = Signer::generate(env);
         let plain = Zeroizing::new([&secret[..], &authority_secret[..]].concat());
-        let mut certificates: Vec<Listed> =
-            ring.slots.iter().map(|(slot, known)| Listed { slot: *slot, digest: known.digest }).collect();
-        certificates.sort_by_key(|listed| listed.slot);
+        let before_listed = known.epoch.certificates.iter().map(|listed| (listed.slot, listed.digest));
+        let read = ring.slots.iter().map(|(slot, known)| (*slot, known.digest));
+        let certificates: BTreeMap<SlotId, [u8; 32]> = before_listed.chain(read).collect();
+        if certificates.len() > CERTIFICATES_MAX {
+            return Err(too_many_certificates());
+        }
+        let certificates = certificates.into_iter().map(|(slot, digest)| Listed { slot, digest }).collect();
         let mut secrets = Vec::new();
         for slot in to {
-            let Some(known) = ring.slots.get(slot) else { continue };
+            let Some(known) = ring.slots.get(slot) else {
+                let what = "does not count: no key epoch was begun, since its slot would not get the secrets";
+                return Err(Error::damaged(certificate::object_name(*slot), what)
+                    .hint("bring it back from a copy of the repository"));
+            };
             let associated = secrets_name(self.repo, number, *slot);
             let sealing = &known.certificate.sealing;
             let (kem_output, sealed) = seal::wrap(env, Purpose::EpochSecret, sealing, &associated, &plain)
