@@ -44,3 +44,4 @@ mod source;
 mod support;
 mod sync;
 mod thief;
+mod trust;

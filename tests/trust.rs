@@ -1,0 +1,309 @@
+//! What a stolen passphrase, a lost object or a short listing must not do to what others stored.
+
+use std::sync::Arc;
+
+use alluvium::env::{Cancel, Env};
+use alluvium::error::Kind;
+use alluvium::format::keyslot::SlotKind;
+use alluvium::format::pack::object_name;
+use alluvium::format::{certificate, epoch};
+use alluvium::id::{PackId, SlotId, SnapshotId};
+use alluvium::ops::forget::{self, Filter};
+use alluvium::ops::retention::{Count, Policy};
+use alluvium::ops::{key, repair};
+use alluvium::repo::Repository;
+use alluvium::report::Silent;
+use alluvium::storage::Storage;
+use alluvium::storage::fault::{Effect, Fault, Operation, on};
+use alluvium::storage::memory::Memory;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::support::{
+    CHEAP, PASSPHRASE, World, dump, forget_ids, indexed, init, noise, open, open_with, parts_of, pruned, restored, take,
+};
+use crate::thief::Thief;
+
+const OTHER: &[u8] = b"another passphrase";
+
+/// A repository with the slot of [`PASSPHRASE`] and one of [`OTHER`]; a repository open with each.
+struct Scene {
+    storage: Memory,
+    world: Arc<World>,
+    owner: Repository,
+    slot: SlotId,
+    other: Repository,
+}
+
+impl Scene {
+    fn new(seed: u64, kind: SlotKind) -> Self {
+        let (storage, world) = (Memory::new(), World::new(seed));
+        let owner = init(storage.clone(), &world);
+        let slot = key::add(&owner, kind, "other", OTHER, CHEAP).expect("key add");
+        let other = open_with(storage.clone(), &world, OTHER).expect("open");
+        Self { storage, world, owner, slot, other }
+    }
+
+    /// On a machine that has seen nothing.
+    fn fresh(&self) -> Repository {
+        open(self.storage.clone(), &self.world).expect("open")
+    }
+
+    fn a_day_later(&self) {
+        self.world.pass(SignedDuration::from_hours(24));
+    }
+
+    fn packs(&self) -> usize {
+        self.fresh().list_packs().expect("packs").len()
+    }
+
+    /// The snapshot comes back, after a repair of whatever is wrong with the index.
+    fn expect_whole(&self, id: SnapshotId, data: &[u8], context: &str) {
+        let repo = self.fresh();
+        repair::repair_index(&repo, &Silent, &Cancel::new()).expect("repair");
+        let bytes = repo.snapshot(id).and_then(|snapshot| restored(&repo, &snapshot));
+        assert_eq!(bytes.as_deref().map_err(ToString::to_string), Ok(data), "{context}");
+    }
+
+    /// How many of `honest` a policy removes.
+    fn removes(&self, honest: &[SnapshotId], policy: &Policy) -> usize {
+        let plan = forget::plan(&self.fresh(), &Filter::default(), policy).expect("plan");
+        honest.iter().filter(|id| plan.remove.contains(id)).count()
+    }
+
+    /// Daily snapshots of `shop` by the owner.
+    fn days(&self, days: usize) -> Vec<SnapshotId> {
+        let day = |day| {
+            self.a_day_later();
+            take(&self.owner, "shop", &dump(100, day)).expect("take").id
+        };
+        (0..days).map(day).collect()
+    }
+}
+
+fn keep_last(count: u32) -> Policy {
+    Policy { keep_last: Some(Count::N(count)), ..Policy::default() }
+}
+
+// ---- What a prune can't read ----
+
+/// The pack with the first recipe chunk of a snapshot.
+fn recipe_pack(repo: &Repository, id: SnapshotId) -> PackId {
+    let parts = parts_of(repo, &repo.snapshot(id).expect("snapshot"));
+    assert!(parts[0].recipe.depth > 0, "needs a recipe chunk");
+    let _ = indexed(repo);
+    repo.cache.copies(&parts[0].recipe.chunks[0].id).expect("copies")[0].pack
+}
+
+/// A recipe that the storage does not give for now, or whose pack is missing and is brought back later: what it names is
+/// not known, whoever wrote it.
+#[test]
+fn a_recipe_that_can_not_be_read_stops_a_prune() {
+    for (kind, is_missing) in
+        [(SlotKind::WriteOnly, false), (SlotKind::WriteOnly, true), (SlotKind::Full, false), (SlotKind::Full, true)]
+    {
+        let scene = Scene::new(1, kind);
+        take(&scene.owner, "shop", &dump(300, 0)).expect("take");
+        let data = noise(400_000, 2);
+        let mail = take(&scene.other, "mail", &data).expect("take").id;
+        // Last night's prune lists the packs of a write-only slot.
+        pruned(&scene.fresh()).expect("prune");
+        scene.a_day_later();
+        take(&scene.owner, "shop", &dump(300, 1)).expect("take");
+        let pack = object_name(recipe_pack(&scene.fresh(), mail));
+        let (before, bytes) = (scene.packs(), scene.storage.get(&pack, 1 << 30).expect("get"));
+        let fault = Fault::new(scene.storage.clone());
+        if is_missing {
+            scene.storage.delete(&pack).expect("delete");
+        } else {
+            fault.when(on(Operation::GetRange, &pack), Effect::Fail);
+            fault.when(on(Operation::Get, &pack), Effect::Fail);
+        }
+        let refused = pruned(&open(fault, &scene.world).expect("open")).expect_err("refused");
+        assert_eq!(refused.kind(), if is_missing { Kind::Damaged } else { Kind::Storage }, "{refused}");
+        if is_missing {
+            scene.storage.put_new(&pack, &bytes).expect("put");
+        }
+        assert_eq!(scene.packs(), before);
+        scene.expect_whole(mail, &data, "the recipe is back");
+    }
+}
+
+/// Snapshots of a slot whose certificate is lost need chunks in packs of others, by recipes in packs of their own.
+#[test]
+fn what_needs_a_lost_certificate_keeps_packs_of_others() {
+    for (kind, is_missing) in [(SlotKind::WriteOnly, false), (SlotKind::Full, false), (SlotKind::Full, true)] {
+        let scene = Scene::new(3, kind);
+        let data = noise(400_000, 2);
+        let shop = take(&scene.owner, "shop", &data).expect("take").id;
+        let mine = [&data[..], &noise(5000, 9)[..]].concat();
+        let taken = take(&scene.other, "mail", &mine).expect("take");
+        assert!(taken.stored.new_bytes < 50_000, "{:?}", taken.stored);
+        forget_ids(&scene.owner, &[shop]).expect("forget");
+        take(&scene.owner, "other", &dump(300, 1)).expect("take");
+        let name = certificate::object_name(scene.slot);
+        let bytes = scene.storage.get(&name, 1 << 16).expect("get");
+        if is_missing {
+            scene.storage.delete(&name).expect("delete");
+        } else {
+            scene.storage.tamper(&name, |bytes| *bytes.last_mut().expect("bytes") ^= 1).expect("tamper");
+        }
+        pruned(&scene.fresh()).expect("prune");
+        scene.storage.put_replace(&name, &bytes).expect("put");
+        scene.expect_whole(taken.id, &mine, &format!("{kind:?}, missing: {is_missing}"));
+    }
+}
+
+/// A listing of `slots/` that is cut short: what it lacks is read by name.
+#[test]
+fn a_short_listing_of_certificates_costs_a_prune_nothing() {
+    for shown in 0..2 {
+        let scene = Scene::new(20, SlotKind::WriteOnly);
+        let data = noise(400_000, 2);
+        let shop = take(&scene.owner, "shop", &data).expect("take").id;
+        let mine = [&data[..], &noise(5000, 9)[..]].concat();
+        let taken = take(&scene.other, "mail", &mine).expect("take").id;
+        forget_ids(&scene.owner, &[shop]).expect("forget");
+        take(&scene.owner, "other", &dump(300, 1)).expect("take");
+        let fault = Fault::new(scene.storage.clone());
+        fault.when(on(Operation::List, certificate::PREFIX), Effect::Cut(shown));
+        pruned(&open(fault, &scene.world).expect("open")).expect("prune");
+        scene.expect_whole(taken, &mine, "the listing is whole again");
+    }
+}
+
+/// A machine that has not seen the newest key epoch, and can't read it: what was stored since is not known.
+#[test]
+fn a_damaged_epoch_costs_a_prune_nothing() {
+    let (storage, world) = (Memory::new(), World::new(41));
+    let owner = init(storage.clone(), &world);
+    take(&owner, "shop", &dump(300, 0)).expect("take");
+    key::rotate(&owner).expect("rotate");
+    let owner = open(storage.clone(), &world).expect("open");
+    let slot = key::add(&owner, SlotKind::WriteOnly, "other", OTHER, CHEAP).expect("key add");
+    let other = open_with(storage.clone(), &world, OTHER).expect("open");
+    let scene = Scene { storage, world, owner, slot, other };
+    let data = noise(400_000, 2);
+    let mail = take(&scene.other, "mail", &data).expect("take").id;
+    pruned(&scene.fresh()).expect("prune");
+    let (name, packs) = (epoch::object_name(2), scene.packs());
+    let bytes = scene.storage.get(&name, 1 << 24).expect("get");
+    scene.storage.tamper(&name, |bytes| *bytes.last_mut().expect("bytes") ^= 1).expect("tamper");
+    assert_eq!(pruned(&scene.fresh()).expect("prune").deleted_packs, 0);
+    scene.storage.put_replace(&name, &bytes).expect("put");
+    assert!(scene.packs() >= packs);
+    scene.expect_whole(mail, &data, "the epoch is back");
+}
+
+// ---- Rotations ----
+
+/// What an epoch does not list never counts again: a rotation lists all, or does not begin.
+#[test]
+fn a_rotation_leaves_no_certificate_out() {
+    let scene = Scene::new(4, SlotKind::WriteOnly);
+    let recovery = b"recovery";
+    key::add(&scene.owner, SlotKind::Full, "recovery", recovery, CHEAP).expect("key add");
+    let data = noise(50_000, 2);
+    let mail = take(&scene.other, "mail", &data).expect("take").id;
+    // The listing shows none, some, all certificates; before the first rotation, and before a second.
+    for (shown, is_second) in (0..4).flat_map(|shown| [(shown, false), (shown, true)]) {
+        let scene =
+            Scene { storage: scene.storage.fork(), owner: scene.fresh(), other: scene.fresh(), ..scene_of(&scene) };
+        if is_second {
+            key::rotate(&scene.owner).expect("rotate");
+        }
+        let fault = Fault::new(scene.storage.clone());
+        let owner = open(fault.clone(), &scene.world).expect("open");
+        fault.when(on(Operation::List, certificate::PREFIX), Effect::Cut(shown));
+        key::rotate(&owner).expect("rotate");
+        for passphrase in [PASSPHRASE, OTHER, recovery] {
+            let opened = open_with(scene.storage.clone(), &scene.world, passphrase);
+            assert!(opened.is_ok(), "{shown} shown, second: {is_second}: {:?}", opened.err());
+        }
+        scene.expect_whole(mail, &data, "after a rotation");
+    }
+    let fault = Fault::new(scene.storage.clone());
+    let owner = open(fault.clone(), &scene.world).expect("open");
+    fault.when(on(Operation::Get, &certificate::object_name(scene.slot)), Effect::Fail);
+    let refused = key::rotate(&owner).expect_err("a read fails");
+    assert_eq!(refused.kind(), Kind::Storage, "{refused}");
+    assert!(open_with(scene.storage.clone(), &scene.world, OTHER).is_ok());
+    scene.expect_whole(mail, &data, "no rotation");
+}
+
+fn scene_of(scene: &Scene) -> Scene {
+    let (storage, world) = (scene.storage.clone(), Arc::clone(&scene.world));
+    Scene { owner: scene.fresh(), other: scene.fresh(), storage, world, slot: scene.slot }
+}
+
+// ---- Whose word displaces what ----
+
+/// Without its certificate a slot is nobody: no session relies on what it stored.
+#[test]
+fn packs_of_nobody_are_not_relied_on() {
+    let scene = Scene::new(5, SlotKind::WriteOnly);
+    take(&scene.owner, "shop", &dump(300, 0)).expect("take");
+    let data = noise(100_000, 2);
+    take(&scene.other, "mail", &data).expect("take");
+    pruned(&scene.fresh()).expect("prune");
+    let stored = || {
+        let repo = open(scene.storage.fork(), &scene.world).expect("open");
+        take(&repo, "other", &data).expect("take").stored.new_bytes
+    };
+    let before = stored();
+    assert!(before > 90_000, "{before}");
+    scene.storage.delete(&certificate::object_name(scene.slot)).expect("delete");
+    assert_eq!(stored(), before);
+}
+
+/// A removed write-only slot displaces no more than one that was not removed: its snapshots stay a group of their own.
+#[test]
+fn a_removal_makes_no_claim_count() {
+    for is_removed in [false, true] {
+        let scene = Scene::new(7, SlotKind::WriteOnly);
+        let honest = scene.days(5);
+        if is_removed {
+            key::remove(&scene.owner, &scene.slot.to_string()).expect("remove");
+        }
+        for n in 0..5 {
+            scene.a_day_later();
+            let now = scene.world.now();
+            let sequence = now.as_second().unsigned_abs() + n;
+            Thief::new(&scene.other).snapshot_of_his_own(sequence, now, None).expect("publish");
+        }
+        scene.world.pass(SignedDuration::from_hours(1));
+        assert_eq!(scene.removes(&honest, &keep_last(5)), 0, "removed: {is_removed}");
+    }
+}
+
+/// High sequences with old times would make the times of all others unbelievable, also when the slot was removed and
+/// is distrusted.
+#[test]
+fn a_thief_bends_nobody_elses_times() {
+    let policy = Policy { keep_daily: Some(Count::N(30)), keep_monthly: Some(Count::N(12)), ..Policy::default() };
+    for is_distrusted in [false, true] {
+        let scene = Scene::new(8, SlotKind::WriteOnly);
+        let honest = scene.days(10);
+        let (since, old) = (scene.world.now(), Timestamp::UNIX_EPOCH);
+        for n in 0..11 {
+            let sequence = since.as_second().unsigned_abs() + 10 + n;
+            Thief::new(&scene.other).snapshot_of_his_own(sequence, old, None).expect("publish");
+        }
+        if is_distrusted {
+            key::remove(&scene.owner, &scene.slot.to_string()).expect("remove");
+            key::distrust(&scene.owner, &scene.slot.to_string(), old).expect("distrust");
+        }
+        scene.world.pass(SignedDuration::from_hours(1));
+        assert_eq!(scene.removes(&honest, &policy), 0, "distrusted: {is_distrusted}");
+    }
+}
+
+/// Recipes that name each other and many missing chunks: what is lost is not gathered level by level.
+#[test]
+fn many_missing_chunks_keep_nobody_from_a_prune() {
+    let scene = Scene::new(16, SlotKind::WriteOnly);
+    take(&scene.owner, "shop", &dump(300, 0)).expect("take");
+    Thief::new(&scene.other).many_missing(2000).expect("attack");
+    let fault = Fault::new(scene.storage.clone());
+    pruned(&open(fault.clone(), &scene.world).expect("open")).expect("prune");
+    assert!(fault.operations() < 1000, "{}", fault.operations());
+}
