@@ -807,7 +807,7 @@ fn authors_are_shown_and_distrust_is() {
     place.run(&["snapshot", "--name", "shop", "--", "echo", "1"]).expect(0);
     assert_eq!(place.run(&["check"]).expect(0).err.matches("another passphrase").count(), 0);
     let noted = as_other(&["snapshot", "--name", "shop", "--", "echo", "2"]).expect(0);
-    assert!(noted.err.contains("was taken with another passphrase"), "{}", noted.err);
+    assert!(noted.err.contains("was taken with another passphrase:"), "{}", noted.err);
     let warning = "was taken with another passphrase than the one before";
     let told = place.run(&["snapshots"]).expect(0);
     assert!(told.err.contains(warning) && told.err.contains("(full, `other`), was"), "{}", told.err);
@@ -832,7 +832,7 @@ fn authors_are_shown_and_distrust_is() {
     assert_eq!(distrust("2199-01-01T00:00:00Z")["snapshots"], serde_json::json!([]));
     assert_eq!(flags(), [false, false]);
     let restored = place.run(&["restore", "shop"]).expect(0);
-    assert!(restored.out == b"2\n" && restored.err.contains(warning), "{}", restored.err);
+    assert!(restored.out == b"2\n" && restored.err.contains("the newest of"), "{}", restored.err);
     assert_eq!(distrust("2020-01-01T00:00:00Z")["snapshots"], serde_json::json!([snapshots()[1]["id"]]));
     assert_eq!(flags(), [false, true]);
     assert_eq!(place.run(&["restore", "shop"]).expect(0).out, b"1\n");
@@ -956,4 +956,64 @@ fn another_repository_in_the_place_of_the_one_before_is_refused() {
     fs::remove_dir_all(place.path("repository")).expect("removed");
     place.run(&["init"]).expect(0);
     assert_eq!(place.feed(&["snapshot", "--name", "shop", "-"], &dump(1000)).expect(0).err, "");
+}
+
+/// A file-size limit is like a full disk: the cache goes on in memory, with a warning, and nothing is killed.
+#[test]
+fn a_limit_of_file_sizes_costs_the_cache_alone() {
+    let place = Place::with_repository();
+    let input: Vec<u8> = (0..2000).flat_map(|n| format!("row {n}\n").into_bytes()).collect();
+    place.feed(&["snapshot", "--name", "shop", "-"], &input).expect(0);
+    fs::remove_dir_all(place.path("home")).expect("the cache goes");
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -f 4; exec \"$0\" restore shop", env!("CARGO_BIN_EXE_alluvium")]);
+    limited.env_clear().current_dir(place.folder.path());
+    limited.envs(place.program(&[]).get_envs().filter_map(|(name, value)| Some((name, value?))));
+    limited.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let ran = finish(limited.spawn().expect("sh starts")).expect(0);
+    assert!(ran.out == input && ran.err.contains("kept in memory"), "{}", ran.err);
+}
+
+/// A pipe in the cache folder is not waited for, whatever it stands in the place of.
+#[test]
+fn pipes_in_the_cache_folder_are_not_waited_for() {
+    let place = Place::with_repository();
+    place.feed(&["snapshot", "--name", "shop", "-"], b"1\n").expect(0);
+    let mut files: Vec<PathBuf> = Vec::new();
+    let mut folders = vec![place.path("home")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            if entry.is_dir() { folders.push(entry) } else { files.push(entry) }
+        }
+    }
+    let memories: Vec<&PathBuf> =
+        files.iter().filter(|file| !file.to_string_lossy().contains("index.sqlite")).collect();
+    assert!(memories.len() >= 4, "{files:?}");
+    for memory in memories {
+        fs::remove_file(memory).expect("removed");
+        assert!(Command::new("mkfifo").arg(memory).status().expect("mkfifo").success());
+        let mut child = place.program(&["restore", "shop"]).spawn().expect("started");
+        let ended = (0..600).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            child.try_wait().expect("asked").is_some()
+        });
+        if !ended {
+            child.kill().expect("killed");
+        }
+        let ran = finish(child);
+        assert!(ended && ran.out == b"1\n", "{}: {ran:?}", memory.display());
+        fs::remove_file(memory).expect("removed");
+    }
+}
+
+/// The first repository of a machine is remembered by its address although the cache folder is new.
+#[test]
+fn a_new_cache_folder_remembers_the_first_repository() {
+    let place = Place::new();
+    let ran = place.run(&["init"]).expect(0);
+    assert!(!ran.err.contains("remembered"), "{}", ran.err);
+    fs::remove_dir_all(place.path("repository")).expect("removed");
+    place.run(&["--cache-dir", "elsewhere", "init"]).expect(0);
+    let refused = place.feed(&["snapshot", "--name", "shop", "-"], b"1\n").expect(13);
+    assert!(refused.err.contains("another repository than before"), "{}", refused.err);
 }

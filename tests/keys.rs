@@ -562,8 +562,7 @@ fn what_can_not_be_verified_stays() {
     }
 }
 
-/// A distrusted snapshot is no predecessor; and what a write-only slot says of the length of a source is no standard for
-/// others.
+/// What another write-only slot says of a source, and what is distrusted, is no predecessor and no standard of its length.
 #[test]
 fn a_stolen_slot_sets_no_standard() {
     let (storage, world) = (Memory::new(), World::new(50));
@@ -573,9 +572,9 @@ fn a_stolen_slot_sets_no_standard() {
     let first = take(&owner, "shop", &dump(300, 0)).expect("take").id;
     world.pass(SignedDuration::from_hours(24));
     let since = world.now();
-    let his = take(&thief, "shop", &noise(600_000, 1)).expect("take").id;
+    take(&thief, "shop", &noise(600_000, 1)).expect("take");
     let taken = take(&owner, "shop", &dump(300, 1)).expect("take");
-    assert_eq!((taken.previous, taken.shrunk_from), (Some(his), None));
+    assert_eq!((taken.previous, taken.shrunk_from), (Some(first), None));
     forget_ids(&owner, &[taken.id]).expect("forget");
     key::distrust(&owner, &stolen.to_string(), since).expect("distrust");
     let taken = take(&owner, "shop", &dump(300, 1)).expect("take");

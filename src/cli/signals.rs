@@ -1,7 +1,12 @@
 //! Ctrl-C and SIGTERM. The first asks all work to end: nothing half-done stays behind. The second ends the
 //! process at once; a repository stands that too, it only leaves some garbage for `prune`.
+//!
+//! A write beyond a limit of file sizes (`ulimit -f`) is an error like that of a full disk, not the end.
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::env::Cancel;
@@ -15,6 +20,7 @@ use super::exit::INTERRUPTED;
 /// `Failed` when the system refuses the handlers.
 pub fn listen(cancel: &'static Cancel) -> Result<()> {
     let failed = |e| Error::new(Kind::Failed, "can't listen for signals").because(e);
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).map_err(failed)?;
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
     let listener = move || {
         for (number, _) in signals.forever().enumerate() {

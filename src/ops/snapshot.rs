@@ -30,7 +30,7 @@ use crate::repo::predict::Prediction;
 use crate::repo::publish::{SESSIONS_MAX, publish_or_keep};
 use crate::repo::reader::Reader;
 use crate::repo::session::{Session, Writing};
-use crate::repo::snapshots::{Snapshot, ToFollow, digest_of_stream};
+use crate::repo::snapshots::{Snapshot, digest_of_stream};
 use crate::repo::writer::{Predict, StoredPart, StoredStream, WriteOptions, Writer, write};
 use crate::report::{Counter, Problem, Report, Unit};
 use crate::source::command;
@@ -138,7 +138,7 @@ pub fn snapshot(
         report.problem(Problem::new(crate::format::manifest::object_name(id), &error).harming([id]));
     }
     let older = repo.seen.compare(repo.storage.as_ref(), session.indexed.generation, &headers, report)?;
-    let headers = repo.to_follow(headers, &session.indexed.state)?;
+    let headers = Headers { followed: repo.to_follow(&headers, &session.indexed.state)?, all: headers };
     let mut source = source;
     let mut sessions = 1;
     let (taken, header) = loop {
@@ -151,10 +151,14 @@ pub fn snapshot(
         cancel.resume();
         cancel.check()?;
         let Some(again) = again else {
-            return Err(error.hint(
-                "the input was a pipe, which can't be read again: take the snapshot again; as a command \
+            let first = match error.kind() {
+                Kind::Damaged => "run `alluvium check`, so that what is damaged is stored again, then ",
+                _ => "",
+            };
+            return Err(error.hint(format!(
+                "the input was a pipe, which can't be read again: {first}take the snapshot again; as a command \
                  (`alluvium snapshot … -- COMMAND`) it would have begun again by itself",
-            ));
+            )));
         };
         if sessions == SESSIONS_MAX {
             return Err(error);
@@ -172,12 +176,19 @@ pub fn snapshot(
     Ok(Taken { older_than_seen: older, ..taken })
 }
 
+/// The headers of the repository.
+struct Headers {
+    all: Vec<(SnapshotId, Header)>,
+    /// Those that a new snapshot may follow.
+    followed: Vec<(SnapshotId, Header)>,
+}
+
 /// Stores, judges and publishes a source. After an error, a `session` that [is superseded](Session::is_superseded) says
 /// that another one might succeed.
 fn take(
     session: &mut Session<'_>,
     source: Source<'_>,
-    headers: &ToFollow,
+    headers: &Headers,
     options: &SnapshotOptions,
     report: &dyn Report,
     cancel: &Cancel,
@@ -185,9 +196,9 @@ fn take(
     let repo = session.repo();
     let time = repo.env.now();
     let series = repo.keys.hasher.series(&options.host, &options.name);
-    let previous = predecessor(&headers.chain, &series, SEQUENCE_MAX);
-    warn_of_the_chain(&headers.chain, &series, previous.as_ref(), time, report);
-    warn_of_another_author(repo, previous.as_ref(), report)?;
+    let previous = predecessor(&headers.followed, &series, SEQUENCE_MAX);
+    warn_of_the_chain(&headers.followed, &series, previous.as_ref(), time, report);
+    warn_of_another_author(repo, predecessor(&headers.all, &series, u64::MAX).as_ref(), report)?;
     let sequence = next_sequence(previous.as_ref().map(|(_, header)| header), time);
     let gathered = gather(session, source, options, previous.as_ref(), report, cancel)?;
     let Gathered { kind, whole, shape, parts, catalog, mut stored, left_out, changed } = gathered;
@@ -195,7 +206,7 @@ fn take(
 
     let bytes = parts.bytes;
     // Compared with the last good one: a database that was emptied is reported every night, not once.
-    let before = predecessor(&headers.standards, &series, SEQUENCE_MAX).map(|(_, header)| header.good_bytes);
+    let before = previous.as_ref().map(|(_, header)| header.good_bytes);
     let shrunk_from = before.filter(|&before| !options.allow_shrink && (bytes as f64) < before as f64 * SHRUNK_BELOW);
     if let Some(before) = shrunk_from {
         report.warn(&format!(
@@ -300,7 +311,7 @@ fn warn_of_another_author(
     let Some((id, _)) = previous else { return Ok(()) };
     if let Some(author) = repo.author(*id)?.filter(|author| *author != repo.keys.slot()) {
         report.note(&format!(
-            "the previous snapshot {id} was taken with another passphrase: {}",
+            "the last snapshot of this source, {id}, was taken with another passphrase: {}",
             repo.keys.slot_name(author)
         ));
     }

@@ -470,8 +470,8 @@ impl Run<'_> {
         }
         let manifest = &snapshot.manifest;
         let series = dest.keys.hasher.series(&manifest.host, &manifest.source);
-        let headers = dest.to_follow(dest.headers()?.0, &session.indexed.state)?;
-        let previous = predecessor(&headers.chain, &series, manifest.sequence);
+        let headers = dest.to_follow(&dest.headers()?.0, &session.indexed.state)?;
+        let previous = predecessor(&headers, &series, manifest.sequence);
         let reader = Reader::new(&here)?;
         let transfers = transfers(source, dest, options);
         let mut copying = Copying::new(&session, &reader, &here, options, transfers, tally, cancel);

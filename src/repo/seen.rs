@@ -19,11 +19,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use rustix::fs::OFlags;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,8 @@ use super::series::{Link, explains_absence};
 
 /// Ids of forgotten snapshots that are remembered at most.
 const FORGOTTEN_MAX: usize = 4096;
+/// A memory is shorter: one head for each source, and the forgotten.
+const MEMORY_BYTES_MAX: u64 = 64 << 20;
 
 /// The last snapshot of a source: by sequence, and by id among equals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -406,7 +409,7 @@ pub(super) fn hexadecimal(bytes: &[u8]) -> String {
 
 /// Reads a memory; `None` when there is none.
 fn read<T: DeserializeOwned>(file: &Path) -> io::Result<Option<T>> {
-    match fs::read(file) {
+    match read_small(file) {
         // By its own conversion a text that ends too early is no invalid data.
         Ok(bytes) => {
             serde_json::from_slice(&bytes).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
@@ -416,11 +419,27 @@ fn read<T: DeserializeOwned>(file: &Path) -> io::Result<Option<T>> {
     }
 }
 
+/// The content of a regular file. Whatever else has its name, a pipe among them, is not waited for.
+fn read_small(file: &Path) -> io::Result<Vec<u8>> {
+    let opened = open_regular(OpenOptions::new().read(true), file)?;
+    let mut bytes = Vec::new();
+    opened.take(MEMORY_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 {
+        0..=MEMORY_BYTES_MAX => Ok(bytes),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long")),
+    }
+}
+
+fn open_regular(options: &mut OpenOptions, file: &Path) -> io::Result<File> {
+    let opened = options.custom_flags(OFlags::NONBLOCK.bits() as i32).open(file)?;
+    if opened.metadata()?.is_file() { Ok(opened) } else { Err(io::Error::other("it is not a regular file")) }
+}
+
 /// Replaces a memory durably: when this returns, the new content survives a power loss; before, the
 /// old one does.
 fn write<T: Serialize>(file: &Path, content: &T) -> io::Result<()> {
     let temporary = file.with_extension("new");
-    let mut new = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut new = open_regular(OpenOptions::new().create(true).write(true).truncate(true).mode(0o600), &temporary)?;
     new.write_all(&serde_json::to_vec(content)?)?;
     new.sync_all()?;
     fs::rename(temporary, file)?;
@@ -431,7 +450,12 @@ fn write<T: Serialize>(file: &Path, content: &T) -> io::Result<()> {
 }
 
 fn lock(file: &Path) -> io::Result<File> {
-    let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(file.with_extension("lock"))?;
+    let name = file.with_extension("lock");
+    // The folder may be new, as on a machine that makes its first repository.
+    if let Some(folder) = name.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    let lock = open_regular(OpenOptions::new().create(true).append(true).mode(0o600), &name)?;
     lock.lock()?;
     Ok(lock)
 }

@@ -362,7 +362,7 @@ impl<'r> Session<'r> {
                 first.get_or_insert_with(|| {
                     let what = format!("{what}; this snapshot needs it, and was not published");
                     Error::damaged(pack::object_name(*id), what)
-                        .hint("run `alluvium check`; then take the snapshot again")
+                        .hint("run `alluvium check`, which sets the pack aside; then take the snapshot again")
                 });
             }
         }

@@ -84,16 +84,6 @@ pub enum Taken {
     Fence(SlotId),
 }
 
-/// The snapshots that a new one may follow.
-#[derive(Debug, Default)]
-pub struct ToFollow {
-    /// All that are not distrusted: one of them is the predecessor.
-    pub chain: Vec<(SnapshotId, Header)>,
-    /// Those of full slots and of this one: the length of a new snapshot is compared with theirs. What another
-    /// write-only slot says of a length is no standard.
-    pub standards: Vec<(SnapshotId, Header)>,
-}
-
 /// What could be read, and the error of each that could not.
 pub type Readable<T> = (Vec<T>, Vec<(SnapshotId, Error)>);
 
@@ -167,14 +157,15 @@ impl Repository {
         })
     }
 
-    /// Those of `headers` that a new snapshot may follow.
+    /// Those of `headers` that a new snapshot may follow: of full slots and of this one, and not distrusted. What
+    /// another write-only slot says of a source is no standard for its length, nor for the next sequence.
     ///
     /// # Errors
     /// `Storage`.
-    pub fn to_follow(&self, headers: Vec<(SnapshotId, Header)>, state: &Generation) -> Result<ToFollow> {
+    pub fn to_follow(&self, headers: &[(SnapshotId, Header)], state: &Generation) -> Result<Vec<(SnapshotId, Header)>> {
         let is_write_only = |known: &KnownSlot| known.certificate.kind == SlotKind::WriteOnly;
         if state.distrusted_slots.is_empty() && !self.keys.ring().slots.values().any(is_write_only) {
-            return Ok(ToFollow { standards: headers.clone(), chain: headers });
+            return Ok(headers.to_vec());
         }
         let ids: BTreeSet<SnapshotId> = headers.iter().map(|(id, _)| *id).collect();
         let (authors, _) = self.published(&ids, false, |id, sealed| {
@@ -182,18 +173,13 @@ impl Repository {
         })?;
         let authors: HashMap<SnapshotId, SlotId> = authors.into_iter().collect();
         let written = self.written_manifests(state)?;
-        let mut found = ToFollow::default();
-        for (id, header) in headers {
-            let Some(author) = authors.get(&id).copied() else { continue };
-            if state.distrusts(author, written.get(&id).map_or(header.time, |written| header.time.max(*written))) {
-                continue;
-            }
-            if author == self.keys.slot() || self.keys.is_full(author) {
-                found.standards.push((id, header.clone()));
-            }
-            found.chain.push((id, header));
-        }
-        Ok(found)
+        let may_be_followed = |(id, header): &&(SnapshotId, Header)| {
+            let time = written.get(id).map_or(header.time, |written| header.time.max(*written));
+            authors.get(id).is_some_and(|author| {
+                (*author == self.keys.slot() || self.keys.is_full(*author)) && !state.distrusts(*author, time)
+            })
+        };
+        Ok(headers.iter().filter(may_be_followed).cloned().collect())
     }
 
     /// When the storage wrote each manifest, as far as it says; nothing where no slot is distrusted.

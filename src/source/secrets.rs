@@ -12,8 +12,8 @@ const REPOSITORY: [(&str, &[&str]); 1] = [("ALLUVIUM_", &["PASSWORD", "PASSPHRAS
 /// Credentials of stores, as docs/storage.md lists them and the client libraries read them.
 const STORES: [(&str, &[&str]); 6] = [
     ("AWS_", &["KEY", "SECRET", "TOKEN", "CREDENTIALS"]),
-    ("AZURE_", &["KEY", "SECRET", "TOKEN", "PASSWORD", "CONNECTION_STRING", "CERTIFICATE"]),
-    ("GOOGLE_", &["KEY", "SECRET", "TOKEN", "CREDENTIALS"]),
+    ("AZURE_", &["KEY", "SECRET", "TOKEN", "SAS", "PASSWORD", "CONNECTION_STRING", "CERTIFICATE"]),
+    ("GOOGLE_", &["KEY", "SECRET", "TOKEN", "CREDENTIALS", "SERVICE_ACCOUNT"]),
     ("CLOUDSDK_", &["TOKEN", "CREDENTIAL"]),
     // The managed identities of Azure.
     ("MSI_", &["SECRET"]),
@@ -73,6 +73,8 @@ mod tests {
             "AZURE_STORAGE_KEY",
             "AZURE_STORAGE_ACCOUNT_KEY",
             "AZURE_STORAGE_SAS_TOKEN",
+            "AZURE_STORAGE_SAS",
+            "GOOGLE_SERVICE_ACCOUNT",
             "AZURE_STORAGE_CONNECTION_STRING",
             "AZURE_CLIENT_SECRET",
             "AZURE_FEDERATED_TOKEN_FILE",

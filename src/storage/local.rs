@@ -611,6 +611,8 @@ fn stat_listed(folder: impl AsFd, component: &str) -> io::Result<Option<rustix::
             // Still there, so it is a symbolic link to nowhere: not a deleted object but a missing disk.
             _ => Err(Errno::NOENT.into()),
         },
+        // A link that leads to itself is nobody's disk.
+        Err(Errno::LOOP) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
 }

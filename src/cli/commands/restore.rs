@@ -1,5 +1,6 @@
 //! `restore` and `cat`
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
@@ -9,8 +10,9 @@ use crate::error::Result;
 use crate::ops;
 use crate::ops::restore::{Restored, Target};
 use crate::ops::select::{Narrow, snapshot_and_part};
+use crate::repo::Repository;
 use crate::repo::reader::Reader;
-use crate::repo::snapshots::{Snapshot, changes_of_author};
+use crate::repo::snapshots::Snapshot;
 use crate::report::Report;
 
 use super::super::args::Restore;
@@ -53,9 +55,7 @@ fn work(
     let parts = |snapshot: &Snapshot| Reader::new(&indexed)?.parts(&snapshot.manifest);
     let (snapshot, wanted) = snapshot_and_part(&snapshots, name, &context.global.timezone, &parts)?;
     let wanted = wanted.narrowed(narrow)?;
-    for change in changes_of_author(&snapshots).iter().filter(|change| change.snapshot == snapshot.id) {
-        context.report.warn(&change.describe(&repo.keys));
-    }
+    warn_of_others(context, &repo, &snapshots, snapshot);
     let target = match output {
         Some(path) => Target::Path { path, overwrite },
         None => Target::Stream(&mut *context.out),
@@ -98,4 +98,24 @@ fn closing(context: &Context<'_>, restored: &Restored, to: &str, begun: Instant)
         size(*bytes),
         took(begun.elapsed())
     ));
+}
+
+/// Warns when the snapshot is not the only word on its source: another slot has one, too, or its time is in the future.
+fn warn_of_others(context: &Context<'_>, repo: &Repository, snapshots: &[Snapshot], chosen: &Snapshot) {
+    let series = |snapshot: &Snapshot| (snapshot.manifest.source.clone(), snapshot.manifest.host.clone());
+    let author = repo.keys.slot_name(chosen.author);
+    let (id, source) = (short(&chosen.id), chosen.manifest.source.escape_debug());
+    let mut known = BTreeSet::from([chosen.author]);
+    // The newest first: of each other slot its newest.
+    for other in snapshots.iter().filter(|other| series(other) == series(chosen)) {
+        if known.insert(other.author) {
+            let (of, newest) = (repo.keys.slot_name(other.author), short(&other.id));
+            context.report.warn(&format!(
+                "snapshot {id} of `{source}` was taken with the passphrase of {author}; the newest of {of} is {newest}"
+            ));
+        }
+    }
+    if chosen.manifest.time > repo.env.now() {
+        context.report.warn(&format!("snapshot {id} of `{source}` says that it was taken {}", chosen.manifest.time));
+    }
 }
