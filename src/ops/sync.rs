@@ -305,7 +305,9 @@ impl Plan {
         };
         here.retain(|snapshot| options.filter.admits(snapshot));
         // A generation that can't be read keeps nobody from copying.
-        let state = source.probe_generation()?.1.unwrap_or_default();
+        let state = source.probe_generation()?.1;
+        let is_state_known = state.is_ok();
+        let state = state.unwrap_or_default();
         source.mark_distrusted(&mut here, &state)?;
         let kept = kept(source, &state, &here, options)?;
         let mut copies: HashMap<Original, Vec<&Snapshot>> = HashMap::new();
@@ -342,7 +344,11 @@ impl Plan {
         // Claims of write-only slots come last: what they cost must not keep the others waiting.
         to_copy.sort_by_key(|(s, _)| (source.claimant(s, &state).is_some(), s.order()));
         to_copy.retain(|(_, original)| known.insert(*original));
-        let way = Way::between(source, dest);
+        // Whose packs may be taken over unread is in the generation.
+        let way = match Way::between(source, dest) {
+            Way::Packs if !is_state_known => Way::Chunks,
+            way => way,
+        };
         Ok(Self { way, to_copy, already, mirrored, failed, older, remember })
     }
 
@@ -480,7 +486,7 @@ impl Run<'_> {
         let previous = predecessor(&headers.chain, &series, manifest.sequence);
         let reader = Reader::new(&here)?;
         let transfers = transfers(source, dest, options);
-        let mut copying = Copying::new(&session, &reader, &here, options, transfers, tally, cancel);
+        let mut copying = Copying::new(&session, &reader, &here, options, transfers, tally, cancel)?;
         let moved = match self.way {
             Way::Streams => copying.streams(snapshot, previous.as_ref().map(|(id, _)| *id))?,
             way => copying.chunks(snapshot, way, next)?,

@@ -53,6 +53,8 @@ pub(super) struct Copying<'c> {
     session: &'c Session<'c>,
     reader: &'c Reader<'c>,
     here: &'c Indexed<'c>,
+    /// As `here`, without packs of writers who could have stored garbage.
+    vouched: Indexed<'c>,
     options: &'c SyncOptions,
     transfers: usize,
     tally: &'c Tally<'c>,
@@ -66,6 +68,8 @@ pub(super) struct Copying<'c> {
 }
 
 impl<'c> Copying<'c> {
+    /// # Errors
+    /// Of the source's local cache; `Storage`.
     pub(super) fn new(
         session: &'c Session<'c>,
         reader: &'c Reader<'c>,
@@ -74,9 +78,10 @@ impl<'c> Copying<'c> {
         transfers: usize,
         tally: &'c Tally<'c>,
         cancel: &'c Cancel,
-    ) -> Self {
-        let (stored, lost) = (Stored::default(), Vec::new());
-        Self { session, reader, here, options, transfers, tally, cancel, packs: None, stored, left: 0, lost }
+    ) -> Result<Self> {
+        let (stored, lost, vouched) = (Stored::default(), Vec::new(), here.vouched()?);
+        let (packs, left) = (None, 0);
+        Ok(Self { session, reader, here, vouched, options, transfers, tally, cancel, packs, stored, left, lost })
     }
 
     /// Moves the chunks that the destination lacks, by name; whole packs that the snapshots after it lack come along.
@@ -139,7 +144,9 @@ impl<'c> Copying<'c> {
         let there = &self.session.indexed;
         let same =
             |other: &Location| (other.codec, other.base, other.stored_len) == (copy.codec, copy.base, copy.stored_len);
-        let good = |other: &Location| !there.is_condemned(other.pack) && !there.is_distrusted(id, other.pack);
+        let good = |other: &Location| {
+            !there.is_condemned(other.pack) && !there.is_distrusted(id, other.pack) && !there.is_unvouched(other.pack)
+        };
         Ok(!self.here.bases_of(copy)?.is_empty() && there.copies(id)?.iter().any(|other| same(other) && good(other)))
     }
 
@@ -171,7 +178,7 @@ impl<'c> Copying<'c> {
                 Some(place) if self.options.shard.is_some_and(|shard| !shard.admits(place.pack.as_bytes())) => {
                     self.left += 1;
                 }
-                Some(place) if way == Way::Packs && place.version() < below => {
+                Some(place) if way == Way::Packs && place.version() < below && self.may_be_taken(&place) => {
                     by_pack.entry(place.pack).or_default().push((id, place.stored_len));
                 }
                 _ => singly.push(id),
@@ -219,6 +226,7 @@ impl<'c> Copying<'c> {
                     && seen.len() < WINDOW
                     && seen.insert(entry.id)
                     && let Some(place) = self.place(&entry.id)?
+                    && self.may_be_taken(&place)
                     && !self.lies_there(&entry.id, &place)?
                     && self.options.shard.is_none_or(|shard| shard.admits(place.pack.as_bytes()))
                 {
@@ -246,12 +254,20 @@ impl<'c> Copying<'c> {
         Ok(())
     }
 
-    /// Where the source has a chunk: the same place each time where shards must agree on it.
+    /// Where the source has a chunk: the same place each time where shards must agree on it. Copies whose writers
+    /// are trusted come first.
     fn place(&self, id: &BlobId) -> Result<Option<Location>> {
         if self.options.shard.is_none() {
-            return self.here.usable(id);
+            return Ok(self.vouched.usable(id)?.or(self.here.usable(id)?));
         }
-        Ok(self.here.copies(id)?.into_iter().min_by_key(|l| (self.here.is_distrusted(id, l.pack), l.pack, l.offset)))
+        let rank = |l: &Location| (self.here.is_distrusted(id, l.pack), !self.may_be_taken(l), l.pack, l.offset);
+        Ok(self.here.copies(id)?.into_iter().min_by_key(rank))
+    }
+
+    /// The pack of this copy may be taken over unread: garbage in it would be this slot's own. What else there is
+    /// is read, verified and sealed again.
+    fn may_be_taken(&self, copy: &Location) -> bool {
+        !self.vouched.is_unvouched(copy.pack)
     }
 
     fn known(&mut self, pack: &PackId) -> Result<Option<KnownPack>> {
@@ -263,7 +279,7 @@ impl<'c> Copying<'c> {
 
     /// Takes packs over, many at once. Returns those that the source can't give whole.
     fn take_packs(&mut self, packs: &[PackId]) -> Result<HashSet<PackId>> {
-        let (source, session, tally) = (self.here.repo, self.session, self.tally);
+        let (source, session, tally) = (&self.vouched, self.session, self.tally);
         let shelf = Shelf::new(session, tally);
         let (next, not_taken, failure) = (AtomicUsize::new(0), Mutex::new(HashSet::new()), Mutex::new(None));
         let blobs = Mutex::new((0, 0));
@@ -274,7 +290,7 @@ impl<'c> Copying<'c> {
                 && !self.cancel.is_cancelled()
             {
                 let name = object_name(id);
-                let read = source.storage.get_into(&name, PACK_BYTES_MAX, &mut buffer).and_then(|()| {
+                let read = source.repo.storage.get_into(&name, PACK_BYTES_MAX, &mut buffer).and_then(|()| {
                     tally.count(Counter::PackReads, 1);
                     tally.count(Counter::PackReadBytes, buffer.len() as u64);
                     take_over(session, source, id, std::mem::take(&mut buffer))
