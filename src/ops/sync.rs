@@ -28,7 +28,7 @@ use crate::error::{Kind, Result};
 use crate::format::coordination::Generation;
 use crate::format::manifest::{Header, Manifest, Original, UNSEALED, object_name};
 use crate::format::recipe::RecipeEntry;
-use crate::id::SnapshotId;
+use crate::id::{SlotId, SnapshotId};
 use crate::repo::Repository;
 use crate::repo::publish::publish;
 use crate::repo::reader::{Reader, Walked, Walking};
@@ -223,7 +223,7 @@ pub fn sync(
     let remember = plan.remember;
     let mut run = Run { source, dest, options, way: plan.way, remember, tally: &tally, cancel, told: HashSet::new() };
     if !plan.to_copy.is_empty() {
-        let bytes = plan.to_copy.iter().fold(0, |sum: u64, (s, _)| sum.saturating_add(s.manifest.bytes()));
+        let bytes = total_bytes(&plan.to_copy);
         report.task("Copying", Unit::Bytes, Some(bytes));
     }
     let mut settled = 0;
@@ -242,7 +242,7 @@ pub fn sync(
                 synced.failed.push(Failed { snapshot: snapshot.id, problems });
             }
         }
-        settled += snapshot.manifest.bytes();
+        settled = u64::saturating_add(settled, snapshot.manifest.bytes());
     }
     let remove: Vec<SnapshotId> = plan.mirrored.remove.iter().filter_map(|copy| copy.id).collect();
     match options.mirror {
@@ -257,6 +257,11 @@ pub fn sync(
     Ok(synced)
 }
 
+/// What snapshots say of their lengths may exceed any number.
+fn total_bytes(snapshots: &[(Snapshot, Original)]) -> u64 {
+    snapshots.iter().fold(0, |sum: u64, (s, _)| sum.saturating_add(s.manifest.bytes()))
+}
+
 fn copied(snapshot: &Snapshot, original: Original, id: Option<SnapshotId>, stored_bytes: u64) -> Copied {
     let manifest = &snapshot.manifest;
     let (source, time, bytes) = (manifest.source.clone(), manifest.time, manifest.bytes());
@@ -266,6 +271,12 @@ fn copied(snapshot: &Snapshot, original: Original, id: Option<SnapshotId>, store
 /// Where a snapshot was taken first: what makes two snapshots the same one in two places.
 pub fn original(repo: &Repository, snapshot: &Snapshot) -> Original {
     snapshot.manifest.original.unwrap_or(Original { repository: repo.id, snapshot: snapshot.id })
+}
+
+/// The write-only slot that wrote a snapshot, or its original. What such a slot says of another counts for nothing.
+fn writer(repo: &Repository, snapshot: &Snapshot) -> Option<SlotId> {
+    let author = Some(snapshot.author).filter(|author| !repo.keys.is_full(*author));
+    author.or(snapshot.manifest.original_author)
 }
 
 /// What is to be done.
@@ -361,7 +372,7 @@ impl Plan {
         report: &dyn Report,
         cancel: &Cancel,
     ) -> Result<Estimate> {
-        let bytes = self.to_copy.iter().map(|(s, _)| s.manifest.bytes()).sum();
+        let bytes = total_bytes(&self.to_copy);
         let mut estimate = Estimate { snapshots: self.to_copy.len() as u64, bytes, ..Estimate::default() };
         if self.way == Way::Streams {
             return Ok(estimate);
@@ -377,7 +388,7 @@ impl Plan {
                 && missing.insert(e.id)
             {
                 packs.insert(place.pack);
-                stored += u64::from(place.stored_len);
+                stored = u64::saturating_add(stored, u64::from(place.stored_len));
             }
             Ok(())
         };
@@ -507,7 +518,6 @@ impl Run<'_> {
         }
         stored.stored_bytes = session.written_bytes();
         let previous = previous.map(|(id, _)| id);
-        let author = Some(snapshot.author).filter(|author| !source.keys.is_full(*author));
         let header = Header {
             time: manifest.time,
             series,
@@ -523,7 +533,7 @@ impl Run<'_> {
             tool: format!("alluvium {}", env!("CARGO_PKG_VERSION")),
             stored,
             original: Some(original),
-            original_author: manifest.original_author.or(author),
+            original_author: writer(source, snapshot),
             ..copy
         };
         let id = publish(session, &header, copy, options.write, tally, cancel)?;
@@ -553,7 +563,8 @@ impl<'r> Tally<'r> {
 
     /// So many plain bytes are settled.
     fn settle(&self, bytes: u64) {
-        self.report.progress(self.settled.fetch_add(bytes, Ordering::Relaxed) + bytes);
+        let before = self.settled.fetch_add(bytes, Ordering::Relaxed);
+        self.report.progress(before.saturating_add(bytes));
     }
 
     fn at(&self, bytes: u64) {
