@@ -282,7 +282,8 @@ fn writer(repo: &Repository, snapshot: &Snapshot) -> Option<SlotId> {
 /// What is to be done.
 struct Plan {
     way: Way,
-    /// Oldest first, so that each finds the one before there; claims of write-only slots last.
+    /// Oldest first, so that each finds the one before there; claims of write-only slots last, in turns
+    /// ([`take_turns`]).
     to_copy: Vec<(Snapshot, Original)>,
     already: u64,
     mirrored: Mirrored,
@@ -315,46 +316,35 @@ impl Plan {
             Mirrored::default()
         };
         here.retain(|snapshot| options.filter.admits(snapshot));
-        // A generation that can't be read keeps nobody from copying.
-        let state = source.probe_generation()?.1;
+        let copies = Copies::find(source, &here, dest, &there);
+        // A generation that can't be read keeps nobody from copying; where nothing is to be copied, none is needed.
+        let is_in_sync = here.iter().all(|snapshot| copies.has(source, snapshot));
+        let state = if is_in_sync { Ok(Generation::default()) } else { source.probe_generation()?.1 };
         let is_state_known = state.is_ok();
         let state = state.unwrap_or_default();
         source.mark_distrusted(&mut here, &state)?;
         let kept = kept(source, &state, &here, options)?;
-        let mut copies: HashMap<Original, Vec<&Snapshot>> = HashMap::new();
-        for copy in &there {
-            copies.entry(original(dest, copy)).or_default().push(copy);
-        }
         let mut failed: Vec<Failed> = unreadable
             .iter()
             .map(|(id, e)| Failed { snapshot: *id, problems: vec![Problem::new(object_name(*id), e).harming([id])] })
             .collect();
+        failed.extend(copies.lies(source, &here, dest, &there));
         let (mut to_copy, mut already) = (Vec::new(), 0);
         for snapshot in here {
-            let original = original(source, &snapshot);
-            match copies.get(&original) {
-                Some(copies) => {
-                    already += 1;
-                    let problems: Vec<_> = copies.iter().filter_map(|copy| difference(&snapshot, copy)).collect();
-                    if !problems.is_empty() {
-                        failed.push(Failed { snapshot: snapshot.id, problems });
-                    }
-                }
-                None if snapshot.is_distrusted => {
-                    let author = source.keys.slot_name(snapshot.author);
-                    report.warn(&format!("snapshot {} is not copied: its author {author} is distrusted", snapshot.id));
-                }
-                None if kept.as_ref().is_none_or(|kept| kept.contains(&snapshot.id)) => {
-                    to_copy.push((snapshot, original));
-                }
-                None => {}
+            if copies.has(source, &snapshot) {
+                already += 1;
+            } else if snapshot.is_distrusted {
+                let author = source.keys.slot_name(snapshot.author);
+                report.warn(&format!("snapshot {} is not copied: its author {author} is distrusted", snapshot.id));
+            } else if kept.as_ref().is_none_or(|kept| kept.contains(&snapshot.id)) {
+                let original = original(source, &snapshot);
+                to_copy.push((snapshot, original));
             }
         }
+        take_turns(source, &state, &mut to_copy);
         // Two copies of one original may lie in the source: one is enough.
         let mut known = HashSet::new();
-        // Claims of write-only slots come last: what they cost must not keep the others waiting.
-        to_copy.sort_by_key(|(s, _)| (source.claimant(s, &state).is_some(), s.order()));
-        to_copy.retain(|(_, original)| known.insert(*original));
+        to_copy.retain(|(snapshot, _)| known.insert(Same::of(source, snapshot)));
         // Whose packs may be taken over unread is in the generation.
         let way = match Way::between(source, dest) {
             Way::Packs if !is_state_known => Way::Chunks,
@@ -430,22 +420,119 @@ fn kept(
     Ok(Some(groups.iter().flat_map(|g| &g.decisions).filter(|d| d.keep).map(|d| d.id).collect()))
 }
 
-/// What is wrong with a copy, by the digests that both manifests tell.
-fn difference(snapshot: &Snapshot, copy: &Snapshot) -> Option<Problem> {
-    let (one, other) = (&snapshot.manifest, &copy.manifest);
-    // Lists have one digest wherever they are; what they are made of differs where chunks are named differently.
-    let list = |m: &Manifest| (m.parts.count, m.parts.bytes, m.parts.blake3);
-    let kinds = |m: &Manifest| m.parts.inline().map(|p| p.iter().map(|part| part.kind.clone()).collect::<Vec<_>>());
-    let are_inline = kinds(one).is_some() && kinds(other).is_some();
-    let same = one.whole == other.whole
-        && list(one) == list(other)
-        && (!are_inline || kinds(one) == kinds(other))
-        && one.shape == other.shape
-        && one.source == other.source;
-    (!same).then(|| {
-        let what = format!("says it is a copy of {}, and tells other data", snapshot.id);
-        Problem::new(object_name(copy.id), what).harming([copy.id])
-    })
+/// What snapshots have in common that are copies of one another: their original, the slot that is their claimant, and
+/// what both manifests tell of the data.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Same {
+    original: Original,
+    writer: Option<SlotId>,
+    whole: Option<(u64, [u8; 32])>,
+    /// Lists have one digest wherever they are; what they are made of differs where chunks are named differently.
+    list: (u64, u64, [u8; 32]),
+    /// The shape, by its names.
+    shape: String,
+    source: String,
+}
+
+impl Same {
+    fn of(repo: &Repository, snapshot: &Snapshot) -> Self {
+        let Manifest { whole, parts, shape, source, .. } = &snapshot.manifest;
+        Self {
+            original: original(repo, snapshot),
+            writer: writer(repo, snapshot),
+            whole: whole.map(|whole| (whole.bytes, whole.blake3)),
+            list: (parts.count, parts.bytes, parts.blake3),
+            shape: format!("{shape:?}"),
+            source: source.clone(),
+        }
+    }
+}
+
+/// Which snapshots are where, as far as what they say of their originals holds.
+struct Copies {
+    here: HashSet<Same>,
+    there: HashSet<Same>,
+    /// The snapshots that are no copies, by themselves.
+    originals: HashMap<Original, (SnapshotId, Same)>,
+}
+
+impl Copies {
+    fn find(source: &Repository, here: &[Snapshot], dest: &Repository, there: &[Snapshot]) -> Self {
+        let mut originals = HashMap::new();
+        for (repo, snapshot) in there.iter().map(|s| (dest, s)).chain(here.iter().map(|s| (source, s))) {
+            if snapshot.manifest.original.is_none() {
+                originals.insert(original(repo, snapshot), (snapshot.id, Same::of(repo, snapshot)));
+            }
+        }
+        Self {
+            here: here.iter().map(|s| Same::of(source, s)).collect(),
+            there: there.iter().map(|s| Same::of(dest, s)).collect(),
+            originals,
+        }
+    }
+
+    /// The destination has this snapshot. What only says so, and tells other data or is another slot's, stands for
+    /// nothing.
+    fn has(&self, source: &Repository, snapshot: &Snapshot) -> bool {
+        self.there.contains(&Same::of(source, snapshot))
+    }
+
+    /// Copies that are not what their originals are, on both sides.
+    fn lies(&self, source: &Repository, here: &[Snapshot], dest: &Repository, there: &[Snapshot]) -> Vec<Failed> {
+        // What a copy is compared with: the original; without that another copy.
+        let mut chiefs: HashMap<Original, (SnapshotId, Same)> = HashMap::new();
+        for snapshot in here {
+            let same = Same::of(source, snapshot);
+            chiefs.entry(same.original).or_insert((snapshot.id, same));
+        }
+        chiefs.extend(self.originals.iter().map(|(original, known)| (*original, known.clone())));
+        let mut lies = Vec::new();
+        let mut look = |snapshot: &Snapshot, same: &Same, is_known: bool| {
+            if let Some((chief, known)) = chiefs.get(&same.original)
+                && *chief != snapshot.id
+                && !is_known
+                && known != same
+            {
+                let what = if known.writer == same.writer { "and tells other data" } else { "and another slot wrote it" };
+                let problem = Problem::new(object_name(snapshot.id), format!("says it is a copy of {chief}, {what}"));
+                lies.push(Failed { snapshot: *chief, problems: vec![problem.harming([snapshot.id])] });
+            }
+        };
+        for copy in there.iter().filter(|copy| copy.manifest.original.is_some()) {
+            let same = Same::of(dest, copy);
+            look(copy, &same, self.here.contains(&same));
+        }
+        for snapshot in here.iter().filter(|snapshot| snapshot.manifest.original.is_some()) {
+            let same = Same::of(source, snapshot);
+            // Two copies in the source of what is not there: nothing says which is right.
+            let is_known = !self.originals.contains_key(&same.original);
+            look(snapshot, &same, is_known);
+        }
+        lies
+    }
+}
+
+/// What a snapshot costs besides its bytes, in bytes: so many small ones have their price.
+const SNAPSHOT_COST: u64 = 1 << 20;
+
+/// Sorts what is to be copied: oldest first. Claims of write-only slots come last: what they cost must not keep the
+/// others waiting, nor one of these slots another. Each has its turn when as many bytes of each other one were copied:
+/// whoever has little to copy comes before the end of what is endless.
+fn take_turns(source: &Repository, state: &Generation, to_copy: &mut Vec<(Snapshot, Original)>) {
+    to_copy.sort_by_key(|(s, _)| s.order());
+    let mut costs: HashMap<SlotId, u64> = HashMap::new();
+    let mut turns: Vec<(Option<u64>, (Snapshot, Original))> = Vec::with_capacity(to_copy.len());
+    for (snapshot, original) in to_copy.drain(..) {
+        let turn = source.claimant(&snapshot, state).map(|claimant| {
+            let cost = costs.entry(claimant).or_default();
+            *cost = cost.saturating_add(snapshot.manifest.bytes()).saturating_add(SNAPSHOT_COST);
+            *cost
+        });
+        turns.push((turn, (snapshot, original)));
+    }
+    // Stable: each slot's own stay in their order.
+    turns.sort_by_key(|(turn, _)| *turn);
+    to_copy.extend(turns.into_iter().map(|(_, snapshot)| snapshot));
 }
 
 /// How many requests at once pay between the two, and fit the memory.
