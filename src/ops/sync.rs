@@ -586,7 +586,10 @@ impl Run<'_> {
         let transfers = transfers(source, dest, options);
         let mut copying = Copying::new(&session, &reader, &here, options, transfers, tally, cancel)?;
         let moved = match self.way {
-            Way::Streams => copying.streams(snapshot, previous.as_ref().map(|(id, _)| *id))?,
+            Way::Streams => {
+                let is_claim = snapshot.is_distrusted || writer(source, snapshot).is_some();
+                copying.streams(snapshot, previous.as_ref().map(|(id, _)| *id), is_claim)?
+            }
             way => copying.chunks(snapshot, way, next)?,
         };
         let (lists, mut stored) = match moved {

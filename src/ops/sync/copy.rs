@@ -18,7 +18,7 @@ use crate::repo::Indexed;
 use crate::repo::index::{KnownPack, Location};
 use crate::repo::packer::{Shelf, take_over};
 use crate::repo::predict::Prediction;
-use crate::repo::reader::{Reader, Walked, Walking};
+use crate::repo::reader::{Extents, Reader, Walked, Walking};
 use crate::repo::session::Session;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::writer::{Predict, Writer, write};
@@ -32,6 +32,14 @@ const WINDOW: usize = 1 << 17;
 const PACKS_AHEAD: usize = 4;
 /// Pieces of a stream between the thread that reads and the one that cuts.
 const PIECES_WAITING: usize = 2;
+
+/// How often the chunks of a claim may be repeated on average, recipes and lists included: dumps repeat chunks seldom, and
+/// what is repeated more often is taken for a bomb. A few bytes can say that they are a stream without an end.
+const REPEATS_MAX: u64 = 1000;
+/// A claim that costs no more than this is streamed, whatever it consists of.
+const UNEXPLAINED_MAX: u64 = 1 << 30;
+/// What an entry of a recipe costs besides its bytes, in bytes.
+const ENTRY_COST: u64 = 4 << 10;
 
 /// What became of a snapshot's data.
 pub(super) enum Moved {
@@ -358,8 +366,84 @@ impl<'c> Copying<'c> {
         Ok(())
     }
 
-    /// Reads each part and stores it as if it came from its source.
-    pub(super) fn streams(&mut self, snapshot: &Snapshot, previous: Option<SnapshotId>) -> Result<Moved> {
+    /// What reads a claim of a write-only slot, chunk after chunk, may have no end, or none in this life: it is only
+    /// streamed if its recipes fit what its manifest says, and if its distinct chunks explain its length
+    /// ([`REPEATS_MAX`]). Each recipe chunk is read once for it.
+    ///
+    /// # Errors
+    /// `Interrupted`; of the source's local cache. The inner error is the source's.
+    fn refuse_bomb(&self, manifest: &Manifest) -> Result<Result<(), Error>> {
+        let cost = match self.cost(manifest) {
+            Ok(cost) => cost,
+            Err(e) if e.kind() == Kind::Interrupted => return Err(e),
+            Err(e) => return Ok(Err(e)),
+        };
+        if cost <= UNEXPLAINED_MAX {
+            return Ok(Ok(()));
+        }
+        let (enough, mut explained, mut seen) = (cost.div_ceil(REPEATS_MAX), 0, HashSet::new());
+        let mut visit = |entry: &RecipeEntry, _| {
+            let is_there = |copy: &Location| copy.raw_len == entry.len;
+            if !seen.contains(&entry.id) && self.here.copies(&entry.id)?.iter().any(is_there) {
+                seen.insert(entry.id);
+                explained += u64::from(entry.len) + ENTRY_COST;
+            }
+            // No further than needed: of what is honest that is a small part.
+            let stop = || Err(Error::new(Kind::Interrupted, "enough is known"));
+            if explained >= enough { stop() } else { Ok(()) }
+        };
+        let walked = &mut Walked::default();
+        let walk = self.reader.walk_snapshot(manifest, walked, self.walking(), &mut visit, &mut Err);
+        self.cancel.check()?;
+        if explained >= enough {
+            return Ok(Ok(()));
+        }
+        walk?;
+        let bytes = manifest.bytes();
+        let what = format!("says it has {bytes} bytes, and repeats so few chunks that it is taken for a bomb");
+        Ok(Err(Error::damaged("the stream", what)))
+    }
+
+    /// What streaming all parts and the catalog takes, in bytes.
+    ///
+    /// # Errors
+    /// `Damaged` where a recipe does not come to what its digest says; of lists and recipes that can't be read.
+    fn cost(&self, manifest: &Manifest) -> Result<u64> {
+        let mut known = Extents::new();
+        let mut cost = |what: &dyn Fn() -> String, recipe: &Recipe, bytes: u64| {
+            let extent = self.reader.extent(recipe, &mut known, self.walking())?;
+            if extent.bytes != bytes {
+                let found = format!("its recipe lists {} bytes, its digest says {bytes}", extent.bytes);
+                return Err(Error::damaged(what(), found));
+            }
+            Ok(extent.bytes.saturating_add(extent.entries.saturating_mul(ENTRY_COST)))
+        };
+        let mut sum: u64 = 0;
+        for part in self.reader.part_iter(manifest) {
+            let Part { name, recipe, digest, .. } = part?;
+            if digest.bytes > 0 {
+                let what = || format!("part `{}`", name.to_string().escape_debug());
+                sum = sum.saturating_add(cost(&what, &recipe, digest.bytes)?);
+            }
+        }
+        if let Some(Catalog { recipe, digest, .. }) = &manifest.catalog {
+            sum = sum.saturating_add(cost(&|| "the catalog".to_owned(), recipe, digest.bytes)?);
+        }
+        Ok(sum)
+    }
+
+    /// Reads each part and stores it as if it came from its source. Of a claim of a write-only slot it is known first that
+    /// this ends.
+    pub(super) fn streams(
+        &mut self,
+        snapshot: &Snapshot,
+        previous: Option<SnapshotId>,
+        is_claim: bool,
+    ) -> Result<Moved> {
+        if is_claim && let Err(lost) = self.refuse_bomb(&snapshot.manifest)? {
+            self.lose(&lost);
+            return Ok(self.moved(snapshot.id, None));
+        }
         let session = self.session;
         let there = Reader::new(&session.indexed)?;
         // Only a help for cutting: without it the copy is the same.
