@@ -493,7 +493,8 @@ impl Copies {
                 && !is_known
                 && known != same
             {
-                let what = if known.writer == same.writer { "and tells other data" } else { "and another slot wrote it" };
+                let what =
+                    if known.writer == same.writer { "and tells other data" } else { "and another slot wrote it" };
                 let problem = Problem::new(object_name(snapshot.id), format!("says it is a copy of {chief}, {what}"));
                 lies.push(Failed { snapshot: *chief, problems: vec![problem.harming([snapshot.id])] });
             }

@@ -22,10 +22,10 @@ use crate::report::{Counter, Report};
 use crate::transform::hash::{stream_digest, two_stream_digests};
 use crate::transform::seal::OVERHEAD;
 
-use super::{Indexed, Repository};
 use super::blob::SealedBlob;
 use super::rules::Rule;
 use super::session::Session;
+use super::{Indexed, Repository};
 
 /// Packs whose blobs one index object lists, while a session works: bounds what a crash makes anew, and
 /// what the session remembers.

@@ -51,9 +51,8 @@ pub(super) fn plan(
     let listed = unreadable.iter().map(|(id, _)| Original { repository: source.id, snapshot: *id });
     let originals: HashSet<Original> = here.iter().map(|s| original(source, s)).chain(listed).collect();
     // Full slots copy: what others say are copies blocks no mirror, and lends it no weight.
-    let of_source = |s: &&Snapshot| {
-        s.manifest.original.is_some_and(|o| o.repository == source.id) && dest.keys.is_full(s.author)
-    };
+    let of_source =
+        |s: &&Snapshot| s.manifest.original.is_some_and(|o| o.repository == source.id) && dest.keys.is_full(s.author);
     let copies: Vec<&Snapshot> = there.iter().filter(of_source).filter(|s| options.filter.admits(s)).collect();
     let gone: Vec<&Snapshot> = copies.iter().copied().filter(|s| !originals.contains(&original(dest, s))).collect();
     // A listing may be short: what it lacks is asked for by name before its copy goes.
@@ -100,9 +99,11 @@ pub(super) fn warn_of_older(repo: &Repository, report: &dyn Report) {
 /// did: what such a slot says explains nothing of what others wrote.
 struct Chains<'s> {
     links: HashMap<SnapshotId, (Link, Option<SlotId>)>,
-    /// By host, source and writer.
-    series: HashMap<(&'s str, &'s str, Option<SlotId>), BTreeSet<(u64, SnapshotId)>>,
+    series: HashMap<WrittenBy<'s>, BTreeSet<(u64, SnapshotId)>>,
 }
+
+/// A series by its host and source, as far as one slot wrote it.
+type WrittenBy<'s> = (&'s str, &'s str, Option<SlotId>);
 
 impl<'s> Chains<'s> {
     fn of(source: &Repository, listed: &'s [Snapshot]) -> Self {
