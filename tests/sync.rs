@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use alluvium::env::{Cancel, Env};
 use alluvium::error::{Kind, Result};
+use alluvium::format::coordination::generation_name;
 use alluvium::format::keyslot::SlotKind;
-use alluvium::id::SnapshotId;
+use alluvium::format::manifest::Original;
+use alluvium::id::{SlotId, SnapshotId};
 use alluvium::ops::check::{Subset, check};
 use alluvium::ops::forget::Filter;
 use alluvium::ops::retention::{Count, Policy};
@@ -27,6 +29,7 @@ use jiff::tz::TimeZone;
 use crate::support::{
     CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, parts_of, pruned, restored, take,
 };
+use crate::thief::{ORIGINAL, Thief};
 
 const TO: &[u8] = b"another passphrase";
 const WAYS: [Way; 3] = [Way::Packs, Way::Chunks, Way::Streams];
@@ -876,4 +879,231 @@ fn a_damaged_repository_is_healed_from_its_copy() {
         let again = run_with(&source, &dest, &mirror).expect("sync");
         assert_eq!((again.copied.len(), again.removed.len()), (0, 0), "{way:?}: nobody takes it for something else");
     }
+}
+
+/// A source with an owner, an honest host and a thief, each with a slot; both hosts may only write.
+struct Claims {
+    world: Arc<World>,
+    storage: Memory,
+    dest: Memory,
+    owner: Repository,
+    host: Repository,
+    stolen: Repository,
+}
+
+impl Claims {
+    fn new(seed: u64, way: Way) -> Self {
+        let (world, storage, dest) = (World::new(seed), Memory::new(), Memory::new());
+        let owner = init(storage.clone(), &world);
+        let write_only = |passphrase: &[u8]| {
+            key::add(&owner, SlotKind::WriteOnly, "host", passphrase, CHEAP).expect("key add");
+            open_with(storage.clone(), &world, passphrase).expect("open")
+        };
+        let (host, stolen) = (write_only(b"honest"), write_only(b"stolen"));
+        partner(&owner, &dest, &world, way);
+        Self { world, storage, dest, owner, host, stolen }
+    }
+
+    fn thief(&self) -> Thief<'_> {
+        Thief::new(&self.stolen)
+    }
+
+    fn open_dest(&self) -> Repository {
+        open_with(self.dest.clone(), &self.world, TO).expect("open")
+    }
+
+    fn sync(&self) -> Synced {
+        run(&open(self.storage.clone(), &self.world).expect("open"), &self.open_dest()).expect("sync")
+    }
+
+    /// The plain bytes of the copy of `original`, and the slot that it names.
+    fn copy(&self, synced: &Synced, original: SnapshotId) -> (Vec<u8>, Option<SlotId>) {
+        let copied = synced.copied.iter().find(|copied| copied.original.snapshot == original);
+        let id = copied.and_then(|copied| copied.id).unwrap_or_else(|| panic!("{original} is not copied: {synced:?}"));
+        let dest = self.open_dest();
+        let copy = dest.snapshot(id).expect("snapshot");
+        (restored(&dest, &copy).expect("restore"), copy.manifest.original_author)
+    }
+}
+
+/// What a full slot has signed counts for everybody: so a twin takes over no pack of another one unread.
+#[test]
+fn garbage_of_a_thief_does_not_become_a_twins_own() {
+    let claims = Claims::new(30, Way::Packs);
+    let data = noise(30_000, 3);
+    let shop = take(&claims.owner, "shop", &data).expect("take").id;
+    let mine = noise(30_000, 4);
+    let mail = take(&claims.host, "mail", &mine).expect("take").id;
+    claims.thief().packs_of_garbage(claims.world.now().as_second()).expect("attack");
+    let synced = claims.sync();
+    assert_eq!(synced.way, Way::Packs);
+    assert_eq!(claims.copy(&synced, shop).0, data);
+    assert_eq!(claims.copy(&synced, mail).0, mine);
+    assert!(synced.packs_copied == 1 && synced.chunks_resealed > 0, "{synced:?}");
+    check_clean(&claims.open_dest(), "a twin");
+}
+
+/// While nobody can read who is distrusted, no pack is taken over.
+#[test]
+fn without_a_generation_a_twin_seals_again() {
+    let claims = Claims::new(31, Way::Packs);
+    let data = noise(30_000, 3);
+    let shop = take(&claims.owner, "shop", &data).expect("take").id;
+    let cache = tempfile::tempdir().expect("a folder");
+    let source = open_remembering(claims.storage.clone(), &claims.world, PASSPHRASE, cache.path());
+    let (number, state) = source.newest_generation().expect("generation");
+    let number = source.publish_generation(number + 1, &state).expect("publish");
+    source.older_than_seen(&Silent).expect("is noted as seen");
+    claims.storage.tamper(&generation_name(number), |bytes| bytes.fill(7)).expect("tamper");
+    assert!(source.probe_generation().expect("probe").1.is_err(), "the generation is unreadable");
+    let synced = run(&source, &claims.open_dest()).expect("sync");
+    assert_eq!((synced.way, synced.packs_copied), (Way::Chunks, 0));
+    assert_eq!(claims.copy(&synced, shop).0, data);
+}
+
+/// A write-only slot can't say that another one wrote its snapshots.
+#[test]
+fn the_author_of_a_claim_is_its_claimant() {
+    for way in WAYS {
+        let claims = Claims::new(32, way);
+        let honest = claims.host.keys.slot();
+        let mail = take(&claims.host, "mail", &dump(100, 0)).expect("take").id;
+        let now = claims.world.now();
+        let sequence = now.as_second().unsigned_abs();
+        let his = claims.thief().snapshot_of_his_own(sequence, now, Some(honest)).expect("publish");
+        let synced = claims.sync();
+        assert_eq!(claims.copy(&synced, mail).1, Some(honest), "{way:?}");
+        assert_eq!(claims.copy(&synced, his).1, Some(claims.stolen.keys.slot()), "{way:?}");
+    }
+}
+
+/// Lengths whose sum is more than any number keep nobody from copying.
+#[test]
+fn lengths_that_exceed_any_number_cost_only_their_snapshots() {
+    for way in WAYS {
+        let claims = Claims::new(33, way);
+        claims.thief().endless().expect("attack");
+        let data = dump(100, 0);
+        let mail = take(&claims.host, "mail", &data).expect("take").id;
+        let dry = SyncOptions { dry_run: true, ..options() };
+        let plan = run_with(&claims.owner, &claims.open_dest(), &dry).expect("plan").plan.expect("a plan");
+        assert_eq!((plan.snapshots, plan.bytes), (3, u64::MAX), "{way:?}");
+        let synced = claims.sync();
+        assert_eq!((synced.copied.len(), synced.failed.len()), (1, 2), "{way:?}: {synced:?}");
+        assert_eq!(claims.copy(&synced, mail).0, data, "{way:?}");
+        let stats = alluvium::ops::stats::stats(&claims.owner, &Silent).expect("stats");
+        assert_eq!(stats.snapshot_bytes, u64::MAX);
+    }
+}
+
+/// Claims that have no end are refused, and what comes behind them is copied.
+#[test]
+fn bombs_are_not_streamed() {
+    let claims = Claims::new(34, Way::Streams);
+    let thief = claims.thief();
+    thief.recipe_bomb().expect("attack");
+    thief.hollow_recipe_bomb().expect("attack");
+    thief.part_list_bomb().expect("attack");
+    thief.hollow_part_list_bomb().expect("attack");
+    let repeated = thief.repeated(vec![7; 1 << 20], 1200, false).expect("attack");
+    claims.world.pass(SignedDuration::from_hours(24));
+    let data = dump(300, 0);
+    let mail = take(&claims.host, "mail", &data).expect("take").id;
+    let synced = claims.sync();
+    assert_eq!((synced.copied.len(), synced.failed.len()), (1, 5), "{synced:?}");
+    assert_eq!(claims.copy(&synced, mail).0, data);
+    let why = synced.failed.iter().find(|failed| failed.snapshot == repeated).expect("it is told");
+    assert!(why.problems[0].what.contains("bomb"), "{why:?}");
+}
+
+/// What repeats its chunks, and not too often, is streamed: this one up to the chunk that it lacks.
+#[test]
+fn claims_that_their_chunks_explain_are_streamed() {
+    let claims = Claims::new(35, Way::Streams);
+    claims.thief().repeated(vec![7; 2 << 20], 1000, true).expect("attack");
+    let synced = claims.sync();
+    assert_eq!((synced.copied.len(), synced.failed.len()), (0, 1), "{synced:?}");
+    assert!(synced.failed[0].problems[0].what.contains("in no pack"), "{synced:?}");
+}
+
+/// Whoever has little to copy does not wait for the end of what another slot claims.
+#[test]
+fn claims_take_turns() {
+    for way in WAYS {
+        let claims = Claims::new(36, way);
+        for n in 0..4 {
+            claims.world.pass(SignedDuration::from_hours(1));
+            let now = claims.world.now();
+            claims.thief().snapshot_of_his_own(now.as_second().unsigned_abs() + n, now, None).expect("publish");
+        }
+        claims.world.pass(SignedDuration::from_hours(24));
+        let mail = [0, 1].map(|day| {
+            claims.world.pass(SignedDuration::from_hours(1));
+            take(&claims.host, "mail", &dump(100, day)).expect("take").id
+        });
+        let shop = take(&claims.owner, "wiki", &dump(100, 2)).expect("take").id;
+        let synced = claims.sync();
+        let place = |id| synced.copied.iter().position(|copied| copied.original.snapshot == id).expect("copied");
+        assert_eq!(place(shop), 0, "{way:?}");
+        assert!(place(mail[0]) <= 2 && place(mail[0]) < place(mail[1]) && place(mail[1]) <= 4, "{way:?}: {synced:?}");
+    }
+}
+
+/// A claim that it is a copy of a snapshot that is not there yet keeps that one from nothing, and is told.
+#[test]
+fn a_false_copy_does_not_stand_for_its_original() {
+    for way in WAYS {
+        let claims = Claims::new(37, way);
+        let data = dump(300, 0);
+        let shop = take(&claims.owner, "shop", &data).expect("take").id;
+        let name = format!("snapshots/{shop}");
+        let object = claims.storage.get(&name, 1 << 30).expect("get");
+        claims.storage.delete(&name).expect("delete");
+        let at_work = Original { repository: claims.owner.id, snapshot: shop };
+        let now = claims.world.now();
+        ORIGINAL.with(|original| *original.borrow_mut() = Some(at_work));
+        let sequence = now.as_second().unsigned_abs();
+        let his = claims.thief().snapshot_of_his_own(sequence, now, None).expect("publish");
+        ORIGINAL.with(|original| *original.borrow_mut() = None);
+        assert_eq!(claims.sync().copied.len(), 1, "{way:?}: nothing says that it is false");
+        claims.storage.put_new(&name, &object).expect("put");
+        let synced = claims.sync();
+        assert_eq!((synced.copied.len(), synced.already), (1, 1), "{way:?}: {synced:?}");
+        assert_eq!(claims.copy(&synced, shop).0, data, "{way:?}");
+        let again = claims.sync();
+        assert_eq!((again.copied.len(), again.already), (0, 2), "{way:?}: {again:?}");
+        for synced in [synced, again] {
+            assert_eq!(synced.failed.len(), 1, "{way:?}: {synced:?}");
+            assert_eq!(synced.failed[0].problems[0].object, format!("snapshots/{his}"), "{way:?}");
+        }
+    }
+}
+
+/// A thief's newer snapshots explain nothing of what others wrote.
+#[test]
+fn a_thiefs_chain_explains_no_absence_to_the_mirror() {
+    let claims = Claims::new(38, Way::Chunks);
+    let nights: Vec<SnapshotId> = (0..4)
+        .map(|day| {
+            claims.world.pass(SignedDuration::from_hours(24));
+            take(&claims.owner, "shop", &dump(100, day)).expect("take").id
+        })
+        .collect();
+    assert_eq!(claims.sync().copied.len(), 4);
+    // The storage takes the newest away, and he publishes one that follows it.
+    claims.storage.delete(&format!("snapshots/{}", nights[3])).expect("delete");
+    let source = || open(claims.storage.clone(), &claims.world).expect("open");
+    let run = || run_with(&source(), &claims.open_dest(), &mirror(Mirror::Guarded)).expect("sync");
+    assert_eq!(run().kept.len(), 1);
+    claims.thief().follows(nights[3]).expect("attack");
+    let synced = run();
+    assert_eq!((synced.removed.len(), synced.kept.len()), (0, 1), "{synced:?}");
+    // Nor does what an honest one took after that.
+    claims.world.pass(SignedDuration::from_hours(24));
+    take(&source(), "shop", &dump(100, 5)).expect("take");
+    let synced = run();
+    assert_eq!((synced.removed.len(), synced.kept.len()), (0, 1), "{synced:?}");
+    // A full slot's chain does.
+    forget_ids(&source(), &[nights[0]]).expect("forget");
+    assert_eq!(run().removed.len(), 1);
 }

@@ -815,6 +815,25 @@ impl<'r> Thief<'r> {
         Ok(Lies::new())
     }
 
+    /// A part that repeats one chunk so many times, behind a chunk that is nowhere if `is_missing`.
+    pub fn repeated(&self, raw: Vec<u8>, times: usize, is_missing: bool) -> Result<SnapshotId> {
+        let (session, key) = (SnapshotId(self.random()), self.new_data_key());
+        let mut entries = vec![self.entry(&raw); times];
+        if is_missing {
+            entries.insert(0, RecipeEntry { id: BlobId(self.random()), len: 5 });
+        }
+        let bytes = entries.iter().map(|entry| u64::from(entry.len)).sum();
+        let list = encode_entries(&entries);
+        let recipe = Recipe { depth: 1, chunks: vec![self.entry(&list)] };
+        self.store(session, &key, &[raw, list])?;
+        self.publish(session, &key, self.lie(inline_list(vec![self.part(bytes, recipe)])))
+    }
+
+    /// A snapshot of `shop` that names another's as its predecessor.
+    pub fn follows(&self, previous: SnapshotId) -> Result<Lies> {
+        Ok(vec![self.publish_missing(|lie| lie.previous = Some(previous))?])
+    }
+
     /// A list of 10^15 parts.
     pub fn part_list_bomb(&self) -> Result<Lies> {
         let (session, key) = (SnapshotId(self.random()), self.new_data_key());

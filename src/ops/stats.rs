@@ -68,6 +68,11 @@ fn encodings(repo: &Repository) -> Result<Vec<Encoding>> {
     Ok(sums.into_iter().map(|(_, sum)| sum).filter(|sum| sum.chunks > 0).collect())
 }
 
+/// A sum. Whoever may write snapshots says of their lengths what he likes.
+fn total(lengths: impl Iterator<Item = u64>) -> u64 {
+    lengths.fold(0, u64::saturating_add)
+}
+
 /// Adds up.
 ///
 /// # Errors
@@ -78,12 +83,12 @@ pub fn stats(repo: &Repository, report: &dyn Report) -> Result<Stats> {
     for (id, error) in unreadable {
         report.problem(Problem::new(crate::format::manifest::object_name(id), &error).harming([id]));
     }
-    let snapshot_bytes = snapshots.iter().map(|s| s.manifest.bytes()).sum();
+    let snapshot_bytes = total(snapshots.iter().map(|s| s.manifest.bytes()));
     let mut sources: Vec<_> = snapshots.iter().map(|s| (&s.manifest.host, &s.manifest.source)).collect();
     sources.sort();
     sources.dedup();
     let totals = repo.cache.totals()?;
-    let pack_bytes = repo.list_packs()?.values().sum();
+    let pack_bytes = total(repo.list_packs()?.into_values());
     let ratio = |a: u64, b: u64| if b == 0 { 1.0 } else { a as f64 / b as f64 };
     Ok(Stats {
         snapshots: snapshots.len() as u64,
@@ -215,7 +220,7 @@ impl Sums<'_> {
         let sum = self.of(source, part);
         let len = u64::from(entry.len);
         if depth == 0 {
-            sum.deduplication += len;
+            sum.deduplication = sum.deduplication.saturating_add(len);
         }
         let Some(copy) = copy else { return Ok(()) };
         let stored = u64::from(copy.stored_len);

@@ -27,7 +27,7 @@ use crate::env::Cancel;
 use crate::error::{Kind, Result};
 use crate::format::manifest::{Header, Manifest, Original, UNSEALED, object_name};
 use crate::format::recipe::RecipeEntry;
-use crate::id::SnapshotId;
+use crate::id::{SlotId, SnapshotId};
 use crate::repo::Repository;
 use crate::repo::publish::publish;
 use crate::repo::reader::{Reader, Walked, Walking};
@@ -222,7 +222,7 @@ pub fn sync(
     let remember = plan.remember;
     let mut run = Run { source, dest, options, way: plan.way, remember, tally: &tally, cancel, told: HashSet::new() };
     if !plan.to_copy.is_empty() {
-        let bytes = plan.to_copy.iter().fold(0, |sum: u64, (s, _)| sum.saturating_add(s.manifest.bytes()));
+        let bytes = total_bytes(&plan.to_copy);
         report.task("Copying", Unit::Bytes, Some(bytes));
     }
     let mut settled = 0;
@@ -241,7 +241,7 @@ pub fn sync(
                 synced.failed.push(Failed { snapshot: snapshot.id, problems });
             }
         }
-        settled += snapshot.manifest.bytes();
+        settled = u64::saturating_add(settled, snapshot.manifest.bytes());
     }
     let remove: Vec<SnapshotId> = plan.mirrored.remove.iter().filter_map(|copy| copy.id).collect();
     match options.mirror {
@@ -256,6 +256,11 @@ pub fn sync(
     Ok(synced)
 }
 
+/// What snapshots say of their lengths may exceed any number.
+fn total_bytes(snapshots: &[(Snapshot, Original)]) -> u64 {
+    snapshots.iter().fold(0, |sum: u64, (s, _)| sum.saturating_add(s.manifest.bytes()))
+}
+
 fn copied(snapshot: &Snapshot, original: Original, id: Option<SnapshotId>, stored_bytes: u64) -> Copied {
     let manifest = &snapshot.manifest;
     let (source, time, bytes) = (manifest.source.clone(), manifest.time, manifest.bytes());
@@ -267,10 +272,17 @@ pub fn original(repo: &Repository, snapshot: &Snapshot) -> Original {
     snapshot.manifest.original.unwrap_or(Original { repository: repo.id, snapshot: snapshot.id })
 }
 
+/// The write-only slot that wrote a snapshot, or its original. What such a slot says of another counts for nothing.
+fn writer(repo: &Repository, snapshot: &Snapshot) -> Option<SlotId> {
+    let author = Some(snapshot.author).filter(|author| !repo.keys.is_full(*author));
+    author.or(snapshot.manifest.original_author)
+}
+
 /// What is to be done.
 struct Plan {
     way: Way,
-    /// Oldest first, so that each finds the one before there; claims of write-only slots last.
+    /// Oldest first, so that each finds the one before there; claims of write-only slots last, in turns
+    /// ([`take_turns`]).
     to_copy: Vec<(Snapshot, Original)>,
     already: u64,
     mirrored: Mirrored,
@@ -303,45 +315,40 @@ impl Plan {
             Mirrored::default()
         };
         here.retain(|snapshot| options.filter.admits(snapshot));
-        // A generation that can't be read keeps nobody from copying.
-        let state = source.probe_generation()?.1.unwrap_or_default();
+        let copies = Copies::find(source, &here, dest, &there);
+        // A generation that can't be read keeps nobody from copying; where nothing is to be copied, none is needed.
+        let is_in_sync = here.iter().all(|snapshot| copies.has(source, snapshot));
+        let state = if is_in_sync { Ok(Generation::default()) } else { source.probe_generation()?.1 };
+        let is_state_known = state.is_ok();
+        let state = state.unwrap_or_default();
         source.mark_distrusted(&mut here, &state)?;
         let kept = kept(source, &here, options)?;
-        let mut copies: HashMap<Original, Vec<&Snapshot>> = HashMap::new();
-        for copy in &there {
-            copies.entry(original(dest, copy)).or_default().push(copy);
-        }
         let mut failed: Vec<Failed> = unreadable
             .iter()
             .map(|(id, e)| Failed { snapshot: *id, problems: vec![Problem::new(object_name(*id), e).harming([id])] })
             .collect();
+        failed.extend(copies.lies(source, &here, dest, &there));
         let (mut to_copy, mut already) = (Vec::new(), 0);
         for snapshot in here {
-            let original = original(source, &snapshot);
-            match copies.get(&original) {
-                Some(copies) => {
-                    already += 1;
-                    let problems: Vec<_> = copies.iter().filter_map(|copy| difference(&snapshot, copy)).collect();
-                    if !problems.is_empty() {
-                        failed.push(Failed { snapshot: snapshot.id, problems });
-                    }
-                }
-                None if snapshot.is_distrusted => {
-                    let author = source.keys.slot_name(snapshot.author);
-                    report.warn(&format!("snapshot {} is not copied: its author {author} is distrusted", snapshot.id));
-                }
-                None if kept.as_ref().is_none_or(|kept| kept.contains(&snapshot.id)) => {
-                    to_copy.push((snapshot, original));
-                }
-                None => {}
+            if copies.has(source, &snapshot) {
+                already += 1;
+            } else if snapshot.is_distrusted {
+                let author = source.keys.slot_name(snapshot.author);
+                report.warn(&format!("snapshot {} is not copied: its author {author} is distrusted", snapshot.id));
+            } else if kept.as_ref().is_none_or(|kept| kept.contains(&snapshot.id)) {
+                let original = original(source, &snapshot);
+                to_copy.push((snapshot, original));
             }
         }
+        take_turns(source, &mut to_copy);
         // Two copies of one original may lie in the source: one is enough.
         let mut known = HashSet::new();
-        // Claims of write-only slots come last: what they cost must not keep the others waiting.
-        to_copy.sort_by_key(|(s, _)| (source.claimant(s).is_some(), s.order()));
-        to_copy.retain(|(_, original)| known.insert(*original));
-        let way = Way::between(source, dest);
+        to_copy.retain(|(snapshot, _)| known.insert(Same::of(source, snapshot)));
+        // Whose packs may be taken over unread is in the generation.
+        let way = match Way::between(source, dest) {
+            Way::Packs if !is_state_known => Way::Chunks,
+            way => way,
+        };
         Ok(Self { way, to_copy, already, mirrored, failed, older, remember })
     }
 
@@ -354,7 +361,7 @@ impl Plan {
         report: &dyn Report,
         cancel: &Cancel,
     ) -> Result<Estimate> {
-        let bytes = self.to_copy.iter().map(|(s, _)| s.manifest.bytes()).sum();
+        let bytes = total_bytes(&self.to_copy);
         let mut estimate = Estimate { snapshots: self.to_copy.len() as u64, bytes, ..Estimate::default() };
         if self.way == Way::Streams {
             return Ok(estimate);
@@ -370,7 +377,7 @@ impl Plan {
                 && missing.insert(e.id)
             {
                 packs.insert(place.pack);
-                stored += u64::from(place.stored_len);
+                stored = u64::saturating_add(stored, u64::from(place.stored_len));
             }
             Ok(())
         };
@@ -407,22 +414,120 @@ fn kept(source: &Repository, snapshots: &[Snapshot], options: &SyncOptions) -> R
     Ok(Some(groups.iter().flat_map(|g| &g.decisions).filter(|d| d.keep).map(|d| d.id).collect()))
 }
 
-/// What is wrong with a copy, by the digests that both manifests tell.
-fn difference(snapshot: &Snapshot, copy: &Snapshot) -> Option<Problem> {
-    let (one, other) = (&snapshot.manifest, &copy.manifest);
-    // Lists have one digest wherever they are; what they are made of differs where chunks are named differently.
-    let list = |m: &Manifest| (m.parts.count, m.parts.bytes, m.parts.blake3);
-    let kinds = |m: &Manifest| m.parts.inline().map(|p| p.iter().map(|part| part.kind.clone()).collect::<Vec<_>>());
-    let are_inline = kinds(one).is_some() && kinds(other).is_some();
-    let same = one.whole == other.whole
-        && list(one) == list(other)
-        && (!are_inline || kinds(one) == kinds(other))
-        && one.shape == other.shape
-        && one.source == other.source;
-    (!same).then(|| {
-        let what = format!("says it is a copy of {}, and tells other data", snapshot.id);
-        Problem::new(object_name(copy.id), what).harming([copy.id])
-    })
+/// What snapshots have in common that are copies of one another: their original, the slot that is their claimant, and
+/// what both manifests tell of the data.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Same {
+    original: Original,
+    writer: Option<SlotId>,
+    whole: Option<(u64, [u8; 32])>,
+    /// Lists have one digest wherever they are; what they are made of differs where chunks are named differently.
+    list: (u64, u64, [u8; 32]),
+    /// The shape, by its names.
+    shape: String,
+    source: String,
+}
+
+impl Same {
+    fn of(repo: &Repository, snapshot: &Snapshot) -> Self {
+        let Manifest { whole, parts, shape, source, .. } = &snapshot.manifest;
+        Self {
+            original: original(repo, snapshot),
+            writer: writer(repo, snapshot),
+            whole: whole.map(|whole| (whole.bytes, whole.blake3)),
+            list: (parts.count, parts.bytes, parts.blake3),
+            shape: format!("{shape:?}"),
+            source: source.clone(),
+        }
+    }
+}
+
+/// Which snapshots are where, as far as what they say of their originals holds.
+struct Copies {
+    here: HashSet<Same>,
+    there: HashSet<Same>,
+    /// The snapshots that are no copies, by themselves.
+    originals: HashMap<Original, (SnapshotId, Same)>,
+}
+
+impl Copies {
+    fn find(source: &Repository, here: &[Snapshot], dest: &Repository, there: &[Snapshot]) -> Self {
+        let mut originals = HashMap::new();
+        for (repo, snapshot) in there.iter().map(|s| (dest, s)).chain(here.iter().map(|s| (source, s))) {
+            if snapshot.manifest.original.is_none() {
+                originals.insert(original(repo, snapshot), (snapshot.id, Same::of(repo, snapshot)));
+            }
+        }
+        Self {
+            here: here.iter().map(|s| Same::of(source, s)).collect(),
+            there: there.iter().map(|s| Same::of(dest, s)).collect(),
+            originals,
+        }
+    }
+
+    /// The destination has this snapshot. What only says so, and tells other data or is another slot's, stands for
+    /// nothing.
+    fn has(&self, source: &Repository, snapshot: &Snapshot) -> bool {
+        self.there.contains(&Same::of(source, snapshot))
+    }
+
+    /// Copies that are not what their originals are, on both sides.
+    fn lies(&self, source: &Repository, here: &[Snapshot], dest: &Repository, there: &[Snapshot]) -> Vec<Failed> {
+        // What a copy is compared with: the original; without that another copy.
+        let mut chiefs: HashMap<Original, (SnapshotId, Same)> = HashMap::new();
+        for snapshot in here {
+            let same = Same::of(source, snapshot);
+            chiefs.entry(same.original).or_insert((snapshot.id, same));
+        }
+        chiefs.extend(self.originals.iter().map(|(original, known)| (*original, known.clone())));
+        let mut lies = Vec::new();
+        let mut look = |snapshot: &Snapshot, same: &Same, is_known: bool| {
+            if let Some((chief, known)) = chiefs.get(&same.original)
+                && *chief != snapshot.id
+                && !is_known
+                && known != same
+            {
+                let what =
+                    if known.writer == same.writer { "and tells other data" } else { "and another slot wrote it" };
+                let problem = Problem::new(object_name(snapshot.id), format!("says it is a copy of {chief}, {what}"));
+                lies.push(Failed { snapshot: *chief, problems: vec![problem.harming([snapshot.id])] });
+            }
+        };
+        for copy in there.iter().filter(|copy| copy.manifest.original.is_some()) {
+            let same = Same::of(dest, copy);
+            look(copy, &same, self.here.contains(&same));
+        }
+        for snapshot in here.iter().filter(|snapshot| snapshot.manifest.original.is_some()) {
+            let same = Same::of(source, snapshot);
+            // Two copies in the source of what is not there: nothing says which is right.
+            let is_known = !self.originals.contains_key(&same.original);
+            look(snapshot, &same, is_known);
+        }
+        lies
+    }
+}
+
+/// What a snapshot costs besides its bytes, in bytes: so many small ones have their price.
+const SNAPSHOT_COST: u64 = 1 << 20;
+
+/// Sorts what is to be copied: oldest first. Claims of write-only slots come last: what they cost must not keep the
+/// others waiting, nor one of these slots another. Each has its turn when as many bytes of each other one were copied:
+/// whoever has little to copy comes before the end of what is endless.
+fn take_turns(source: &Repository, to_copy: &mut Vec<(Snapshot, Original)>) {
+    to_copy.sort_by_key(|(s, _)| s.order());
+    let mut costs: HashMap<SlotId, u64> = HashMap::new();
+    let mut turns: Vec<(Option<u64>, (Snapshot, Original))> = Vec::with_capacity(to_copy.len());
+    for (snapshot, original) in to_copy.drain(..) {
+        let turn = source.claimant(&snapshot).map(|claimant| {
+            let cost = costs.entry(claimant).or_default();
+            *cost = cost.saturating_add(snapshot.manifest.bytes()).saturating_add(SNAPSHOT_COST);
+            *cost
+        });
+        turns.push((turn, (snapshot, original)));
+    }
+    // Stable: each slot's own stay in their order.
+    turns.sort_by_key(|(turn, _)| *turn);
+    to_copy.extend(turns.into_iter().map(|(_, snapshot)| snapshot));
 }
 
 /// How many requests at once pay between the two, and fit the memory.
@@ -474,9 +579,12 @@ impl Run<'_> {
         let previous = predecessor(&headers, &series, manifest.sequence);
         let reader = Reader::new(&here)?;
         let transfers = transfers(source, dest, options);
-        let mut copying = Copying::new(&session, &reader, &here, options, transfers, tally, cancel);
+        let mut copying = Copying::new(&session, &reader, &here, options, transfers, tally, cancel)?;
         let moved = match self.way {
-            Way::Streams => copying.streams(snapshot, previous.as_ref().map(|(id, _)| *id))?,
+            Way::Streams => {
+                let is_claim = snapshot.is_distrusted || writer(source, snapshot).is_some();
+                copying.streams(snapshot, previous.as_ref().map(|(id, _)| *id), is_claim)?
+            }
             way => copying.chunks(snapshot, way, next)?,
         };
         let (lists, mut stored) = match moved {
@@ -495,7 +603,6 @@ impl Run<'_> {
         }
         stored.stored_bytes = session.written_bytes();
         let previous = previous.map(|(id, _)| id);
-        let author = Some(snapshot.author).filter(|author| !source.keys.is_full(*author));
         let header = Header {
             time: manifest.time,
             series,
@@ -511,7 +618,7 @@ impl Run<'_> {
             tool: format!("alluvium {}", env!("CARGO_PKG_VERSION")),
             stored,
             original: Some(original),
-            original_author: manifest.original_author.or(author),
+            original_author: writer(source, snapshot),
             ..copy
         };
         let id = publish(session, &header, copy, options.write, tally, cancel)?;
@@ -541,7 +648,8 @@ impl<'r> Tally<'r> {
 
     /// So many plain bytes are settled.
     fn settle(&self, bytes: u64) {
-        self.report.progress(self.settled.fetch_add(bytes, Ordering::Relaxed) + bytes);
+        let before = self.settled.fetch_add(bytes, Ordering::Relaxed);
+        self.report.progress(before.saturating_add(bytes));
     }
 
     fn at(&self, bytes: u64) {

@@ -621,7 +621,27 @@ pub struct Indexed<'r> {
     trust: Trust,
 }
 
+impl<'r> Indexed<'r> {
+    /// The same index, without the packs that no new snapshot may rely on because of who wrote them: what
+    /// [`index_to_read`](Repository::index_to_read) lacks.
+    ///
+    /// # Errors
+    /// Of the local cache; `Storage`.
+    pub fn vouched(&self) -> Result<Indexed<'r>> {
+        let mut vouched = self.repo.indexed(self.generation, self.state.clone(), Vec::new());
+        vouched.trust.missing.clone_from(&self.trust.missing);
+        vouched.trust.unvouched = self.repo.unvouched(&self.state)?;
+        Ok(vouched)
+    }
+}
+
 impl Indexed<'_> {
+    /// True when no new snapshot may rely on the pack because of who wrote it, as far as that was looked at: see
+    /// [`vouched`](Self::vouched).
+    pub fn is_unvouched(&self, pack: PackId) -> bool {
+        self.trust.unvouched.contains(&pack)
+    }
+
     /// Marks packs as missing: no new snapshot relies on what the index lists of them.
     pub fn avoid(&mut self, packs: impl IntoIterator<Item = PackId>) {
         self.trust.missing.extend(packs);

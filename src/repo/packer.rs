@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use crate::env::{Env, lock};
 use crate::error::{Error, Result};
 use crate::format::ObjectKind;
@@ -20,10 +22,10 @@ use crate::report::{Counter, Report};
 use crate::transform::hash::{stream_digest, two_stream_digests};
 use crate::transform::seal::OVERHEAD;
 
-use super::Repository;
 use super::blob::SealedBlob;
 use super::rules::Rule;
 use super::session::Session;
+use super::{Indexed, Repository};
 
 /// Packs whose blobs one index object lists, while a session works: bounds what a crash makes anew, and
 /// what the session remembers.
@@ -145,13 +147,23 @@ impl<'s> Packer<'s> {
 /// header of this session and a name of its own. The name is new because names are never used again (rule I4): a
 /// prune that has condemned the old one here may be about to delete it.
 ///
+/// This slot signs it then, and all that it holds, though no blob is opened: so a full slot must have written it,
+/// which is not distrusted. Who wrote what and when is what `from` says, as [`Indexed::vouched`] returns it.
+///
 /// # Errors
-/// `Damaged` when `bytes` are not the pack that its trailer describes.
-pub fn take_over(session: &Session<'_>, from: &Repository, id: PackId, mut bytes: Vec<u8>) -> Result<ClosedPack> {
+/// `Damaged` when `bytes` are not the pack that its trailer describes, or when its writer is not trusted that far.
+pub fn take_over(session: &Session<'_>, from: &Indexed<'_>, id: PackId, mut bytes: Vec<u8>) -> Result<ClosedPack> {
     let repo = session.repo();
     let env = repo.env.as_ref();
-    let read = from.describe_pack(id, &bytes)?;
-    let key = session.take_over_data_key(from, &read.key).map_err(|e| e.during(pack::object_name(id)))?;
+    let (state, source) = (&from.state, from.repo);
+    let read = source.describe_pack(id, &bytes)?;
+    // The trailer is signed; what the index says of the author may be a lie.
+    let author = read.indexed.claim.author;
+    if from.is_unvouched(id) || !source.keys.is_full(author) || state.distrusts(author, written_at(&read.indexed)) {
+        let what = format!("slot {author} wrote it, and is not trusted with what is not read: it can't be taken over");
+        return Err(Error::damaged(pack::object_name(id), what));
+    }
+    let key = session.take_over_data_key(source, &read.key).map_err(|e| e.during(pack::object_name(id)))?;
     let header = PackHeader { repo: repo.id, session: session.id, key: key.clone() }.encode();
     bytes.truncate(read.trailer_at as usize);
     // The digest proves every byte: no blob need be opened.
@@ -175,6 +187,11 @@ pub fn take_over(session: &Session<'_>, from: &Repository, id: PackId, mut bytes
         entries: trailer.entries,
     };
     Ok(ClosedPack { indexed, key, bytes })
+}
+
+/// When its writer says that a pack was written; of a time that can't be, the latest.
+fn written_at(pack: &IndexedPack) -> Timestamp {
+    Timestamp::from_second(pack.claim.time).unwrap_or(Timestamp::MAX)
 }
 
 /// The size of a pack before padding: `bytes` of header and blobs, and a plain trailer of `trailer` bytes.

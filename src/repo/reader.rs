@@ -31,6 +31,7 @@ mod stream;
 mod walk;
 
 pub use self::list::{Parts, decode_list};
+pub use self::stream::{Extent, Extents};
 pub use self::walk::{ListWalk, Walked, Walking};
 
 /// Plain bytes of blobs that are read together, where many are read in any order.

@@ -18,7 +18,7 @@ use crate::repo::Indexed;
 use crate::repo::index::{KnownPack, Location};
 use crate::repo::packer::{Shelf, take_over};
 use crate::repo::predict::Prediction;
-use crate::repo::reader::{Reader, Walked, Walking};
+use crate::repo::reader::{Extents, Reader, Walked, Walking};
 use crate::repo::session::Session;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::writer::{Predict, Writer, write};
@@ -32,6 +32,14 @@ const WINDOW: usize = 1 << 17;
 const PACKS_AHEAD: usize = 4;
 /// Pieces of a stream between the thread that reads and the one that cuts.
 const PIECES_WAITING: usize = 2;
+
+/// How often the chunks of a claim may be repeated on average, recipes and lists included: dumps repeat chunks seldom, and
+/// what is repeated more often is taken for a bomb. A few bytes can say that they are a stream without an end.
+const REPEATS_MAX: u64 = 1000;
+/// A claim that costs no more than this is streamed, whatever it consists of.
+const UNEXPLAINED_MAX: u64 = 1 << 30;
+/// What an entry of a recipe costs besides its bytes, in bytes.
+const ENTRY_COST: u64 = 4 << 10;
 
 /// What became of a snapshot's data.
 pub(super) enum Moved {
@@ -53,6 +61,8 @@ pub(super) struct Copying<'c> {
     session: &'c Session<'c>,
     reader: &'c Reader<'c>,
     here: &'c Indexed<'c>,
+    /// As `here`, without packs of writers who could have stored garbage.
+    vouched: Indexed<'c>,
     options: &'c SyncOptions,
     transfers: usize,
     tally: &'c Tally<'c>,
@@ -66,6 +76,8 @@ pub(super) struct Copying<'c> {
 }
 
 impl<'c> Copying<'c> {
+    /// # Errors
+    /// Of the source's local cache; `Storage`.
     pub(super) fn new(
         session: &'c Session<'c>,
         reader: &'c Reader<'c>,
@@ -74,9 +86,10 @@ impl<'c> Copying<'c> {
         transfers: usize,
         tally: &'c Tally<'c>,
         cancel: &'c Cancel,
-    ) -> Self {
-        let (stored, lost) = (Stored::default(), Vec::new());
-        Self { session, reader, here, options, transfers, tally, cancel, packs: None, stored, left: 0, lost }
+    ) -> Result<Self> {
+        let (stored, lost, vouched) = (Stored::default(), Vec::new(), here.vouched()?);
+        let (packs, left) = (None, 0);
+        Ok(Self { session, reader, here, vouched, options, transfers, tally, cancel, packs, stored, left, lost })
     }
 
     /// Moves the chunks that the destination lacks, by name; whole packs that the snapshots after it lack come along.
@@ -139,7 +152,9 @@ impl<'c> Copying<'c> {
         let there = &self.session.indexed;
         let same =
             |other: &Location| (other.codec, other.base, other.stored_len) == (copy.codec, copy.base, copy.stored_len);
-        let good = |other: &Location| !there.is_condemned(other.pack) && !there.is_distrusted(id, other.pack);
+        let good = |other: &Location| {
+            !there.is_condemned(other.pack) && !there.is_distrusted(id, other.pack) && !there.is_unvouched(other.pack)
+        };
         Ok(!self.here.bases_of(copy)?.is_empty() && there.copies(id)?.iter().any(|other| same(other) && good(other)))
     }
 
@@ -171,7 +186,7 @@ impl<'c> Copying<'c> {
                 Some(place) if self.options.shard.is_some_and(|shard| !shard.admits(place.pack.as_bytes())) => {
                     self.left += 1;
                 }
-                Some(place) if way == Way::Packs && place.version() < below => {
+                Some(place) if way == Way::Packs && place.version() < below && self.may_be_taken(&place) => {
                     by_pack.entry(place.pack).or_default().push((id, place.stored_len));
                 }
                 _ => singly.push(id),
@@ -219,6 +234,7 @@ impl<'c> Copying<'c> {
                     && seen.len() < WINDOW
                     && seen.insert(entry.id)
                     && let Some(place) = self.place(&entry.id)?
+                    && self.may_be_taken(&place)
                     && !self.lies_there(&entry.id, &place)?
                     && self.options.shard.is_none_or(|shard| shard.admits(place.pack.as_bytes()))
                 {
@@ -246,12 +262,20 @@ impl<'c> Copying<'c> {
         Ok(())
     }
 
-    /// Where the source has a chunk: the same place each time where shards must agree on it.
+    /// Where the source has a chunk: the same place each time where shards must agree on it. Copies whose writers
+    /// are trusted come first.
     fn place(&self, id: &BlobId) -> Result<Option<Location>> {
         if self.options.shard.is_none() {
-            return self.here.usable(id);
+            return Ok(self.vouched.usable(id)?.or(self.here.usable(id)?));
         }
-        Ok(self.here.copies(id)?.into_iter().min_by_key(|l| (self.here.is_distrusted(id, l.pack), l.pack, l.offset)))
+        let rank = |l: &Location| (self.here.is_distrusted(id, l.pack), !self.may_be_taken(l), l.pack, l.offset);
+        Ok(self.here.copies(id)?.into_iter().min_by_key(rank))
+    }
+
+    /// The pack of this copy may be taken over unread: garbage in it would be this slot's own. What else there is
+    /// is read, verified and sealed again.
+    fn may_be_taken(&self, copy: &Location) -> bool {
+        !self.vouched.is_unvouched(copy.pack)
     }
 
     fn known(&mut self, pack: &PackId) -> Result<Option<KnownPack>> {
@@ -263,7 +287,7 @@ impl<'c> Copying<'c> {
 
     /// Takes packs over, many at once. Returns those that the source can't give whole.
     fn take_packs(&mut self, packs: &[PackId]) -> Result<HashSet<PackId>> {
-        let (source, session, tally) = (self.here.repo, self.session, self.tally);
+        let (source, session, tally) = (&self.vouched, self.session, self.tally);
         let shelf = Shelf::new(session, tally);
         let (next, not_taken, failure) = (AtomicUsize::new(0), Mutex::new(HashSet::new()), Mutex::new(None));
         let blobs = Mutex::new((0, 0));
@@ -274,7 +298,7 @@ impl<'c> Copying<'c> {
                 && !self.cancel.is_cancelled()
             {
                 let name = object_name(id);
-                let read = source.storage.get_into(&name, PACK_BYTES_MAX, &mut buffer).and_then(|()| {
+                let read = source.repo.storage.get_into(&name, PACK_BYTES_MAX, &mut buffer).and_then(|()| {
                     tally.count(Counter::PackReads, 1);
                     tally.count(Counter::PackReadBytes, buffer.len() as u64);
                     take_over(session, source, id, std::mem::take(&mut buffer))
@@ -342,8 +366,84 @@ impl<'c> Copying<'c> {
         Ok(())
     }
 
-    /// Reads each part and stores it as if it came from its source.
-    pub(super) fn streams(&mut self, snapshot: &Snapshot, previous: Option<SnapshotId>) -> Result<Moved> {
+    /// What reads a claim of a write-only slot, chunk after chunk, may have no end, or none in this life: it is only
+    /// streamed if its recipes fit what its manifest says, and if its distinct chunks explain its length
+    /// ([`REPEATS_MAX`]). Each recipe chunk is read once for it.
+    ///
+    /// # Errors
+    /// `Interrupted`; of the source's local cache. The inner error is the source's.
+    fn refuse_bomb(&self, manifest: &Manifest) -> Result<Result<(), Error>> {
+        let cost = match self.cost(manifest) {
+            Ok(cost) => cost,
+            Err(e) if e.kind() == Kind::Interrupted => return Err(e),
+            Err(e) => return Ok(Err(e)),
+        };
+        if cost <= UNEXPLAINED_MAX {
+            return Ok(Ok(()));
+        }
+        let (enough, mut explained, mut seen) = (cost.div_ceil(REPEATS_MAX), 0, HashSet::new());
+        let mut visit = |entry: &RecipeEntry, _| {
+            let is_there = |copy: &Location| copy.raw_len == entry.len;
+            if !seen.contains(&entry.id) && self.here.copies(&entry.id)?.iter().any(is_there) {
+                seen.insert(entry.id);
+                explained += u64::from(entry.len) + ENTRY_COST;
+            }
+            // No further than needed: of what is honest that is a small part.
+            let stop = || Err(Error::new(Kind::Interrupted, "enough is known"));
+            if explained >= enough { stop() } else { Ok(()) }
+        };
+        let walked = &mut Walked::default();
+        let walk = self.reader.walk_snapshot(manifest, walked, self.walking(), &mut visit, &mut Err);
+        self.cancel.check()?;
+        if explained >= enough {
+            return Ok(Ok(()));
+        }
+        walk?;
+        let bytes = manifest.bytes();
+        let what = format!("says it has {bytes} bytes, and repeats so few chunks that it is taken for a bomb");
+        Ok(Err(Error::damaged("the stream", what)))
+    }
+
+    /// What streaming all parts and the catalog takes, in bytes.
+    ///
+    /// # Errors
+    /// `Damaged` where a recipe does not come to what its digest says; of lists and recipes that can't be read.
+    fn cost(&self, manifest: &Manifest) -> Result<u64> {
+        let mut known = Extents::new();
+        let mut cost = |what: &dyn Fn() -> String, recipe: &Recipe, bytes: u64| {
+            let extent = self.reader.extent(recipe, &mut known, self.walking())?;
+            if extent.bytes != bytes {
+                let found = format!("its recipe lists {} bytes, its digest says {bytes}", extent.bytes);
+                return Err(Error::damaged(what(), found));
+            }
+            Ok(extent.bytes.saturating_add(extent.entries.saturating_mul(ENTRY_COST)))
+        };
+        let mut sum: u64 = 0;
+        for part in self.reader.part_iter(manifest) {
+            let Part { name, recipe, digest, .. } = part?;
+            if digest.bytes > 0 {
+                let what = || format!("part `{}`", name.to_string().escape_debug());
+                sum = sum.saturating_add(cost(&what, &recipe, digest.bytes)?);
+            }
+        }
+        if let Some(Catalog { recipe, digest, .. }) = &manifest.catalog {
+            sum = sum.saturating_add(cost(&|| "the catalog".to_owned(), recipe, digest.bytes)?);
+        }
+        Ok(sum)
+    }
+
+    /// Reads each part and stores it as if it came from its source. Of a claim of a write-only slot it is known first that
+    /// this ends.
+    pub(super) fn streams(
+        &mut self,
+        snapshot: &Snapshot,
+        previous: Option<SnapshotId>,
+        is_claim: bool,
+    ) -> Result<Moved> {
+        if is_claim && let Err(lost) = self.refuse_bomb(&snapshot.manifest)? {
+            self.lose(&lost);
+            return Ok(self.moved(snapshot.id, None));
+        }
         let session = self.session;
         let there = Reader::new(&session.indexed)?;
         // Only a help for cutting: without it the copy is the same.

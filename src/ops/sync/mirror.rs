@@ -6,17 +6,17 @@
 //! source to go by: a copy goes when they explain that its original was forgotten, or when this
 //! machine has forgotten it, or a person has accepted it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{Original, SEQUENCE_MAX, object_name};
-use crate::id::SnapshotId;
+use crate::id::{SlotId, SnapshotId};
 use crate::repo::Repository;
 use crate::repo::series::{Link, explains_absence};
 use crate::repo::snapshots::Snapshot;
 use crate::report::{Problem, Report};
 
-use super::{Copied, Mirror, SyncOptions, by_series, copied, original};
+use super::{Copied, Mirror, SyncOptions, by_series, copied, original, writer};
 
 /// So few copies may go whatever share they are.
 const FEW: usize = 2;
@@ -50,7 +50,9 @@ pub(super) fn plan(
     }
     let listed = unreadable.iter().map(|(id, _)| Original { repository: source.id, snapshot: *id });
     let originals: HashSet<Original> = here.iter().map(|s| original(source, s)).chain(listed).collect();
-    let of_source = |s: &&Snapshot| s.manifest.original.is_some_and(|o| o.repository == source.id);
+    // Full slots copy: what others say are copies blocks no mirror, and lends it no weight.
+    let of_source =
+        |s: &&Snapshot| s.manifest.original.is_some_and(|o| o.repository == source.id) && dest.keys.is_full(s.author);
     let copies: Vec<&Snapshot> = there.iter().filter(of_source).filter(|s| options.filter.admits(s)).collect();
     let gone: Vec<&Snapshot> = copies.iter().copied().filter(|s| !originals.contains(&original(dest, s))).collect();
     // A listing may be short: what it lacks is asked for by name before its copy goes.
@@ -63,7 +65,7 @@ pub(super) fn plan(
     if options.mirror == Mirror::Guarded {
         guard(&copies, &gone, unreadable)?;
     }
-    let (chains, forgotten) = (Chains::of(here), source.seen.forgotten());
+    let (chains, forgotten) = (Chains::of(source, here), source.seen.forgotten());
     let (remove, kept): (Vec<&Snapshot>, Vec<&Snapshot>) = gone.into_iter().partition(|copy| {
         let original = original(dest, copy).snapshot;
         let manifest = &copy.manifest;
@@ -93,33 +95,48 @@ pub(super) fn warn_of_older(repo: &Repository, report: &dyn Report) {
     ));
 }
 
-/// The listed snapshots of the source as links of their chains.
+/// The listed snapshots of the source as links of their chains, each with the write-only slot that wrote it, if one
+/// did: what such a slot says explains nothing of what others wrote.
 struct Chains<'s> {
-    links: HashMap<SnapshotId, Link>,
-    /// By host and source.
-    newest: HashMap<(&'s str, &'s str), (u64, SnapshotId)>,
+    links: HashMap<SnapshotId, (Link, Option<SlotId>)>,
+    series: HashMap<WrittenBy<'s>, BTreeSet<(u64, SnapshotId)>>,
 }
 
+/// A series by its host and source, as far as one slot wrote it.
+type WrittenBy<'s> = (&'s str, &'s str, Option<SlotId>);
+
 impl<'s> Chains<'s> {
-    fn of(listed: &'s [Snapshot]) -> Self {
-        let mut chains = Self { links: HashMap::new(), newest: HashMap::new() };
+    fn of(source: &Repository, listed: &'s [Snapshot]) -> Self {
+        let mut chains = Self { links: HashMap::new(), series: HashMap::new() };
         // What has the highest sequence is no predecessor, and stands for nothing that came before
         // it.
-        for Snapshot { id, manifest, .. } in listed.iter().filter(|s| s.manifest.sequence < SEQUENCE_MAX) {
-            let here = (manifest.sequence, *id);
-            chains.links.insert(*id, Link { sequence: manifest.sequence, previous: manifest.previous });
-            let newest = chains.newest.entry((&manifest.host, &manifest.source)).or_insert(here);
-            *newest = here.max(*newest);
+        for snapshot in listed.iter().filter(|s| s.manifest.sequence < SEQUENCE_MAX) {
+            let Snapshot { id, manifest, .. } = snapshot;
+            let (sequence, writer) = (manifest.sequence, writer(source, snapshot));
+            chains.links.insert(*id, (Link { sequence, previous: manifest.previous }, writer));
+            let series = (&manifest.host[..], &manifest.source[..], writer);
+            chains.series.entry(series).or_default().insert((sequence, *id));
         }
         chains
     }
 
-    /// True when the chain of the original's series explains why it is not listed.
+    /// True when the chain of the original's series explains why it is not listed: links of full slots, and of the one
+    /// that wrote the original.
     fn explain(&self, copy: &Snapshot, original: SnapshotId) -> bool {
         let manifest = &copy.manifest;
-        let newest = self.newest.get(&(manifest.host.as_str(), manifest.source.as_str()));
-        let link = |id| self.links.get(&id).copied();
-        newest.is_some_and(|(_, newest)| explains_absence(*newest, link, original, manifest.sequence))
+        let own = manifest.original_author;
+        let last = |writer, below| {
+            let series = self.series.get(&(manifest.host.as_str(), manifest.source.as_str(), writer))?;
+            series.range(..(below, SnapshotId([0; 16]))).next_back().copied()
+        };
+        let last = |below| last(None, below).max(last(own, below)).map(|(_, id)| id);
+        let link = |id| {
+            let (link, writer) = *self.links.get(&id)?;
+            // What another slot's snapshot follows is not known: of what may have been in between nothing is explained.
+            let counts = writer.is_none() || writer == own;
+            Some(if counts { link } else { Link { previous: last(link.sequence), ..link } })
+        };
+        last(SEQUENCE_MAX).is_some_and(|newest| explains_absence(newest, link, original, manifest.sequence))
     }
 }
 

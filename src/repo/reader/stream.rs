@@ -11,7 +11,7 @@
 //!
 //! A fixed number of batch buffers goes round, so a restore of any length holds no more than that.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -21,13 +21,13 @@ use super::super::index::Location;
 use super::super::parallel::{at_once, each};
 use super::ancestors::{Ancestor, Ancestors, Pool, Raw};
 use super::proof::Proof;
-use super::{GAP_BYTES, Reader};
+use super::{GAP_BYTES, Reader, Walking};
 use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Part;
 use crate::format::pack;
-use crate::format::recipe::RecipeEntry;
-use crate::id::PackId;
+use crate::format::recipe::{Recipe, RecipeEntry, decode_entries};
+use crate::id::{BlobId, PackId};
 use crate::report::{Counter, Report};
 
 /// Plain bytes that are read, decoded and written at a time: so few that they are still in a cache of the processor when they
@@ -46,7 +46,82 @@ const FETCHERS: usize = 4;
 /// Ranges of one batch that are waited for together, over a network.
 const RANGES_AT_ONCE: usize = 4;
 
+/// What a recipe comes to when all of it is read, however often it lists the same chunks. Sums saturate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Plain bytes of the stream.
+    pub bytes: u64,
+    /// Entries that have to be looked at, those of recipe chunks included.
+    pub entries: u64,
+}
+
+impl Extent {
+    fn and(self, other: Self) -> Self {
+        let (bytes, entries) = (self.bytes.saturating_add(other.bytes), self.entries.saturating_add(other.entries));
+        Self { bytes, entries }
+    }
+}
+
+/// Recipe chunks whose extent is known, by their depth.
+pub type Extents = HashMap<(BlobId, u8), Extent>;
+
+/// Recipe chunks that are read at a time, to learn their extent, and their plain bytes.
+const EXTENT_CHUNKS: usize = 256;
+const EXTENT_BYTES: u64 = 16 << 20;
+
 impl Reader<'_> {
+    /// What a recipe comes to. Each of its chunks is read once, so that takes no longer than the chunks that there are.
+    ///
+    /// # Errors
+    /// `Damaged` for a recipe that can't be read; `Storage`; `Interrupted`.
+    pub fn extent(&self, recipe: &Recipe, known: &mut Extents, with: Walking<'_>) -> Result<Extent> {
+        self.extent_of(&recipe.chunks, recipe.depth, known, with)
+    }
+
+    fn extent_of(
+        &self,
+        mut entries: &[RecipeEntry],
+        depth: u8,
+        known: &mut Extents,
+        with: Walking<'_>,
+    ) -> Result<Extent> {
+        let one = |entry: &RecipeEntry| Extent { bytes: u64::from(entry.len), entries: 1 };
+        let mut sum = Extent::default();
+        let Some(below) = depth.checked_sub(1) else {
+            return Ok(entries.iter().map(one).fold(sum, Extent::and));
+        };
+        while !entries.is_empty() {
+            let (mut group, mut new, mut bytes) = (0, HashSet::new(), 0);
+            for entry in &entries[..entries.len().min(EXTENT_CHUNKS)] {
+                if !known.contains_key(&(entry.id, depth)) && new.insert(entry.id) {
+                    bytes += self.indexed.usable(&entry.id)?.map_or(0, |copy| u64::from(copy.raw_len));
+                    if bytes > EXTENT_BYTES && new.len() > 1 {
+                        new.remove(&entry.id);
+                        break;
+                    }
+                }
+                group += 1;
+            }
+            let mut read = Vec::new();
+            self.blobs(new, with.transfers, with.report, with.cancel, &mut |id, bytes| {
+                read.push((id, bytes.map_err(|e| e.during("reading a recipe"))?));
+                Ok(())
+            })?;
+            for (id, bytes) in read {
+                let listed = decode_entries(&bytes).map_err(|e| Error::damaged(format!("recipe chunk {id}"), e))?;
+                let extent = self.extent_of(&listed, below, known, with)?;
+                known.insert((id, depth), extent);
+            }
+            let (now, rest) = entries.split_at(group);
+            for entry in now {
+                let within = known.get(&(entry.id, depth)).copied().unwrap_or_default();
+                sum = sum.and(within).and(Extent { bytes: 0, entries: 1 });
+            }
+            entries = rest;
+        }
+        Ok(sum)
+    }
+
     /// Reads a whole stream in order, all `parts` of it, and gives it to `out`, verified chunk by chunk; at its end, length
     /// and digest must be those of the manifest.
     ///
