@@ -48,7 +48,7 @@ use crate::format::keyslot::object_name as slot_name;
 use crate::format::limits::INDEX_OBJECT_BYTES_MAX;
 use crate::format::signed::Claim;
 use crate::format::{FORMAT_VERSION, ObjectKind, envelope, manifest};
-use crate::id::{BlobId, IndexId, PackId, RepoId, SnapshotId};
+use crate::id::{BlobId, IndexId, PackId, RepoId, SlotId, SnapshotId};
 use crate::report::{Problem, Report, Unit};
 use crate::storage::{Listed, Storage};
 use crate::transform::chunk::Chunker;
@@ -273,7 +273,8 @@ impl Repository {
         Ok(self.storage.list("packs/")?.iter().filter_map(pack).collect())
     }
 
-    /// Publishes an index object, durably (rule I1: its packs are durable already), and loads it.
+    /// Publishes an index object, durably (rule I1: its packs are durable already), and loads it. It describes its
+    /// packs as they are: what the local cache knows otherwise of them is corrected.
     ///
     /// # Errors
     /// `Storage`.
@@ -285,7 +286,15 @@ impl Repository {
             return Err(Error::new(Kind::Failed, format!("{name} would not be readable; it was not written")));
         }
         self.storage.put_new(&name, &self.seal_object(ObjectKind::Index, &name, &plain))?;
-        self.cache.add(id, object)?;
+        let author = self.keys.slot();
+        match self.cache.add(id, author, object) {
+            // The cache believed somebody else, who described one of these packs otherwise.
+            Err(e) if e.kind() == Kind::Damaged => {
+                object.packs.iter().try_for_each(|pack| self.cache.correct(pack))?;
+                self.cache.add(id, author, object)?;
+            }
+            added => added?,
+        }
         Ok(id)
     }
 
@@ -381,6 +390,7 @@ impl Repository {
         let problems = self.refresh(list, report)?;
         let mut indexed = self.indexed(number, state, problems);
         indexed.trust.unvouched = self.unvouched(&indexed.state)?;
+        indexed.trust.unvouched.extend(self.listed_by_distrusted(&indexed.state)?);
         Ok(indexed)
     }
 
@@ -412,6 +422,13 @@ impl Repository {
         Ok(unvouched)
     }
 
+    /// Packs that only index objects of distrusted slots list, in the name of another slot. Whether that one wrote
+    /// them is not known until a prune has read them.
+    fn listed_by_distrusted(&self, state: &Generation) -> Result<Vec<PackId>> {
+        let slots: Vec<SlotId> = state.distrusted_slots.iter().map(|distrusted| distrusted.slot).collect();
+        if slots.is_empty() { Ok(Vec::new()) } else { self.cache.packs_listed_only_by(&slots) }
+    }
+
     /// When the storage wrote each pack, as far as it says.
     fn written_packs(&self) -> Result<HashMap<PackId, Timestamp>> {
         let written = |o: &Listed| Some((o.name.rsplit('/').next()?.parse().ok()?, o.modified?));
@@ -424,7 +441,7 @@ impl Repository {
 
     /// Adds an index object that contradicts others about packs. Each such pack is read: what its trailer
     /// says is believed, whoever said otherwise.
-    fn settle(&self, id: IndexId, object: &IndexObject) -> Result<Vec<Problem>> {
+    fn settle(&self, id: IndexId, author: SlotId, object: &IndexObject) -> Result<Vec<Problem>> {
         let name = crate::format::index::object_name(id);
         let known: HashMap<PackId, KnownPack> = self.cache.packs()?.into_iter().map(|p| (p.id, p)).collect();
         let (mut settled, mut problems) = (object.clone(), Vec::new());
@@ -459,7 +476,7 @@ impl Repository {
                 Err(e) => return Err(e),
             }
         }
-        self.cache.add(id, &settled)?;
+        self.cache.add(id, author, &settled)?;
         Ok(problems)
     }
 
@@ -496,10 +513,10 @@ impl Repository {
         let mut done = 0;
         for group in missing.chunks(OBJECTS_AT_ONCE) {
             let mut objects = Vec::new();
-            let read = each(at_once(self.storage.as_ref()), group, |&id| self.read_index_object(id));
+            let read = each(at_once(self.storage.as_ref()), group, |&id| self.read_index_claim(id));
             for (&id, read) in group.iter().zip(read) {
                 match read {
-                    Ok(object) => objects.push((id, object)),
+                    Ok((claim, object)) => objects.push((id, claim.author, object)),
                     Err(e) if e.kind() == Kind::NotFound => vanished = Some(id),
                     // One bad block of a disk is no reason to do without all that the others list.
                     Err(e) => problems.push(Problem::new(crate::format::index::object_name(id), &e)),
@@ -512,9 +529,9 @@ impl Repository {
                     return Err(e);
                 }
                 // One contradicts what is known: the packs themselves settle it.
-                for (id, object) in &objects {
-                    match self.cache.add(*id, object) {
-                        Err(e) if e.kind() == Kind::Damaged => problems.extend(self.settle(*id, object)?),
+                for (id, author, object) in &objects {
+                    match self.cache.add(*id, *author, object) {
+                        Err(e) if e.kind() == Kind::Damaged => problems.extend(self.settle(*id, *author, object)?),
                         other => other?,
                     }
                 }
@@ -596,9 +613,12 @@ impl IndexSource for StoredIndex {
         Ok(index_ids(&self.storage.list("index/")?))
     }
 
-    fn read(&self, ids: &[IndexId]) -> Vec<Result<IndexObject>> {
+    fn read(&self, ids: &[IndexId]) -> Vec<Result<(SlotId, IndexObject)>> {
         let storage = self.storage.as_ref();
-        each(at_once(storage), ids, |&id| Ok(read_index_object(storage, &self.keys, id)?.1))
+        each(at_once(storage), ids, |&id| {
+            let (claim, object) = read_index_object(storage, &self.keys, id)?;
+            Ok((claim.author, object))
+        })
     }
 }
 
