@@ -424,7 +424,10 @@ impl Repository {
 
     /// Packs that only index objects of distrusted slots list, in the name of another slot. Whether that one wrote
     /// them is not known until a prune has read them.
-    fn listed_by_distrusted(&self, state: &Generation) -> Result<Vec<PackId>> {
+    ///
+    /// # Errors
+    /// Of the local cache.
+    pub fn listed_by_distrusted(&self, state: &Generation) -> Result<Vec<PackId>> {
         let slots: Vec<SlotId> = state.distrusted_slots.iter().map(|distrusted| distrusted.slot).collect();
         if slots.is_empty() { Ok(Vec::new()) } else { self.cache.packs_listed_only_by(&slots) }
     }

@@ -94,7 +94,7 @@ impl<'r> Survey<'r> {
         // before the second listing: other processes of this machine add to it all the time.
         let packs = repo.cache.packs()?;
         let listed_now = repo.list_packs()?;
-        let (known, ghosts) = known_packs(&indexed, packs, &listed, &listed_now)?;
+        let Known { packs: known, ghosts, other_sizes } = known_packs(&indexed, packs, &listed, &listed_now)?;
         // A listing alone makes no pack missing: what the newer one lacks is asked for by name.
         let asked: RefCell<HashMap<PackId, bool>> = RefCell::default();
         let unanswered: RefCell<Option<Error>> = RefCell::default();
@@ -108,6 +108,9 @@ impl<'r> Survey<'r> {
             )
         };
         let missing = |pack: PackId| {
+            if other_sizes.contains(&pack) {
+                return Some("the pack has another size than the slot that lists it says".to_owned());
+            }
             let is_there = listed_now.contains_key(&pack)
                 || !ghosts.contains(&pack) && *asked.borrow_mut().entry(pack).or_insert_with(|| is_there(pack));
             (!is_there).then(|| "the pack is missing".to_owned())
@@ -474,20 +477,35 @@ fn refuse_hidden(
     Ok(())
 }
 
-/// The indexed packs, and those that are gone; or a refusal when the storage hides one or one has
-/// another size.
+/// What of the indexed packs the storage shows.
+#[derive(Default)]
+struct Known {
+    /// Those that are as the index says.
+    packs: HashMap<PackId, KnownPack>,
+    /// Those that are gone.
+    ghosts: BTreeSet<PackId>,
+    /// Those of which a write-only or distrusted slot says another size: nothing that the index says of them counts.
+    other_sizes: HashSet<PackId>,
+}
+
+/// Compares the indexed packs with the storage; or a refusal when that hides one or one has another size.
 fn known_packs(
     indexed: &Indexed<'_>,
     packs: Vec<KnownPack>,
     listed: &BTreeMap<PackId, u64>,
     listed_now: &BTreeMap<PackId, u64>,
-) -> Result<(HashMap<PackId, KnownPack>, BTreeSet<PackId>)> {
-    let (mut known, mut ghosts) = (HashMap::new(), BTreeSet::new());
+) -> Result<Known> {
+    let mut known = Known::default();
+    let doubted: HashSet<PackId> = indexed.repo.listed_by_distrusted(&indexed.state)?.into_iter().collect();
+    let is_claim = |pack: &KnownPack| !indexed.repo.keys.is_full(pack.claim.author) || doubted.contains(&pack.id);
     for pack in packs {
         match listed.get(&pack.id) {
             Some(&size) if size == pack.size => {}
-            // A claim of a write-only slot: prune has read the pack, or will.
-            Some(_) if !indexed.repo.keys.is_full(pack.claim.author) => continue,
+            // A claim of a write-only or distrusted slot: prune has read the pack, or will.
+            Some(_) if is_claim(&pack) => {
+                known.other_sizes.insert(pack.id);
+                continue;
+            }
             None if listed_now.get(&pack.id) == Some(&pack.size) => {}
             Some(size) => {
                 let what = format!("has {size} bytes, the index says {}", pack.size);
@@ -496,7 +514,7 @@ fn known_packs(
             None => {
                 let name = object_name(pack.id);
                 if indexed.repo.storage.stat(&name)?.is_none() {
-                    ghosts.insert(pack.id);
+                    known.ghosts.insert(pack.id);
                     continue;
                 }
                 // A condemned one may be on its way out, and a snapshot may yet need it.
@@ -506,7 +524,7 @@ fn known_packs(
                 }
             }
         }
-        known.insert(pack.id, pack);
+        known.packs.insert(pack.id, pack);
     }
-    Ok((known, ghosts))
+    Ok(known)
 }
