@@ -33,11 +33,11 @@ pub mod snapshots;
 pub mod writer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 
-use crate::env::Env;
+use crate::env::{Env, lock};
 use crate::error::{Error, Kind, Result};
 use crate::format::certificate;
 use crate::format::config::{self, ChunkSizes, Parameters};
@@ -106,6 +106,8 @@ pub struct Repository {
     pub seen: Seen,
     /// The ordering rules that are kept: all, outside the simulation.
     pub rules: Rules,
+    /// Authors that were looked for.
+    pub judged: Arc<JudgedSlots>,
 }
 
 impl Repository {
@@ -236,7 +238,7 @@ impl Repository {
     /// # Errors
     /// As [`open_object`](Self::open_object); unverified without a certificate of the author.
     pub fn open_claim(&self, kind: ObjectKind, name: &str, bound: &[u8], sealed: &[u8]) -> Result<(Claim, Vec<u8>)> {
-        open_claim(self.storage.as_ref(), &self.keys, kind, name, bound, sealed)
+        open_claim(self.storage.as_ref(), &self.keys, &self.judged, kind, name, bound, sealed)
     }
 
     /// Reads one index object from the storage.
@@ -252,7 +254,7 @@ impl Repository {
     /// # Errors
     /// `Damaged`, `NotFound`, `Storage`.
     pub fn read_index_claim(&self, id: IndexId) -> Result<(Claim, IndexObject)> {
-        read_index_object(self.storage.as_ref(), &self.keys, id)
+        read_index_object(self.storage.as_ref(), &self.keys, &self.judged, id)
     }
 
     /// The index objects that the storage lists. Like all listings sorted, so that the same repository is worked on
@@ -559,6 +561,30 @@ fn refuse_unreadable(name: &str, object: &[u8], bytes_max: u64) -> Result<()> {
     }
 }
 
+/// Slots whose certificates were there when the key ring was read for an author who was not known. It is read
+/// at most once for each, however many objects name a slot whose certificate does not open.
+#[derive(Default)]
+pub struct JudgedSlots(Mutex<HashSet<SlotId>>);
+
+impl JudgedSlots {
+    /// Reads the key ring again, unless it has judged the certificate of `author`, or there is none.
+    fn look_for(&self, storage: &dyn Storage, keys: &Keys, author: SlotId) -> Result<()> {
+        if lock(&self.0).contains(&author) || storage.stat(&certificate::object_name(author))?.is_none() {
+            return Ok(());
+        }
+        // Held while the ring is read: other threads wait for it instead of reading it as well.
+        let mut judged = lock(&self.0);
+        if judged.contains(&author) {
+            return Ok(());
+        }
+        let listed = storage.list(certificate::PREFIX)?;
+        keys.refresh_ring(storage)?;
+        judged.extend(listed.iter().filter_map(|o| o.name.strip_prefix(certificate::PREFIX)?.parse::<SlotId>().ok()));
+        judged.insert(author);
+        Ok(())
+    }
+}
+
 /// Opens a claim that is bound to `bound`. An author who is not known yet is looked for.
 ///
 /// # Errors
@@ -567,6 +593,7 @@ fn refuse_unreadable(name: &str, object: &[u8], bytes_max: u64) -> Result<()> {
 fn open_claim(
     storage: &dyn Storage,
     keys: &Keys,
+    judged: &JudgedSlots,
     kind: ObjectKind,
     name: &str,
     bound: &[u8],
@@ -576,11 +603,10 @@ fn open_claim(
         Claimed::By(claim, content) => return Ok((claim, content)),
         Claimed::Unknown(author) => author,
     };
-    if storage.stat(&certificate::object_name(author))?.is_some() {
-        keys.refresh_ring(storage)?;
-        if let Claimed::By(claim, content) = keys.open_claim(kind, name, bound, sealed)? {
-            return Ok((claim, content));
-        }
+    judged.look_for(storage, keys, author)?;
+    // Another thread may have found the author.
+    if let Claimed::By(claim, content) = keys.open_claim(kind, name, bound, sealed)? {
+        return Ok((claim, content));
     }
     let certificate = certificate::object_name(author);
     let what = if keys.ring().is_unreadable(author) { "does not open" } else { "is not there" };
@@ -589,11 +615,16 @@ fn open_claim(
     )))
 }
 
-fn read_index_object(storage: &dyn Storage, keys: &Keys, id: IndexId) -> Result<(Claim, IndexObject)> {
+fn read_index_object(
+    storage: &dyn Storage,
+    keys: &Keys,
+    judged: &JudgedSlots,
+    id: IndexId,
+) -> Result<(Claim, IndexObject)> {
     let name = crate::format::index::object_name(id);
     let bytes = storage.get(&name, INDEX_OBJECT_BYTES_MAX)?;
     let sealed = envelope::decode(ObjectKind::Index, &bytes).map_err(|e| e.in_object(&name))?;
-    let (claim, plain) = open_claim(storage, keys, ObjectKind::Index, &name, name.as_bytes(), sealed)?;
+    let (claim, plain) = open_claim(storage, keys, judged, ObjectKind::Index, &name, name.as_bytes(), sealed)?;
     let object = IndexObject::decode(&plain).map_err(|e| e.in_object(&name))?;
     let foreign = |pack: &IndexedPack| pack.claim.author != claim.author;
     if !keys.is_full(claim.author)
@@ -609,6 +640,7 @@ fn read_index_object(storage: &dyn Storage, keys: &Keys, id: IndexId) -> Result<
 struct StoredIndex {
     storage: Arc<dyn Storage>,
     keys: Arc<Keys>,
+    judged: Arc<JudgedSlots>,
 }
 
 impl IndexSource for StoredIndex {
@@ -619,7 +651,7 @@ impl IndexSource for StoredIndex {
     fn read(&self, ids: &[IndexId]) -> Vec<Result<(SlotId, IndexObject)>> {
         let storage = self.storage.as_ref();
         each(at_once(storage), ids, |&id| {
-            let (claim, object) = read_index_object(storage, &self.keys, id)?;
+            let (claim, object) = read_index_object(storage, &self.keys, &self.judged, id)?;
             Ok((claim.author, object))
         })
     }
