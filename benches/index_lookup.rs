@@ -51,7 +51,9 @@ fn fill(path: &Path, chunks: u64) -> Result<()> {
     say("", &format!("{chunks} chunks, {:.1} TB of data", (chunks * CHUNK_BYTES) as f64 / 1e12));
     let index = Index::open(path, REPO)?;
     let start = Instant::now();
-    index.add_all((0..chunks.div_ceil(PACK_BLOBS * OBJECT_PACKS)).map(|n| Ok((index_id(n), object(n, chunks)))))?;
+    index.add_all(
+        (0..chunks.div_ceil(PACK_BLOBS * OBJECT_PACKS)).map(|n| Ok((index_id(n), AUTHOR, object(n, chunks)))),
+    )?;
     let size = std::fs::metadata(path).expect("the file").len();
     say("filled in", &format!("{:.1} s", start.elapsed().as_secs_f64()));
     say("file", &format!("{} MB, {:.1} bytes a chunk", size / 1_000_000, size as f64 / chunks as f64));
@@ -60,7 +62,7 @@ fn fill(path: &Path, chunks: u64) -> Result<()> {
     let day = 16_000;
     let first = (chunks + day * 10) / PACK_BLOBS / OBJECT_PACKS + 1;
     let next = object(first, first * PACK_BLOBS * OBJECT_PACKS + day);
-    say("add 16 000 chunks (1 GB) more", &format!("{:?}", timed(|| index.add(index_id(first), &next))?));
+    say("add 16 000 chunks (1 GB) more", &format!("{:?}", timed(|| index.add(index_id(first), AUTHOR, &next))?));
     say("remove them", &format!("{:?}", timed(|| index.remove(&[index_id(first)]))?));
     Ok(())
 }
@@ -127,9 +129,11 @@ fn indexed_pack(n: u64, end: u64) -> IndexedPack {
         })
         .collect();
     let (session, key) = (SnapshotId(named(b's', n / 5000)), DataKeyId(named(b'k', n / 5000)));
-    let claim = Claim { author: SlotId([0; 16]), time: 0 };
+    let claim = Claim { author: AUTHOR, time: 0 };
     IndexedPack { id: PackId(named(b'p', n)), size: blobs_end(&entries) + 5000, session, claim, key, entries }
 }
+
+const AUTHOR: SlotId = SlotId([0; 16]);
 
 fn index_id(n: u64) -> IndexId {
     IndexId(named(b'i', n))

@@ -37,6 +37,9 @@ fn blob(n: u64) -> BlobId {
     BlobId(id)
 }
 
+/// The slot that wrote every pack and index object.
+const AUTHOR: SlotId = SlotId([1; 16]);
+
 fn index_id(n: u64) -> IndexId {
     IndexId(named(b'i', n))
 }
@@ -53,7 +56,7 @@ fn entry(n: u64) -> BlobEntry {
 fn pack_of(n: u64, blobs: impl Iterator<Item = u64>) -> IndexedPack {
     let entries: Vec<_> = blobs.map(entry).collect();
     let (id, session, key) = (PackId(named(b'p', n)), SnapshotId(named(b's', n / 3)), key(n / 3, 1).id);
-    let claim = Claim { author: SlotId([1; 16]), time: 0 };
+    let claim = Claim { author: AUTHOR, time: 0 };
     IndexedPack { id, size: blobs_end(&entries) + 100, session, claim, key, entries }
 }
 
@@ -179,11 +182,11 @@ fn step() -> impl Strategy<Value = Step> {
 fn take(step: Step, index: &Index, loaded: &mut BTreeSet<u64>) {
     match step {
         Step::Add(n) => {
-            index.add(index_id(n), &object(n)).unwrap();
+            index.add(index_id(n), AUTHOR, &object(n)).unwrap();
             loaded.insert(n);
         }
         Step::AddAll(some) => {
-            index.add_all(some.iter().map(|n| Ok((index_id(*n), object(*n))))).unwrap();
+            index.add_all(some.iter().map(|n| Ok((index_id(*n), AUTHOR, object(*n))))).unwrap();
             loaded.extend(some);
         }
         Step::Remove(some) => {
@@ -232,10 +235,10 @@ proptest! {
 fn a_pack_lives_while_one_object_lists_it() {
     let index = Index::in_memory(REPO).unwrap();
     let everything = object_of((0..PACKS).map(pack));
-    (0..OBJECTS).for_each(|n| index.add(index_id(n), &object(n)).unwrap());
+    (0..OBJECTS).for_each(|n| index.add(index_id(n), AUTHOR, &object(n)).unwrap());
     let before = index.totals().unwrap();
     // A compaction: the new object first, then the old ones go.
-    index.add(index_id(99), &everything).unwrap();
+    index.add(index_id(99), AUTHOR, &everything).unwrap();
     index.remove(&(0..OBJECTS).map(index_id).collect::<Vec<_>>()).unwrap();
     assert_eq!(index.totals().unwrap(), before);
     assert!(index.lookup(&blob(3), &anywhere).unwrap().is_some());
@@ -250,9 +253,26 @@ fn the_first_wrapping_of_a_data_key_stays() {
     let index = Index::in_memory(REPO).unwrap();
     for (n, epoch) in [(0, 1), (1, 3), (2, 2)] {
         let object = IndexObject { keys: vec![key(0, epoch)], packs: vec![pack(0)] };
-        index.add(index_id(n), &object).unwrap();
+        index.add(index_id(n), AUTHOR, &object).unwrap();
     }
     assert_eq!(index.wrapped_key(key(0, 1).id).unwrap(), Some(key(0, 1)));
+}
+
+/// A slot that is distrusted may list its packs in the name of another.
+#[test]
+fn packs_that_only_some_slots_list_in_the_name_of_another() {
+    let (_folder, path) = folder();
+    let index = open(&path);
+    let other = SlotId([2; 16]);
+    let mut own = pack(101);
+    own.claim.author = other;
+    index.add(index_id(0), AUTHOR, &object_of([pack(0)].into_iter())).unwrap();
+    index.add(index_id(1), other, &object_of([pack(0), pack(100), own].into_iter())).unwrap();
+    assert_eq!(index.packs_listed_only_by(&[other]).unwrap(), [pack(100).id]);
+    assert_eq!(index.packs_listed_only_by(&[SlotId([3; 16])]).unwrap(), []);
+    index.add(index_id(2), SlotId([3; 16]), &object_of([pack(100)].into_iter())).unwrap();
+    assert_eq!(index.packs_listed_only_by(&[other]).unwrap(), []);
+    assert_eq!(index.packs_listed_only_by(&[other, SlotId([3; 16])]).unwrap(), [pack(100).id]);
 }
 
 /// Block numbers of a transaction that failed are used again by others; nobody's filter may believe
@@ -261,14 +281,14 @@ fn the_first_wrapping_of_a_data_key_stays() {
 fn an_object_that_contradicts_another_is_damage_and_leaves_no_trace() {
     let (_folder, path) = folder();
     let (index, other) = (open(&path), open(&path));
-    index.add(index_id(0), &object(0)).unwrap();
+    index.add(index_id(0), AUTHOR, &object(0)).unwrap();
     let mut liar = object_of([pack(1), pack(2), pack(0)].into_iter());
     liar.packs[2].size += 1;
-    let error = index.add(index_id(66), &liar).unwrap_err();
+    let error = index.add(index_id(66), AUTHOR, &liar).unwrap_err();
     assert_eq!(error.kind(), Kind::Damaged);
     assert!(error.to_string().contains(&index_id(66).to_string()), "{error}");
     assert_agrees(&index, &[0].into());
-    other.add(index_id(5), &object(5)).unwrap();
+    other.add(index_id(5), AUTHOR, &object(5)).unwrap();
     assert_agrees(&index, &[0, 5].into());
 }
 
@@ -276,7 +296,7 @@ fn an_object_that_contradicts_another_is_damage_and_leaves_no_trace() {
 fn an_error_of_the_iterator_keeps_what_came_before() {
     let index = Index::in_memory(REPO).unwrap();
     let failure = || alluvium::error::Error::new(Kind::Storage, "unreachable");
-    let objects = [Ok((index_id(0), object(0))), Err(failure()), Ok((index_id(1), object(1)))];
+    let objects = [Ok((index_id(0), AUTHOR, object(0))), Err(failure()), Ok((index_id(1), AUTHOR, object(1)))];
     assert_eq!(index.add_all(objects).unwrap_err().kind(), Kind::Storage);
     assert_agrees(&index, &[0].into());
 }
@@ -288,7 +308,7 @@ fn the_filter_grows_is_kept_and_never_denies_what_was_added() {
     let index = open(&path);
     let (count, blobs) = (40, 10_000);
     for (n, (id, object)) in many(count, blobs).enumerate() {
-        index.add(id, &object).unwrap();
+        index.add(id, AUTHOR, &object).unwrap();
         for entry in object.packs[0].entries.iter().step_by(1 + n * 20) {
             assert!(index.lookup(&entry.id, &anywhere).unwrap().is_some());
         }
@@ -314,7 +334,7 @@ fn the_filter_grows_is_kept_and_never_denies_what_was_added() {
 fn the_stale_filter_of_another_process_misleads_no_reader() {
     let (_folder, path) = folder();
     let (writer, reader) = (open(&path), open(&path));
-    writer.add(index_id(0), &object(0)).unwrap();
+    writer.add(index_id(0), AUTHOR, &object(0)).unwrap();
     let id = object(0).packs[0].entries[0].id;
     assert!(!reader.copies(&id).unwrap().is_empty(), "a reader does not ask the filter");
     reader.loaded().unwrap();
@@ -335,7 +355,7 @@ fn several_processes_and_threads_work_at_once() {
                 let index = open(path);
                 let mine = || many(40, 300).skip(part).step_by(4);
                 for (id, object) in mine() {
-                    index.add(id, &object).unwrap();
+                    index.add(id, AUTHOR, &object).unwrap();
                     assert!(object.packs[0].entries.iter().all(|e| index.lookup(&e.id, &anywhere).unwrap().is_some()));
                 }
                 index.remove(&mine().map(|(id, _)| id).take(3).collect::<Vec<_>>()).unwrap();
@@ -366,7 +386,7 @@ fn several_processes_and_threads_work_at_once() {
 fn after_a_crash_every_loaded_object_is_whole() {
     let (_folder, path) = folder();
     let index = open(&path);
-    (0..OBJECTS).for_each(|n| index.add(index_id(n), &object(n)).unwrap());
+    (0..OBJECTS).for_each(|n| index.add(index_id(n), AUTHOR, &object(n)).unwrap());
     index.remove(&[index_id(2), index_id(4)]).unwrap();
     let beside = |path: &Path| PathBuf::from(format!("{}-wal", path.display()));
     let (file, log) = (std::fs::read(&path).unwrap(), std::fs::read(beside(&path)).unwrap());
@@ -407,10 +427,10 @@ impl IndexSource for Stored {
         Ok((0..OBJECTS).map(index_id).collect())
     }
 
-    fn read(&self, ids: &[IndexId]) -> Vec<Result<IndexObject>> {
+    fn read(&self, ids: &[IndexId]) -> Vec<Result<(SlotId, IndexObject)>> {
         let number = |id: &IndexId| (0..OBJECTS).find(|n| index_id(*n) == *id);
         let missing = || alluvium::error::Error::new(Kind::NotFound, "no such object");
-        ids.iter().map(|id| number(id).map(object).ok_or_else(missing)).collect()
+        ids.iter().map(|id| number(id).map(|n| (AUTHOR, object(n))).ok_or_else(missing)).collect()
     }
 }
 
@@ -426,7 +446,7 @@ fn open_resilient(path: &Path, fresh: bool) -> (Index, Arc<Mutex<Vec<String>>>) 
 fn refresh(index: &Index) {
     let (loaded, listed) = (index.loaded().unwrap(), Stored.list().unwrap());
     let missing = (0..OBJECTS).filter(|n| !loaded.contains(&index_id(*n)));
-    index.add_all(missing.map(|n| Ok((index_id(n), object(n))))).unwrap();
+    index.add_all(missing.map(|n| Ok((index_id(n), AUTHOR, object(n))))).unwrap();
     let gone: Vec<_> = loaded.difference(&listed.into_iter().collect()).copied().collect();
     if !gone.is_empty() {
         index.drop_gone(&gone).unwrap();
@@ -465,7 +485,7 @@ fn assert_right(path: &Path, expected: &Copies, what: &str) -> Vec<String> {
 fn a_damaged_file_answers_like_a_whole_one() {
     let (_folder, path) = folder();
     let index = open(&path);
-    (0..OBJECTS).for_each(|n| index.add(index_id(n), &object(n)).unwrap());
+    (0..OBJECTS).for_each(|n| index.add(index_id(n), AUTHOR, &object(n)).unwrap());
     drop(index);
     let (good, right) = (std::fs::read(&path).unwrap(), expected(&(0..OBJECTS).collect()));
     assert!(assert_right(&path, &right, "the good file").is_empty());
@@ -511,7 +531,7 @@ fn a_file_that_goes_bad_is_left_and_deleted_later() {
     for index in [&first, &second] {
         refresh(index);
         assert_packs_agree(index, &(0..OBJECTS).collect());
-        index.add(index_id(0), &object(0)).unwrap();
+        index.add(index_id(0), AUTHOR, &object(0)).unwrap();
         assert_agrees(index, &(0..OBJECTS).collect());
     }
     for warnings in [warnings, more_warnings] {
@@ -597,14 +617,14 @@ fn what_is_removed_does_not_come_back_with_a_file_that_was_left() {
 #[test]
 fn another_repository_or_version_starts_empty() {
     let (_folder, path) = folder();
-    open(&path).add(index_id(0), &object(0)).unwrap();
+    open(&path).add(index_id(0), AUTHOR, &object(0)).unwrap();
     assert_eq!(open(&path).loaded().unwrap().len(), 1);
     let other = Index::open(&path, RepoId([8; 16])).unwrap();
     assert!(other.loaded().unwrap().is_empty());
     drop(other);
     rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let index = Index::open(&path, RepoId([8; 16])).unwrap();
-    index.add(index_id(0), &object(0)).unwrap();
+    index.add(index_id(0), AUTHOR, &object(0)).unwrap();
     let busy = Index::open(&path, REPO).err().expect("the file of another repository is in use");
     assert_eq!(busy.kind(), Kind::Busy);
     assert!(busy.advice().is_some());
@@ -641,7 +661,7 @@ fn a_place_that_cannot_be_written_is_a_warning() {
 fn files_are_private() {
     let (_folder, path) = folder();
     let index = open(&path);
-    index.add(index_id(0), &object(0)).unwrap();
+    index.add(index_id(0), AUTHOR, &object(0)).unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(path.parent().unwrap()), 0o700);
     for file in std::fs::read_dir(path.parent().unwrap()).unwrap() {

@@ -448,11 +448,12 @@ fn look_at(
     let read = indexed.repo.read_pack(id, size)?;
     if let Some(known) = known {
         let by_index = indexed.repo.cache.entries(&id)?;
-        let same = (known.session, known.key) == (read.indexed.session, read.indexed.key);
-        if !same || !by_index.iter().map(|(_, e)| e).eq(read.indexed.entries.iter()) {
+        let ReadPack { indexed: told, .. } = &read;
+        let same = (known.session, known.claim, known.key) == (told.session, told.claim, told.key);
+        if !same || !by_index.iter().map(|(_, e)| e).eq(told.entries.iter()) {
             return Err(Error::damaged(
                 name,
-                "its trailer lists other blobs than the index; `alluvium repair index` settles it",
+                "its trailer lists other blobs, or another author, than the index; `alluvium repair index` settles it",
             ));
         }
     }

@@ -21,13 +21,13 @@ use serde::Serialize;
 use crate::env::{Cancel, Env};
 use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{Condemned, Distrusted, Generation, generation_name};
-use crate::format::index::{IndexObject, object_name as index_name};
-use crate::format::pack::{BlobEntry, object_name, with_offsets};
-use crate::id::{BlobId, IndexId, PackId, SlotId};
+use crate::format::index::{IndexObject, IndexedPack, object_name as index_name};
+use crate::format::pack::{BlobEntry, WrappedKey, object_name, with_offsets};
+use crate::id::{BlobId, DataKeyId, IndexId, PackId, SlotId};
 use crate::repo::Repository;
 use crate::repo::fence::{LiveSession, end_dead_sessions, live_sessions};
 use crate::repo::generations::renumbered;
-use crate::repo::index::Location;
+use crate::repo::index::{KnownPack, Location};
 use crate::repo::parallel::each;
 use crate::repo::reader::Reader;
 use crate::repo::rules::Rule;
@@ -38,7 +38,7 @@ use crate::report::{Problem, Report, Unit};
 use crate::storage::Storage;
 
 use super::mark::mark;
-use super::reindex::{PACKS_PER_INDEX, delete, publish_proven, replace};
+use super::reindex::{ENTRIES_PER_INDEX, PACKS_PER_INDEX, delete, publish_proven, replace};
 
 mod survey;
 mod verify;
@@ -185,58 +185,107 @@ fn distrust(distrusted: Vec<Distrusted>, flawed: &HashSet<(PackId, BlobId)>) -> 
     packs.into_iter().map(|(pack, blobs)| Distrusted { pack, blobs: blobs.into_iter().collect() }).collect()
 }
 
+/// True when what a slot's index objects say of any pack is believed.
+fn is_believed(repo: &Repository, state: &Generation, slot: SlotId) -> bool {
+    repo.keys.is_full(slot) && state.distrusted_slots.iter().all(|distrusted| distrusted.slot != slot)
+}
+
 /// Reads the packs that write-only and distrusted slots list, and lists them anew as they describe themselves, in
-/// index objects of this slot; then the claims go (rule I7). What a pack can't show keeps its claim.
+/// index objects of this slot; then the claims go (rule I7). What a pack can't show keeps its claim. One
+/// claim is held at a time, however large they are.
 fn adopt_claims(repo: &Repository, state: &Generation, report: &dyn Report, cancel: &Cancel) -> Result<()> {
-    let is_trusted = |slot: SlotId| {
-        repo.keys.is_full(slot) && state.distrusted_slots.iter().all(|distrusted| distrusted.slot != slot)
-    };
-    let mut claims = Vec::new();
+    let mut adoption = Adoption::new(repo, report);
     for id in repo.list_index()? {
         match repo.read_index_claim(id) {
-            Ok((claim, object)) if !is_trusted(claim.author) => claims.push((id, claim, object)),
+            Ok((claim, object)) if !is_believed(repo, state, claim.author) => {
+                adoption.claim(id, claim.author, &object, cancel)?;
+            }
             Ok(_) => {}
             // The survey reports it.
             Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => {}
             Err(e) => return Err(e),
         }
     }
-    let (mut packs, mut keys) = (HashMap::new(), HashMap::new());
-    let mut adopted = Vec::new();
-    for (id, claim, object) in claims {
+    adoption.publish()
+}
+
+/// Claims on their way into index objects of this slot.
+struct Adoption<'a> {
+    repo: &'a Repository,
+    report: &'a dyn Report,
+    /// What the packs that were read say of themselves; `None` of those that can't say it.
+    read: HashMap<PackId, Option<KnownPack>>,
+    packs: Vec<IndexedPack>,
+    entries: usize,
+    keys: HashMap<DataKeyId, WrappedKey>,
+    /// Index objects all of whose packs are published, or are about to be.
+    adopted: Vec<IndexId>,
+}
+
+impl<'a> Adoption<'a> {
+    fn new(repo: &'a Repository, report: &'a dyn Report) -> Self {
+        let (read, keys) = (HashMap::new(), HashMap::new());
+        Self { repo, report, read, packs: Vec::new(), entries: 0, keys, adopted: Vec::new() }
+    }
+
+    /// Reads what `author` claims in the index object `id`.
+    fn claim(&mut self, id: IndexId, author: SlotId, object: &IndexObject, cancel: &Cancel) -> Result<()> {
         let mut shown = true;
         for pack in &object.packs {
             cancel.check()?;
-            let name = object_name(pack.id);
-            let size = repo.storage.stat(&name)?;
-            match size.map(|size| repo.read_pack(pack.id, size)).transpose() {
-                Ok(None) => {}
-                Ok(Some(read)) => {
-                    if read.indexed != *pack {
-                        let what = format!("slot {} describes pack {} otherwise than it is", claim.author, pack.id);
-                        report.problem(Problem::new(index_name(id), what));
-                    }
-                    keys.insert(read.key.id, read.key);
-                    packs.insert(pack.id, read.indexed);
+            if !self.read.contains_key(&pack.id) && !self.read_pack(pack.id)? {
+                continue;
+            }
+            match self.read.get(&pack.id) {
+                Some(Some(read)) if *read != KnownPack::of(pack) => {
+                    let what = format!("slot {author} describes pack {} otherwise than it is", pack.id);
+                    self.report.problem(Problem::new(index_name(id), what));
                 }
-                Err(e) if e.kind() == Kind::NotFound => {}
-                Err(e) if e.kind() == Kind::Damaged => {
-                    shown = false;
-                    report.problem(Problem::new(name, &e));
-                }
-                Err(e) => return Err(e),
+                Some(Some(_)) => {}
+                _ => shown = false,
             }
         }
         if shown {
-            adopted.push(id);
+            self.adopted.push(id);
         }
+        if self.packs.len() >= PACKS_PER_INDEX || self.entries >= ENTRIES_PER_INDEX {
+            self.publish()?;
+        }
+        Ok(())
     }
-    publish_proven(repo, packs.into_values().collect(), &keys)?;
-    repo.cache.remove(&adopted)?;
-    for id in adopted {
-        delete(repo, &index_name(id), report)?;
+
+    /// Reads a pack; `false` when it is gone.
+    fn read_pack(&mut self, id: PackId) -> Result<bool> {
+        let (repo, name) = (self.repo, object_name(id));
+        match repo.storage.stat(&name)?.map(|size| repo.read_pack(id, size)).transpose() {
+            Ok(None) => return Ok(false),
+            Ok(Some(read)) => {
+                self.read.insert(id, Some(KnownPack::of(&read.indexed)));
+                self.keys.insert(read.key.id, read.key);
+                self.entries += read.indexed.entries.len();
+                self.packs.push(read.indexed);
+            }
+            Err(e) if e.kind() == Kind::NotFound => return Ok(false),
+            Err(e) if e.kind() == Kind::Damaged => {
+                self.read.insert(id, None);
+                self.report.problem(Problem::new(name, &e));
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(true)
     }
-    Ok(())
+
+    /// Publishes what was read, and removes the claims that it replaces.
+    fn publish(&mut self) -> Result<()> {
+        self.entries = 0;
+        publish_proven(self.repo, std::mem::take(&mut self.packs), &std::mem::take(&mut self.keys))?;
+        let adopted = std::mem::take(&mut self.adopted);
+        self.repo.cache.remove(&adopted)?;
+        for id in adopted {
+            delete(self.repo, &index_name(id), self.report)?;
+        }
+        Ok(())
+    }
 }
 
 /// `generation` is kept at the newest one that this prune knows of.
@@ -466,22 +515,57 @@ impl Work<'_, '_> {
         self.replace_index_objects(|object| object.packs.len() < PACKS_PER_INDEX / 2, &BTreeMap::new())
     }
 
+    /// Replaces the index objects that `choose` picks. Those of slots that are not believed stay as they are:
+    /// what [`adopt_claims`] could not take over is not signed by this slot. Their packs that are gone stay condemned
+    /// as long as they are listed.
     fn replace_index_objects(
         &mut self,
         choose: impl Fn(&IndexObject) -> bool,
         without: &BTreeMap<PackId, u64>,
     ) -> Result<()> {
+        let state = &self.session.indexed.state;
         let mut old: Vec<(IndexId, IndexObject)> = Vec::new();
         for id in self.repo.list_index()? {
-            match self.repo.read_index_object(id) {
-                Ok(object) if choose(&object) => old.push((id, object)),
+            match self.repo.read_index_claim(id) {
+                Ok((claim, object)) if is_believed(self.repo, state, claim.author) && choose(&object) => {
+                    old.push((id, object));
+                }
                 Ok(_) => {}
                 // What can't be read is reported, and stays.
                 Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => {}
                 Err(e) => return Err(refused(&index_name(id), &e.to_string())),
             }
         }
-        replace(self.repo, &old, &|pack| !without.contains_key(pack), self.report)
+        if old.is_empty() {
+            return Ok(());
+        }
+        let keep = |pack: &PackId| !without.contains_key(pack);
+        self.settle_lines(&mut old, &keep)?;
+        replace(self.repo, &old, &keep, self.report)
+    }
+
+    /// Where the local cache knows a pack otherwise than an index object says, the pack itself decides: nothing is
+    /// signed again that is wrong. Of a pack that can't say it the line stays as a full slot signed it.
+    fn settle_lines(&self, objects: &mut [(IndexId, IndexObject)], keep: &dyn Fn(&PackId) -> bool) -> Result<()> {
+        let known: HashMap<PackId, KnownPack> = self.repo.cache.packs()?.into_iter().map(|p| (p.id, p)).collect();
+        for (_, object) in objects {
+            for line in object.packs.iter_mut().filter(|line| keep(&line.id)) {
+                if known.get(&line.id).is_none_or(|known| *known == KnownPack::of(line)) {
+                    continue;
+                }
+                let Some(size) = self.repo.storage.stat(&object_name(line.id))? else { continue };
+                match self.repo.read_pack(line.id, size) {
+                    Ok(read) => {
+                        object.keys.retain(|key| key.id != read.key.id);
+                        object.keys.push(read.key);
+                        *line = read.indexed;
+                    }
+                    Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Stores what is used of `packs` again, in packs of this session.

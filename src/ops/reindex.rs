@@ -13,7 +13,7 @@ use crate::report::{Counter, Problem, Report};
 /// Packs of one index object after a compaction.
 pub(super) const PACKS_PER_INDEX: usize = 4096;
 /// Entries of one index object after a compaction: 41 MB.
-const ENTRIES_PER_INDEX: usize = 1_000_000;
+pub(super) const ENTRIES_PER_INDEX: usize = 1_000_000;
 
 /// Replaces index objects by new ones with the packs that `keep` lets through. Rule I7: the new ones are read
 /// back from the storage and proven to list all that must stay, before an old one goes. The cache

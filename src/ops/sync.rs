@@ -25,6 +25,7 @@ use serde::Serialize;
 
 use crate::env::Cancel;
 use crate::error::{Kind, Result};
+use crate::format::coordination::Generation;
 use crate::format::manifest::{Header, Manifest, Original, UNSEALED, object_name};
 use crate::format::recipe::RecipeEntry;
 use crate::id::{SlotId, SnapshotId};

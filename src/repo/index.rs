@@ -227,12 +227,12 @@ impl Index {
         Ok(loaded)
     }
 
-    /// Adds an index object's contents, wholly or not at all. Adding one twice changes nothing.
+    /// Adds the contents of an index object of `author`, wholly or not at all. Adding one twice changes nothing.
     ///
     /// # Errors
     /// `Damaged` when the object contradicts another about a pack; see [`Index`].
-    pub fn add(&self, id: IndexId, object: &IndexObject) -> Result<()> {
-        self.add_batch(&[(id, object)])
+    pub fn add(&self, id: IndexId, author: SlotId, object: &IndexObject) -> Result<()> {
+        self.add_batch(&[(id, author, object)])
     }
 
     /// Adds many index objects, each wholly or not at all, in batches of about a million blobs: a batch
@@ -241,15 +241,15 @@ impl Index {
     ///
     /// # Errors
     /// Those of the iterator and of [`add`](Self::add).
-    pub fn add_all(&self, objects: impl IntoIterator<Item = Result<(IndexId, IndexObject)>>) -> Result<()> {
+    pub fn add_all(&self, objects: impl IntoIterator<Item = Result<(IndexId, SlotId, IndexObject)>>) -> Result<()> {
         let mut objects = objects.into_iter();
         loop {
             let (mut batch, mut entries, mut failure) = (Vec::new(), 0, None);
             while entries < BATCH_ENTRIES && failure.is_none() {
                 match objects.next() {
-                    Some(Ok((id, object))) => {
+                    Some(Ok((id, author, object))) => {
                         entries += object.packs.iter().map(|pack| pack.entries.len()).sum::<usize>();
-                        batch.push((id, object));
+                        batch.push((id, author, object));
                     }
                     Some(Err(e)) => failure = Some(e),
                     None => break,
@@ -258,7 +258,7 @@ impl Index {
             if batch.is_empty() {
                 return failure.map_or(Ok(()), Err);
             }
-            self.add_batch(&batch.iter().map(|(id, object)| (*id, object)).collect::<Vec<_>>())?;
+            self.add_batch(&batch.iter().map(|(id, author, object)| (*id, *author, object)).collect::<Vec<_>>())?;
             if let Some(e) = failure {
                 return Err(e);
             }
@@ -419,6 +419,14 @@ impl Index {
         self.ask(|store| store.read(|connection| rows::packs_of_others(connection, slots)))
     }
 
+    /// The packs that only index objects of `slots` list, and that those say another slot wrote.
+    ///
+    /// # Errors
+    /// See [`Index`].
+    pub fn packs_listed_only_by(&self, slots: &[SlotId]) -> Result<Vec<PackId>> {
+        self.ask(|store| store.read(|connection| rows::packs_listed_only_by(connection, slots)))
+    }
+
     /// Describes a pack as the pack itself does, whatever an index object says. An unknown pack stays
     /// unknown.
     ///
@@ -509,10 +517,10 @@ impl Index {
         })
     }
 
-    fn add_batch(&self, objects: &[(IndexId, &IndexObject)]) -> Result<()> {
+    fn add_batch(&self, objects: &[(IndexId, SlotId, &IndexObject)]) -> Result<()> {
         self.ask(|store| store.add(objects))?;
         let mut changed = lock(&self.changed);
-        for (id, _) in objects {
+        for (id, ..) in objects {
             changed.added.insert(*id);
             changed.removed.remove(id);
         }

@@ -33,11 +33,11 @@ pub mod snapshots;
 pub mod writer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 
-use crate::env::Env;
+use crate::env::{Env, lock};
 use crate::error::{Error, Kind, Result};
 use crate::format::certificate;
 use crate::format::config::{self, ChunkSizes, Parameters};
@@ -106,6 +106,8 @@ pub struct Repository {
     pub seen: Seen,
     /// The ordering rules that are kept: all, outside the simulation.
     pub rules: Rules,
+    /// Authors that were looked for.
+    pub judged: Arc<JudgedSlots>,
 }
 
 impl Repository {
@@ -236,7 +238,7 @@ impl Repository {
     /// # Errors
     /// As [`open_object`](Self::open_object); unverified without a certificate of the author.
     pub fn open_claim(&self, kind: ObjectKind, name: &str, bound: &[u8], sealed: &[u8]) -> Result<(Claim, Vec<u8>)> {
-        open_claim(self.storage.as_ref(), &self.keys, kind, name, bound, sealed)
+        open_claim(self.storage.as_ref(), &self.keys, &self.judged, kind, name, bound, sealed)
     }
 
     /// Reads one index object from the storage.
@@ -252,7 +254,7 @@ impl Repository {
     /// # Errors
     /// `Damaged`, `NotFound`, `Storage`.
     pub fn read_index_claim(&self, id: IndexId) -> Result<(Claim, IndexObject)> {
-        read_index_object(self.storage.as_ref(), &self.keys, id)
+        read_index_object(self.storage.as_ref(), &self.keys, &self.judged, id)
     }
 
     /// The index objects that the storage lists. Like all listings sorted, so that the same repository is worked on
@@ -273,7 +275,8 @@ impl Repository {
         Ok(self.storage.list("packs/")?.iter().filter_map(pack).collect())
     }
 
-    /// Publishes an index object, durably (rule I1: its packs are durable already), and loads it.
+    /// Publishes an index object, durably (rule I1: its packs are durable already), and loads it. It describes its
+    /// packs as they are: what the local cache knows otherwise of them is corrected.
     ///
     /// # Errors
     /// `Storage`.
@@ -285,7 +288,15 @@ impl Repository {
             return Err(Error::new(Kind::Failed, format!("{name} would not be readable; it was not written")));
         }
         self.storage.put_new(&name, &self.seal_object(ObjectKind::Index, &name, &plain))?;
-        self.cache.add(id, object)?;
+        let author = self.keys.slot();
+        match self.cache.add(id, author, object) {
+            // The cache believed somebody else, who described one of these packs otherwise.
+            Err(e) if e.kind() == Kind::Damaged => {
+                object.packs.iter().try_for_each(|pack| self.cache.correct(pack))?;
+                self.cache.add(id, author, object)?;
+            }
+            added => added?,
+        }
         Ok(id)
     }
 
@@ -381,6 +392,7 @@ impl Repository {
         let problems = self.refresh(list, report)?;
         let mut indexed = self.indexed(number, state, problems);
         indexed.trust.unvouched = self.unvouched(&indexed.state)?;
+        indexed.trust.unvouched.extend(self.listed_by_distrusted(&indexed.state)?);
         Ok(indexed)
     }
 
@@ -406,6 +418,16 @@ impl Repository {
         Ok(unvouched)
     }
 
+    /// Packs that only index objects of distrusted slots list, in the name of another slot. Whether that one wrote
+    /// them is not known until a prune has read them.
+    ///
+    /// # Errors
+    /// Of the local cache.
+    pub fn listed_by_distrusted(&self, state: &Generation) -> Result<Vec<PackId>> {
+        let slots: Vec<SlotId> = state.distrusted_slots.iter().map(|distrusted| distrusted.slot).collect();
+        if slots.is_empty() { Ok(Vec::new()) } else { self.cache.packs_listed_only_by(&slots) }
+    }
+
     /// When the storage wrote each pack, as far as it says.
     fn written_packs(&self) -> Result<HashMap<PackId, Timestamp>> {
         let written = |o: &Listed| Some((o.name.rsplit('/').next()?.parse().ok()?, o.modified?));
@@ -418,7 +440,7 @@ impl Repository {
 
     /// Adds an index object that contradicts others about packs. Each such pack is read: what its trailer
     /// says is believed, whoever said otherwise.
-    fn settle(&self, id: IndexId, object: &IndexObject) -> Result<Vec<Problem>> {
+    fn settle(&self, id: IndexId, author: SlotId, object: &IndexObject) -> Result<Vec<Problem>> {
         let name = crate::format::index::object_name(id);
         let known: HashMap<PackId, KnownPack> = self.cache.packs()?.into_iter().map(|p| (p.id, p)).collect();
         let (mut settled, mut problems) = (object.clone(), Vec::new());
@@ -453,7 +475,7 @@ impl Repository {
                 Err(e) => return Err(e),
             }
         }
-        self.cache.add(id, &settled)?;
+        self.cache.add(id, author, &settled)?;
         Ok(problems)
     }
 
@@ -490,10 +512,10 @@ impl Repository {
         let mut done = 0;
         for group in missing.chunks(OBJECTS_AT_ONCE) {
             let mut objects = Vec::new();
-            let read = each(at_once(self.storage.as_ref()), group, |&id| self.read_index_object(id));
+            let read = each(at_once(self.storage.as_ref()), group, |&id| self.read_index_claim(id));
             for (&id, read) in group.iter().zip(read) {
                 match read {
-                    Ok(object) => objects.push((id, object)),
+                    Ok((claim, object)) => objects.push((id, claim.author, object)),
                     Err(e) if e.kind() == Kind::NotFound => vanished = Some(id),
                     // One bad block of a disk is no reason to do without all that the others list.
                     Err(e) => problems.push(Problem::new(crate::format::index::object_name(id), &e)),
@@ -506,9 +528,9 @@ impl Repository {
                     return Err(e);
                 }
                 // One contradicts what is known: the packs themselves settle it.
-                for (id, object) in &objects {
-                    match self.cache.add(*id, object) {
-                        Err(e) if e.kind() == Kind::Damaged => problems.extend(self.settle(*id, object)?),
+                for (id, author, object) in &objects {
+                    match self.cache.add(*id, *author, object) {
+                        Err(e) if e.kind() == Kind::Damaged => problems.extend(self.settle(*id, *author, object)?),
                         other => other?,
                     }
                 }
@@ -533,6 +555,31 @@ fn refuse_unreadable(name: &str, object: &[u8], bytes_max: u64) -> Result<()> {
     }
 }
 
+/// Slots whose certificates were there when the key ring was read for an author who was not known. It is read
+/// at most once for each, however many objects name a slot whose certificate does not open.
+#[derive(Default)]
+pub struct JudgedSlots(Mutex<HashSet<SlotId>>);
+
+impl JudgedSlots {
+    /// Reads the key ring again, unless it has judged the certificate of `author`, or there is none.
+    fn look_for(&self, storage: &dyn Storage, keys: &Keys, author: SlotId) -> Result<()> {
+        if lock(&self.0).contains(&author) || storage.stat(&certificate::object_name(author))?.is_none() {
+            return Ok(());
+        }
+        // Held while the ring is read: other threads wait for it instead of reading it as well.
+        let mut judged = lock(&self.0);
+        if judged.contains(&author) {
+            return Ok(());
+        }
+        let listed = storage.list(certificate::PREFIX)?;
+        keys.look_for([author]);
+        keys.refresh_ring(storage)?;
+        judged.extend(listed.iter().filter_map(|o| o.name.strip_prefix(certificate::PREFIX)?.parse::<SlotId>().ok()));
+        judged.insert(author);
+        Ok(())
+    }
+}
+
 /// Opens a claim that is bound to `bound`. An author who is not known yet is looked for.
 ///
 /// # Errors
@@ -541,6 +588,7 @@ fn refuse_unreadable(name: &str, object: &[u8], bytes_max: u64) -> Result<()> {
 fn open_claim(
     storage: &dyn Storage,
     keys: &Keys,
+    judged: &JudgedSlots,
     kind: ObjectKind,
     name: &str,
     bound: &[u8],
@@ -550,12 +598,10 @@ fn open_claim(
         Claimed::By(claim, content) => return Ok((claim, content)),
         Claimed::Unknown(author) => author,
     };
-    if storage.stat(&certificate::object_name(author))?.is_some() {
-        keys.look_for([author]);
-        keys.refresh_ring(storage)?;
-        if let Claimed::By(claim, content) = keys.open_claim(kind, name, bound, sealed)? {
-            return Ok((claim, content));
-        }
+    judged.look_for(storage, keys, author)?;
+    // Another thread may have found the author.
+    if let Claimed::By(claim, content) = keys.open_claim(kind, name, bound, sealed)? {
+        return Ok((claim, content));
     }
     let certificate = certificate::object_name(author);
     let what = if keys.ring().is_unreadable(author) { "does not open" } else { "is not there" };
@@ -564,11 +610,16 @@ fn open_claim(
     )))
 }
 
-fn read_index_object(storage: &dyn Storage, keys: &Keys, id: IndexId) -> Result<(Claim, IndexObject)> {
+fn read_index_object(
+    storage: &dyn Storage,
+    keys: &Keys,
+    judged: &JudgedSlots,
+    id: IndexId,
+) -> Result<(Claim, IndexObject)> {
     let name = crate::format::index::object_name(id);
     let bytes = storage.get(&name, INDEX_OBJECT_BYTES_MAX)?;
     let sealed = envelope::decode(ObjectKind::Index, &bytes).map_err(|e| e.in_object(&name))?;
-    let (claim, plain) = open_claim(storage, keys, ObjectKind::Index, &name, name.as_bytes(), sealed)?;
+    let (claim, plain) = open_claim(storage, keys, judged, ObjectKind::Index, &name, name.as_bytes(), sealed)?;
     let object = IndexObject::decode(&plain).map_err(|e| e.in_object(&name))?;
     let foreign = |pack: &IndexedPack| pack.claim.author != claim.author;
     if !keys.is_full(claim.author)
@@ -584,6 +635,7 @@ fn read_index_object(storage: &dyn Storage, keys: &Keys, id: IndexId) -> Result<
 struct StoredIndex {
     storage: Arc<dyn Storage>,
     keys: Arc<Keys>,
+    judged: Arc<JudgedSlots>,
 }
 
 impl IndexSource for StoredIndex {
@@ -591,9 +643,12 @@ impl IndexSource for StoredIndex {
         Ok(index_ids(&self.storage.list("index/")?))
     }
 
-    fn read(&self, ids: &[IndexId]) -> Vec<Result<IndexObject>> {
+    fn read(&self, ids: &[IndexId]) -> Vec<Result<(SlotId, IndexObject)>> {
         let storage = self.storage.as_ref();
-        each(at_once(storage), ids, |&id| Ok(read_index_object(storage, &self.keys, id)?.1))
+        each(at_once(storage), ids, |&id| {
+            let (claim, object) = read_index_object(storage, &self.keys, &self.judged, id)?;
+            Ok((claim.author, object))
+        })
     }
 }
 

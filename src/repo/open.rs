@@ -87,13 +87,15 @@ impl Locked {
         }
         let address = cache.folder.as_ref().map(|folder| address_memory(folder, id, storage.as_ref()));
         let file = cache.folder.map(|folder| cache_file(&folder, id, storage.as_ref()));
-        let stored = StoredIndex { storage: Arc::clone(&storage), keys: Arc::clone(&keys) };
+        let judged = Arc::default();
+        let stored =
+            StoredIndex { storage: Arc::clone(&storage), keys: Arc::clone(&keys), judged: Arc::clone(&judged) };
         let cache = match &file {
             Some(file) => Index::open_or_in_memory(file, id, cache.fresh, Box::new(stored), cache.warn)?,
             None => Index::in_memory(id)?,
         };
         let seen = Seen::new(file.map(|file| file.with_file_name("seen.json")), address);
-        Ok(Repository { storage, env, id, parameters, keys, cache, seen, rules: Rules::default() })
+        Ok(Repository { storage, env, id, parameters, keys, cache, seen, rules: Rules::default(), judged })
     }
 }
 

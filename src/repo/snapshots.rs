@@ -223,8 +223,9 @@ impl Repository {
     }
 
     /// True when an unreadable object under `snapshots/` was certainly a manifest: this machine has read it,
-    /// a readable snapshot names it as its predecessor, or its session wrote a pack. Anybody who may
-    /// create objects can put another one there. One that only can't be verified is no reason to stop: it
+    /// a readable snapshot of a full slot names it as its predecessor, or its session wrote a pack with a
+    /// full slot. Anybody who may create objects can put another one there, and a write-only slot can say all of
+    /// that of it. One that only can't be verified is no reason to stop: it
     /// is never removed, and prune keeps what it needs.
     ///
     /// # Errors
@@ -237,8 +238,8 @@ impl Repository {
             && !error.is_unverified()
             && (self.cache.manifests()?.contains(&id)
                 || self.seen.is_head(id)
-                || snapshots.iter().any(|s| s.manifest.previous == Some(id))
-                || self.cache.packs()?.iter().any(|pack| pack.session == id)))
+                || snapshots.iter().any(|s| s.manifest.previous == Some(id) && self.keys.is_full(s.author))
+                || self.cache.packs()?.iter().any(|pack| pack.session == id && self.keys.is_full(pack.claim.author))))
     }
 
     /// The slot that a snapshot is only a claim of: the write-only slot that wrote it, or the snapshot that it is

@@ -17,6 +17,7 @@ use crate::repo::{Indexed, Repository};
 use crate::report::{Problem, Report};
 
 use super::super::mark::{Marks, damaged, mark};
+use super::super::reindex::publish_proven;
 use super::verify::{Duplicates, Round, Verifier};
 use super::{MaxUnused, Plan, PruneOptions};
 
@@ -68,9 +69,8 @@ struct Unlisted {
 }
 
 impl<'r> Survey<'r> {
-    /// Looks at everything, in the order that makes what is new safe: a pack in the first listing belongs to a
-    /// session that was registered before; if that session is no longer listed, its manifest is, and with the
-    /// manifest its index.
+    /// Looks at everything, and where only claims need a pack that no index object lists, lists it and looks again. A
+    /// dry run lists nothing: there such a chunk is missing.
     pub(super) fn take(
         repo: &'r Repository,
         own: Option<SnapshotId>,
@@ -79,6 +79,26 @@ impl<'r> Survey<'r> {
         report: &dyn Report,
         cancel: &Cancel,
     ) -> Result<Self> {
+        for may_list in [own.is_some(), own.is_some(), false] {
+            if let Some(survey) = Self::look(repo, own, may_list, generation, options, report, cancel)? {
+                return Ok(survey);
+            }
+        }
+        Err(refused("packs/", "somebody goes on adding packs that no index object lists"))
+    }
+
+    /// Looks at everything, in the order that makes what is new safe: a pack in the first listing belongs to a
+    /// session that was registered before; if that session is no longer listed, its manifest is, and with the
+    /// manifest its index. `None` when packs were listed that no index object listed.
+    fn look(
+        repo: &'r Repository,
+        own: Option<SnapshotId>,
+        may_list: bool,
+        generation: &mut Option<u64>,
+        options: &PruneOptions,
+        report: &dyn Report,
+        cancel: &Cancel,
+    ) -> Result<Option<Self>> {
         let listed = repo.list_packs()?;
         let live: HashSet<SnapshotId> = live_sessions(repo, own)?.into_iter().map(|s| s.id).collect();
         let AllSnapshots { snapshots, ids, names, unverified, mut doubt } = all_snapshots(repo, report)?;
@@ -94,7 +114,7 @@ impl<'r> Survey<'r> {
         // before the second listing: other processes of this machine add to it all the time.
         let packs = repo.cache.packs()?;
         let listed_now = repo.list_packs()?;
-        let (known, ghosts) = known_packs(&indexed, packs, &listed, &listed_now)?;
+        let Known { packs: known, ghosts, other_sizes } = known_packs(&indexed, packs, &listed, &listed_now)?;
         // A listing alone makes no pack missing: what the newer one lacks is asked for by name.
         let asked: RefCell<HashMap<PackId, bool>> = RefCell::default();
         let unanswered: RefCell<Option<Error>> = RefCell::default();
@@ -108,6 +128,9 @@ impl<'r> Survey<'r> {
             )
         };
         let missing = |pack: PackId| {
+            if other_sizes.contains(&pack) {
+                return Some("the pack has another size than the slot that lists it says".to_owned());
+            }
             let is_there = listed_now.contains_key(&pack)
                 || !ghosts.contains(&pack) && *asked.borrow_mut().entry(pack).or_insert_with(|| is_there(pack));
             (!is_there).then(|| "the pack is missing".to_owned())
@@ -126,7 +149,11 @@ impl<'r> Survey<'r> {
             if let Some(error) = unanswered.take().or(marks.unread.take()) {
                 return Err(error);
             }
-            let blobs = || unlisted.values().flat_map(|pack| &pack.blobs);
+            if may_list && only_claims_need(repo, &snapshots, &marks.missing, &unlisted) {
+                list_anew(repo, &unlisted, &listed, report, cancel)?;
+                return Ok(None);
+            }
+            let blobs = || unlisted.values().filter(|_| own.is_some()).flat_map(|pack| &pack.blobs);
             if let Some(missing) = stopping(repo, &snapshots, &marks, &blobs)? {
                 return Err(missed(repo, missing)?);
             }
@@ -161,7 +188,7 @@ impl<'r> Survey<'r> {
             report.problem(problem.clone());
         }
         let unlisted = unlisted.into_keys().collect();
-        Ok(Self { indexed, snapshots: ids, marks, packs, ghosts, unlisted, flawed, verified })
+        Ok(Some(Self { indexed, snapshots: ids, marks, packs, ghosts, unlisted, flawed, verified }))
     }
 
     /// What to do: the plan in figures, the packs to delete, the packs to repack.
@@ -235,6 +262,48 @@ fn read_unlisted<'p>(
         unlisted.insert(id, pack);
     }
     Ok(unlisted)
+}
+
+/// True when claims alone need a chunk of a pack that no index object lists. What a full slot's snapshot lacks is no
+/// reason to list anything: an index object was lost, and that is for repair.
+fn only_claims_need(
+    repo: &Repository,
+    snapshots: &[Snapshot],
+    missing: &[Problem],
+    unlisted: &HashMap<PackId, Unlisted>,
+) -> bool {
+    let full: HashSet<String> =
+        snapshots.iter().filter(|s| repo.keys.is_full(s.author)).map(|s| s.id.to_string()).collect();
+    let chunks = missing.iter().filter_map(|problem| Some((problem.object.strip_prefix("chunk ")?, problem)));
+    let needed: HashMap<BlobId, &Problem> =
+        chunks.filter_map(|(id, problem)| Some((id.parse().ok()?, problem))).collect();
+    let mut found = unlisted.values().flat_map(|pack| &pack.blobs).filter_map(|id| needed.get(id)).peekable();
+    found.peek().is_some() && found.all(|problem| problem.snapshots.iter().all(|id| !full.contains(id)))
+}
+
+/// Lists packs that no index object lists, as they describe themselves: all at once, since one may lead to another. What
+/// nobody needs of them goes as ever.
+fn list_anew(
+    repo: &Repository,
+    unlisted: &HashMap<PackId, Unlisted>,
+    listed: &BTreeMap<PackId, u64>,
+    report: &dyn Report,
+    cancel: &Cancel,
+) -> Result<()> {
+    let (mut packs, mut keys) = (Vec::new(), HashMap::new());
+    for (id, _) in unlisted.iter().filter(|(_, pack)| !pack.blobs.is_empty()) {
+        cancel.check()?;
+        match repo.read_pack(*id, listed[id]) {
+            Ok(read) => {
+                report.note(&format!("{}: no index object listed it, and snapshots need it", object_name(*id)));
+                keys.insert(read.key.id, read.key);
+                packs.push(read.indexed);
+            }
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    publish_proven(repo, packs, &keys)
 }
 
 /// Every listed pack whose session is not at work, by what `marks` need of it.
@@ -547,20 +616,35 @@ fn refuse_hidden(
     Ok(())
 }
 
-/// The indexed packs, and those that are gone; or a refusal when the storage hides one or one has
-/// another size.
+/// What of the indexed packs the storage shows.
+#[derive(Default)]
+struct Known {
+    /// Those that are as the index says.
+    packs: HashMap<PackId, KnownPack>,
+    /// Those that are gone.
+    ghosts: BTreeSet<PackId>,
+    /// Those of which a write-only or distrusted slot says another size: nothing that the index says of them counts.
+    other_sizes: HashSet<PackId>,
+}
+
+/// Compares the indexed packs with the storage; or a refusal when that hides one or one has another size.
 fn known_packs(
     indexed: &Indexed<'_>,
     packs: Vec<KnownPack>,
     listed: &BTreeMap<PackId, u64>,
     listed_now: &BTreeMap<PackId, u64>,
-) -> Result<(HashMap<PackId, KnownPack>, BTreeSet<PackId>)> {
-    let (mut known, mut ghosts) = (HashMap::new(), BTreeSet::new());
+) -> Result<Known> {
+    let mut known = Known::default();
+    let doubted: HashSet<PackId> = indexed.repo.listed_by_distrusted(&indexed.state)?.into_iter().collect();
+    let is_claim = |pack: &KnownPack| !indexed.repo.keys.is_full(pack.claim.author) || doubted.contains(&pack.id);
     for pack in packs {
         match listed.get(&pack.id) {
             Some(&size) if size == pack.size => {}
-            // A claim of a write-only slot: prune has read the pack, or will.
-            Some(_) if !indexed.repo.keys.is_full(pack.claim.author) => continue,
+            // A claim of a write-only or distrusted slot: prune has read the pack, or will.
+            Some(_) if is_claim(&pack) => {
+                known.other_sizes.insert(pack.id);
+                continue;
+            }
             None if listed_now.get(&pack.id) == Some(&pack.size) => {}
             Some(size) => {
                 let what = format!("has {size} bytes, the index says {}", pack.size);
@@ -569,7 +653,7 @@ fn known_packs(
             None => {
                 let name = object_name(pack.id);
                 if indexed.repo.storage.stat(&name)?.is_none() {
-                    ghosts.insert(pack.id);
+                    known.ghosts.insert(pack.id);
                     continue;
                 }
                 // A condemned one may be on its way out, and a snapshot may yet need it.
@@ -579,7 +663,7 @@ fn known_packs(
                 }
             }
         }
-        known.insert(pack.id, pack);
+        known.packs.insert(pack.id, pack);
     }
-    Ok((known, ghosts))
+    Ok(known)
 }

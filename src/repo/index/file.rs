@@ -27,7 +27,7 @@ use crate::id::RepoId;
 /// Marks the file as ours: "ALVM".
 const APPLICATION_ID: i64 = 0x414c_564d;
 /// Raised whenever [`SCHEMA`] or what the columns mean changes.
-const SCHEMA_VERSION: i64 = 4;
+const SCHEMA_VERSION: i64 = 5;
 /// Page cache of one connection.
 const PAGE_CACHE_KIB: usize = 8 << 10;
 /// Ends the name of the empty file that marks a cache file as useless.
@@ -39,7 +39,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_mins(2);
 const SCHEMA: &str = "
     CREATE TABLE meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
     CREATE TABLE objects (
-        number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, packs INTEGER NOT NULL, sum INTEGER NOT NULL);
+        number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, author BLOB NOT NULL, packs INTEGER NOT NULL,
+        sum INTEGER NOT NULL);
     CREATE TABLE packs (
         number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, session BLOB NOT NULL,
         author BLOB NOT NULL, time INTEGER NOT NULL, key BLOB NOT NULL, digest BLOB NOT NULL, blobs INTEGER NOT NULL, raw_bytes INTEGER NOT NULL, stored_bytes INTEGER NOT NULL,

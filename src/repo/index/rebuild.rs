@@ -11,7 +11,7 @@ use super::{Index, WarningSink};
 use crate::env::lock;
 use crate::error::{Error, Kind, Result};
 use crate::format::index::IndexObject;
-use crate::id::IndexId;
+use crate::id::{IndexId, SlotId};
 
 /// Index objects that are held at once.
 const OBJECTS_AT_ONCE: usize = 256;
@@ -26,8 +26,8 @@ pub trait IndexSource: Send + Sync {
     /// `Storage`.
     fn list(&self) -> Result<BTreeSet<IndexId>>;
 
-    /// Reads these objects; the results are in the order of `ids`.
-    fn read(&self, ids: &[IndexId]) -> Vec<Result<IndexObject>>;
+    /// Reads these objects with their authors; the results are in the order of `ids`.
+    fn read(&self, ids: &[IndexId]) -> Vec<Result<(SlotId, IndexObject)>>;
 }
 
 /// What an [`Index`] needs to go on without its file.
@@ -183,7 +183,7 @@ impl Index {
                 let mut objects = Vec::new();
                 for (id, read) in group.iter().zip(source.read(group)) {
                     match read {
-                        Ok(object) => objects.push((*id, object)),
+                        Ok((author, object)) => objects.push((*id, author, object)),
                         // It was replaced since it was listed: what replaced it may be newer than the listing.
                         Err(e) if e.kind() == Kind::NotFound => vanished |= listed.contains(id),
                         Err(_) => {}
@@ -214,6 +214,7 @@ mod tests {
     use crate::id::{BlobId, DataKeyId, PackId, RepoId, SnapshotId};
 
     const REPO: RepoId = RepoId([7; 16]);
+    const AUTHOR: SlotId = SlotId([1; 16]);
 
     fn blob(n: u32) -> BlobId {
         BlobId(*blake3::hash(&n.to_le_bytes()).as_bytes())
@@ -224,7 +225,7 @@ mod tests {
         let entry = |i| BlobEntry { id: blob(i), codec: Codec::Raw, raw_len: 100, stored_len: 128, base: None };
         let entries: Vec<_> = (u32::from(n) * 500..u32::from(n) * 500 + 500).map(entry).collect();
         let (id, session, key) = (PackId([n; 16]), SnapshotId([n; 16]), DataKeyId([n; 16]));
-        let claim = crate::format::signed::Claim { author: crate::id::SlotId([1; 16]), time: 0 };
+        let claim = crate::format::signed::Claim { author: AUTHOR, time: 0 };
         let pack = IndexedPack { id, size: blobs_end(&entries) + 100, session, claim, key, entries };
         (IndexId([n; 16]), IndexObject { keys: Vec::new(), packs: vec![pack] })
     }
@@ -239,9 +240,9 @@ mod tests {
             Ok(if *listings == 1 { [0, 1, 99] } else { [0, 1, 2] }.map(|n| IndexId([n; 16])).into())
         }
 
-        fn read(&self, ids: &[IndexId]) -> Vec<Result<IndexObject>> {
+        fn read(&self, ids: &[IndexId]) -> Vec<Result<(SlotId, IndexObject)>> {
             let gone = || Error::new(Kind::NotFound, "gone");
-            ids.iter().map(|id| if id.0[0] < 10 { Ok(object(id.0[0]).1) } else { Err(gone()) }).collect()
+            ids.iter().map(|id| if id.0[0] < 10 { Ok((AUTHOR, object(id.0[0]).1)) } else { Err(gone()) }).collect()
         }
     }
 
@@ -257,7 +258,7 @@ mod tests {
             Index::open_or_in_memory(&path, REPO, false, Box::new(Stored(Mutex::default())), warn).expect("opens");
         let add = |n| {
             let (id, object) = object(n);
-            index.add(id, &object)
+            index.add(id, AUTHOR, &object)
         };
         add(0).expect("there is room");
         let full = "PRAGMA max_page_count = 1";

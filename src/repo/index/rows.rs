@@ -69,11 +69,12 @@ fn read_block(row: &Row) -> Inner<Block> {
 pub(super) fn add_object<'a>(
     transaction: &Transaction,
     id: IndexId,
-    object: &'a IndexObject,
+    (author, object): (SlotId, &'a IndexObject),
     places: &mut Vec<i64>,
 ) -> Inner<Vec<&'a IndexedPack>> {
     let mut new_packs = Vec::new();
-    if transaction.execute("INSERT OR IGNORE INTO objects (id, packs, sum) VALUES (?1, 0, 0)", [id.0])? == 0 {
+    let add = "INSERT OR IGNORE INTO objects (id, author, packs, sum) VALUES (?1, ?2, 0, 0)";
+    if transaction.execute(add, [id.0, author.0])? == 0 {
         return Ok(new_packs);
     }
     let (object_number, mut listed) = (transaction.last_insert_rowid(), 0_i64);
@@ -98,7 +99,7 @@ pub(super) fn add_object<'a>(
             listed = listed.wrapping_add(listed_sum(&pack.id));
         }
     }
-    let sum = object_sum(object_number, &id, listed);
+    let sum = object_sum(object_number, &id, &author, listed);
     transaction.execute("UPDATE objects SET packs = ?2, sum = ?3 WHERE number = ?1", [object_number, listed, sum])?;
     Ok(new_packs)
 }
@@ -192,6 +193,21 @@ pub(super) fn packs_of_others(connection: &Connection, slots: &[SlotId]) -> Inne
     Ok(packs)
 }
 
+/// The packs that only objects of `slots` list, and not in the name of the object's own author.
+pub(super) fn packs_listed_only_by(connection: &Connection, slots: &[SlotId]) -> Inner<Vec<PackId>> {
+    let numbers: Vec<String> = (1..=slots.len()).map(|n| format!("?{n}")).collect();
+    let mut statement = connection.prepare(&format!(
+        "SELECT id FROM packs WHERE number NOT IN (
+            SELECT listed.pack FROM listed JOIN objects ON objects.number = listed.object
+            JOIN packs AS named ON named.number = listed.pack
+            WHERE objects.author = named.author OR objects.author NOT IN ({}))",
+        numbers.join(", ")
+    ))?;
+    let slots = rusqlite::params_from_iter(slots.iter().map(|slot| slot.0));
+    let ids = statement.query_map(slots, |row| row.get(0).map(PackId))?;
+    Ok(ids.collect::<Result<_, _>>()?)
+}
+
 /// Adds a pack's blocks, and collects the places of their entries.
 fn add_blocks(connection: &Connection, pack_number: i64, pack: &IndexedPack, places: &mut Vec<i64>) -> Inner<()> {
     let mut add =
@@ -223,7 +239,7 @@ pub(super) fn add_places(connection: &Connection, places: &mut Vec<i64>) -> Inne
 
 /// The ids of the objects.
 pub(super) fn objects(connection: &Connection) -> Inner<HashSet<IndexId>> {
-    let mut statement = connection.prepare_cached("SELECT number, id, packs, sum FROM objects")?;
+    let mut statement = connection.prepare_cached("SELECT number, id, author, packs, sum FROM objects")?;
     let (mut rows, mut ids) = (statement.query([])?, HashSet::new());
     while let Some(row) = rows.next()? {
         ids.insert(read_object(row)?.1);
@@ -233,8 +249,9 @@ pub(super) fn objects(connection: &Connection) -> Inner<HashSet<IndexId>> {
 
 /// Reads an object's number and id, and the sum over its packs.
 fn read_object(row: &Row) -> Inner<(i64, IndexId, i64)> {
-    let (number, id, listed, sum) = (row.get(0)?, IndexId(row.get(1)?), row.get(2)?, row.get::<_, i64>(3)?);
-    if sum != object_sum(number, &id, listed) {
+    let (number, id, author) = (row.get(0)?, IndexId(row.get(1)?), SlotId(row.get(2)?));
+    let (listed, sum) = (row.get(3)?, row.get::<_, i64>(4)?);
+    if sum != object_sum(number, &id, &author, listed) {
         return Err(Fault::Damage(format!("index object {id} has a wrong check sum")));
     }
     Ok((number, id, listed))
@@ -251,7 +268,7 @@ pub(super) fn verify_lists(connection: &Connection) -> Inner<()> {
         ids.insert(number, pack.id.0);
     }
     verify_ids(connection, "packs", ids)?;
-    let mut statement = connection.prepare_cached("SELECT number, id, packs, sum FROM objects")?;
+    let mut statement = connection.prepare_cached("SELECT number, id, author, packs, sum FROM objects")?;
     let (mut rows, mut objects, mut ids) = (statement.query([])?, HashMap::new(), HashMap::new());
     while let Some(row) = rows.next()? {
         let (number, id, listed) = read_object(row)?;
@@ -573,8 +590,8 @@ fn piece_sum(number: i64, bytes: i64, inserted: i64, covered: i64, bits: &[u8]) 
 }
 
 /// The check sum of an object's row; `listed` is the sum of [`listed_sum`] over its packs.
-fn object_sum(number: i64, id: &IndexId, listed: i64) -> i64 {
-    check_sum(&[&number.to_le_bytes(), &id.0, &listed.to_le_bytes()])
+fn object_sum(number: i64, id: &IndexId, author: &SlotId, listed: i64) -> i64 {
+    check_sum(&[&number.to_le_bytes(), &id.0, &author.0, &listed.to_le_bytes()])
 }
 
 /// What a pack adds to the sum over an object's packs.

@@ -15,7 +15,7 @@ use super::recent::Recent;
 use super::{Location, rows};
 use crate::error::{Kind, Result};
 use crate::format::index::IndexObject;
-use crate::id::{BlobId, IndexId, RepoId};
+use crate::id::{BlobId, IndexId, RepoId, SlotId};
 
 /// A database and its memory.
 pub(super) struct Store {
@@ -129,12 +129,12 @@ impl Store {
     }
 
     /// Adds index objects, all of them or none.
-    pub fn add(&self, objects: &[(IndexId, &IndexObject)]) -> Inner<()> {
+    pub fn add(&self, objects: &[(IndexId, SlotId, &IndexObject)]) -> Inner<()> {
         let newest_block = self.write(|transaction| {
             self.catch_up(transaction)?;
             let mut places = Vec::new();
-            for (id, object) in objects {
-                let new_packs = rows::add_object(transaction, *id, object, &mut places)?;
+            for (id, author, object) in objects {
+                let new_packs = rows::add_object(transaction, *id, (*author, object), &mut places)?;
                 let mut filter = write(&self.filter);
                 new_packs.iter().flat_map(|pack| &pack.entries).for_each(|entry| filter.insert(&entry.id));
             }
@@ -162,13 +162,14 @@ impl Store {
     }
 
     /// As [`add`](Self::add), without those that contradict others about a pack.
-    pub fn add_consistent(&self, objects: &[(IndexId, IndexObject)]) -> Inner<()> {
+    pub fn add_consistent(&self, objects: &[(IndexId, SlotId, IndexObject)]) -> Inner<()> {
         let contradicts = |added: &Inner<()>| matches!(added, Err(Fault::Other(e)) if e.kind() == Kind::Damaged);
-        let added = self.add(&objects.iter().map(|(id, object)| (*id, object)).collect::<Vec<_>>());
+        let added = self.add(&objects.iter().map(|(id, author, object)| (*id, *author, object)).collect::<Vec<_>>());
         if !contradicts(&added) {
             return added;
         }
-        objects.iter().map(|(id, object)| self.add(&[(*id, object)])).filter(|added| !contradicts(added)).collect()
+        let one = |(id, author, object): &(IndexId, SlotId, IndexObject)| self.add(&[(*id, *author, object)]);
+        objects.iter().map(one).filter(|added| !contradicts(added)).collect()
     }
 
     /// Lets the filter grow when it is full, and saves it when reading what it lacks on disk would
