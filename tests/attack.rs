@@ -1,13 +1,16 @@
 //! Attacks of the review.
 use std::sync::Arc;
 
-use alluvium::env::Env;
-use alluvium::format::certificate;
+use alluvium::env::{Cancel, Env};
+use alluvium::format::index::{self, IndexedPack};
 use alluvium::format::keyslot::SlotKind;
 use alluvium::format::pack::object_name;
+use alluvium::format::{ObjectKind, certificate};
 use alluvium::id::{PackId, SlotId, SnapshotId};
+use alluvium::ops::check::check;
 use alluvium::ops::key;
 use alluvium::repo::Repository;
+use alluvium::report::{Problem, Silent};
 use alluvium::storage::Storage;
 use alluvium::storage::fault::{Effect, Fault, Operation, on};
 use alluvium::storage::memory::Memory;
@@ -191,54 +194,78 @@ fn lost_certificate_makes_packs_trusted() {
     assert!(after > 90_000);
 }
 
-/// A removed and distrusted full slot names another author in its index object.
-#[test]
-fn a_distrusted_slot_lists_in_the_name_of_another() {
-    let (storage, world) = (Memory::new(), World::new(6));
-    let owner = init(storage.clone(), &world);
+/// A repository after a full slot was stolen, removed and distrusted: the thief has stored `data` in the ended epoch, and
+/// lists his packs in the name of the owner, changed by `change`.
+fn after_a_distrusted_slot_listed(
+    storage: &Memory,
+    world: &Arc<World>,
+    data: &[u8],
+    change: impl Fn(&mut Vec<u8>, &mut IndexedPack),
+) {
+    let owner = init(storage.clone(), world);
     let stolen = add(&owner, SlotKind::Full, b"stolen");
-    let thief = open_with(storage.clone(), &world, b"stolen").expect("open");
     take(&owner, "shop", &dump(300, 0)).expect("take");
     world.pass(SignedDuration::from_hours(24));
-    let key_object = storage.get(&format!("keys/{stolen}"), 1 << 20).expect("get");
+    // Where he was not removed an honest program gives him packs of the ended epoch.
+    let aside = storage.fork();
     key::remove(&owner, &stolen.to_string()).expect("remove");
     key::rotate(&owner).expect("rotate");
     key::distrust(&owner, &stolen.to_string(), world.now()).expect("distrust");
     world.pass(SignedDuration::from_hours(24));
-    // The thief's program does not mind: a twin of the storage where he was not removed gives him packs of the same id.
-    let before: std::collections::BTreeSet<String> = storage.names().into_iter().collect();
-    let data = noise(100_000, 2);
-    // His own packs, as an honest program would write them in the old epoch.
-    let aside = storage.fork();
-    for name in aside.names().iter().filter(|n| n.starts_with("prune/") || *n == "epochs/00000002") {
-        aside.delete(name).expect("delete");
-    }
-    aside.put_new(&format!("keys/{stolen}"), &key_object).expect("put");
-    let his = open_with(aside.clone(), &world, b"stolen").expect("open");
-    take(&his, "mail", &data).expect("take");
-    for name in aside.names().iter().filter(|n| !before.contains(*n)) {
-        if name.starts_with("packs/") {
-            storage.put_new(name, &aside.get(name, 1 << 30).expect("get")).expect("put");
-        }
-    }
-    let _ = thief;
-    let full = owner.keys.slot();
-    for id in his.list_index().expect("list") {
-        let mut object = his.read_index_object(id).expect("read");
-        if before.contains(&format!("index/{id}")) {
-            continue;
-        }
+    let his = open_with(aside.clone(), world, b"stolen").expect("open");
+    let before = his.list_index().expect("list");
+    take(&his, "mail", data).expect("take");
+    for id in his.list_index().expect("list").difference(&before) {
+        let mut object = his.read_index_object(*id).expect("read");
         for pack in &mut object.packs {
-            pack.claim.author = full;
+            let name = object_name(pack.id);
+            let mut bytes = aside.get(&name, 1 << 30).expect("get");
+            pack.claim.author = owner.keys.slot();
+            change(&mut bytes, pack);
+            storage.put_new(&name, &bytes).expect("put");
         }
-        let name = alluvium::format::index::object_name(id);
-        let sealed = his.seal_object(alluvium::format::ObjectKind::Index, &name, &object.encode());
+        let name = index::object_name(*id);
+        let sealed = his.seal_object(ObjectKind::Index, &name, &object.encode());
         storage.put_new(&name, &sealed).expect("put");
     }
-    let repo = open(storage.clone(), &world).expect("open");
-    let stored = take(&repo, "other", &data).expect("take").stored.new_bytes;
-    println!("ATTACK distrusted slot in the name of another: stored {stored}");
-    assert!(stored > 90_000);
+}
+
+/// Nobody relies on such packs, a check says that they are another slot's, and a prune lists them as they are.
+#[test]
+fn a_distrusted_slot_lists_in_the_name_of_another() {
+    let (storage, world) = (Memory::new(), World::new(6));
+    let data = noise(100_000, 2);
+    after_a_distrusted_slot_listed(&storage, &world, &data, |_, _| {});
+    let stored = |storage: Memory| {
+        let repo = open(storage, &world).expect("open");
+        let taken = take(&repo, "other", &data).expect("take");
+        assert_eq!(restored(&repo, &repo.snapshot(taken.id).expect("snapshot")).expect("restored"), data);
+        taken.stored.new_bytes
+    };
+    assert!(stored(storage.fork()) > 90_000);
+    let owner = open(storage.clone(), &world).expect("open");
+    let found = check(&owner, None, &Silent, &Cancel::new()).expect("check");
+    let says = |problem: &Problem| problem.object.starts_with("packs/") && problem.what.contains("another author");
+    assert!(found.problems.iter().any(says), "{:?}", found.problems);
+    pruned(&owner).expect("prune");
+    assert!(stored(storage.fork()) > 90_000, "after a prune");
+}
+
+/// A pack that can't say what it is, in the name of a full slot and with another size, stops no prune.
+#[test]
+fn a_distrusted_slot_lists_another_size() {
+    let (storage, world) = (Memory::new(), World::new(7));
+    after_a_distrusted_slot_listed(&storage, &world, &noise(100_000, 2), |bytes, pack| {
+        *bytes.last_mut().expect("a footer") ^= 1;
+        pack.size += 1;
+    });
+    for _ in 0..2 {
+        pruned(&open(storage.clone(), &world).expect("open")).expect("prune");
+    }
+    let owner = open(storage.clone(), &world).expect("open");
+    for snapshot in owner.snapshots().expect("snapshots").0 {
+        restored(&owner, &snapshot).expect("restored");
+    }
 }
 
 use crate::thief::Thief;
