@@ -1,7 +1,6 @@
 //! The integration tests: one binary, one link step.
 
 mod archives;
-mod attack;
 mod cache;
 mod cli;
 mod conformance;

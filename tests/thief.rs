@@ -46,7 +46,7 @@ pub type Lies = Vec<Vec<String>>;
 pub type Attack = (&'static str, fn(&Thief<'_>) -> Result<Lies>);
 
 /// All attacks that make sense in any order and number.
-pub const ATTACKS: [Attack; 29] = [
+pub const ATTACKS: [Attack; 35] = [
     ("index objects with fewer entries", |thief| thief.index_with_fewer_entries()),
     ("index objects with entries in another order", |thief| thief.index_with_entries_in_another_order()),
     ("index objects with other sizes", |thief| thief.index_with_other_sizes()),
@@ -76,6 +76,12 @@ pub const ATTACKS: [Attack; 29] = [
     ("times far away", |thief| thief.times_far_away()),
     ("series of others", |thief| thief.series_of_others()),
     ("a manifest that is not what its header says", |thief| thief.manifest_that_contradicts_its_header()),
+    ("a short list of an own pack", |thief| thief.a_short_list_of_an_own_pack()),
+    ("a needed pack without a trailer", |thief| thief.a_needed_pack_without_a_trailer()),
+    ("a needed pack that is not listed", |thief| thief.a_needed_pack_that_is_not_listed()),
+    ("garbage that wrote a pack", |thief| thief.garbage_that_wrote_a_pack()),
+    ("garbage that is a predecessor", |thief| thief.garbage_that_is_a_predecessor()),
+    ("claims that stay", |thief| thief.claims_that_stay()),
 ];
 
 /// Entries of one level of a bomb.
@@ -661,8 +667,13 @@ impl<'r> Thief<'r> {
         let (session, key) = (SnapshotId(self.random()), self.new_data_key());
         let raw = self.garbage_bytes(500);
         let forged = Claim { author: self.full_slot(), ..self.claim() };
-        let mut pack =
-            self.put_pack(self.random(), SnapshotId(self.random()), &key, forged, self.sealed(&key, &[raw.clone()]))?;
+        let mut pack = self.put_pack(
+            self.random(),
+            SnapshotId(self.random()),
+            &key,
+            forged,
+            self.sealed(&key, std::slice::from_ref(&raw)),
+        )?;
         pack.claim = self.claim();
         pack.size += 1;
         self.put_index(self.random(), vec![key.wrapped.clone()], vec![pack])?;
@@ -675,7 +686,7 @@ impl<'r> Thief<'r> {
     pub fn a_needed_pack_that_is_not_listed(&self) -> Result<Lies> {
         let (session, key) = (SnapshotId(self.random()), self.new_data_key());
         let raw = self.garbage_bytes(500);
-        self.put_pack(self.random(), session, &key, self.claim(), self.sealed(&key, &[raw.clone()]))?;
+        self.put_pack(self.random(), session, &key, self.claim(), self.sealed(&key, std::slice::from_ref(&raw)))?;
         let recipe = Recipe { depth: 0, chunks: vec![self.entry(&raw)] };
         let part = self.part(raw.len() as u64, recipe);
         self.publish(session, &key, self.lie(inline_list(vec![part]))).map(|id| vec![vec![id.to_string()]])
@@ -705,7 +716,7 @@ impl<'r> Thief<'r> {
     ) -> Result<SnapshotId> {
         let (session, key) = (SnapshotId(self.random()), self.new_data_key());
         let raw = self.garbage_bytes(500);
-        self.store(session, &key, &[raw.clone()])?;
+        self.store(session, &key, std::slice::from_ref(&raw))?;
         let digest = Digest { bytes: 500, blake3: stream_digest(&raw) };
         let recipe = Recipe { depth: 0, chunks: vec![self.entry(&raw)] };
         let part = Part { name: PartName::of("shop"), kind: PartKind::Stream, digest, recipe, stored_bytes: None };

@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use alluvium::env::{Cancel, Env};
 use alluvium::error::Kind;
+use alluvium::format::index::{self, IndexedPack};
 use alluvium::format::keyslot::SlotKind;
 use alluvium::format::pack::object_name;
-use alluvium::format::{certificate, epoch};
+use alluvium::format::{ObjectKind, certificate, epoch};
 use alluvium::id::{PackId, SlotId, SnapshotId};
+use alluvium::ops::check::check;
 use alluvium::ops::forget::{self, Filter};
 use alluvium::ops::retention::{Count, Policy};
 use alluvium::ops::{key, repair};
 use alluvium::repo::Repository;
-use alluvium::report::Silent;
+use alluvium::report::{Problem, Silent};
 use alluvium::storage::Storage;
 use alluvium::storage::fault::{Effect, Fault, Operation, on};
 use alluvium::storage::memory::Memory;
@@ -306,4 +308,122 @@ fn many_missing_chunks_keep_nobody_from_a_prune() {
     let fault = Fault::new(scene.storage.clone());
     pruned(&open(fault.clone(), &scene.world).expect("open")).expect("prune");
     assert!(fault.operations() < 1000, "{}", fault.operations());
+}
+
+// ---- Other objects ----
+
+/// A repository after a full slot was stolen, removed and distrusted: the thief has stored `data` in the ended epoch, and
+/// lists his packs in the name of the owner, changed by `change`.
+fn after_a_distrusted_slot_listed(
+    storage: &Memory,
+    world: &Arc<World>,
+    data: &[u8],
+    change: impl Fn(&mut Vec<u8>, &mut IndexedPack),
+) {
+    let owner = init(storage.clone(), world);
+    let stolen = key::add(&owner, SlotKind::Full, "stolen", b"stolen", CHEAP).expect("key add");
+    take(&owner, "shop", &dump(300, 0)).expect("take");
+    world.pass(SignedDuration::from_hours(24));
+    // Where he was not removed an honest program gives him packs of the ended epoch.
+    let aside = storage.fork();
+    key::remove(&owner, &stolen.to_string()).expect("remove");
+    key::rotate(&owner).expect("rotate");
+    key::distrust(&owner, &stolen.to_string(), world.now()).expect("distrust");
+    world.pass(SignedDuration::from_hours(24));
+    let his = open_with(aside.clone(), world, b"stolen").expect("open");
+    let before = his.list_index().expect("list");
+    take(&his, "mail", data).expect("take");
+    for id in his.list_index().expect("list").difference(&before) {
+        let mut object = his.read_index_object(*id).expect("read");
+        for pack in &mut object.packs {
+            let name = object_name(pack.id);
+            let mut bytes = aside.get(&name, 1 << 30).expect("get");
+            pack.claim.author = owner.keys.slot();
+            change(&mut bytes, pack);
+            storage.put_new(&name, &bytes).expect("put");
+        }
+        let name = index::object_name(*id);
+        let sealed = his.seal_object(ObjectKind::Index, &name, &object.encode());
+        storage.put_new(&name, &sealed).expect("put");
+    }
+}
+
+/// Nobody relies on such packs, a check says that they are another slot's, and a prune lists them as they are.
+#[test]
+fn a_distrusted_slot_lists_in_the_name_of_another() {
+    let (storage, world) = (Memory::new(), World::new(6));
+    let data = noise(100_000, 2);
+    after_a_distrusted_slot_listed(&storage, &world, &data, |_, _| {});
+    let stored = |storage: Memory| {
+        let repo = open(storage, &world).expect("open");
+        let taken = take(&repo, "other", &data).expect("take");
+        assert_eq!(restored(&repo, &repo.snapshot(taken.id).expect("snapshot")).expect("restored"), data);
+        taken.stored.new_bytes
+    };
+    assert!(stored(storage.fork()) > 90_000);
+    let owner = open(storage.clone(), &world).expect("open");
+    let found = check(&owner, None, &Silent, &Cancel::new()).expect("check");
+    let says = |problem: &Problem| problem.object.starts_with("packs/") && problem.what.contains("another author");
+    assert!(found.problems.iter().any(says), "{:?}", found.problems);
+    pruned(&owner).expect("prune");
+    assert!(stored(storage.fork()) > 90_000, "after a prune");
+}
+
+/// A pack that can't say what it is, in the name of a full slot and with another size, stops no prune.
+#[test]
+fn a_distrusted_slot_lists_another_size() {
+    let (storage, world) = (Memory::new(), World::new(7));
+    after_a_distrusted_slot_listed(&storage, &world, &noise(100_000, 2), |bytes, pack| {
+        *bytes.last_mut().expect("a footer") ^= 1;
+        pack.size += 1;
+    });
+    for _ in 0..2 {
+        pruned(&open(storage.clone(), &world).expect("open")).expect("prune");
+    }
+    let owner = open(storage.clone(), &world).expect("open");
+    for snapshot in owner.snapshots().expect("snapshots").0 {
+        restored(&owner, &snapshot).expect("restored");
+    }
+}
+
+/// Garbage under the name of a snapshot that was forgotten: prune refuses, and it can be forgotten by its id.
+#[test]
+fn garbage_in_place_of_a_forgotten_snapshot_is_forgotten_by_its_id() {
+    let (storage, world) = (Memory::new(), World::new(10));
+    let owner = init(storage.clone(), &world);
+    let first = take(&owner, "shop", &dump(300, 0)).expect("take").id;
+    world.pass(SignedDuration::from_hours(24));
+    take(&owner, "shop", &dump(300, 1)).expect("take");
+    forget_ids(&owner, &[first]).expect("forget");
+    storage.put_new(&format!("snapshots/{first}"), &[0; 500]).expect("put");
+    let owner = open(storage.clone(), &world).expect("open");
+    let refusal = pruned(&owner).map(drop).expect_err("a snapshot of a full slot names it as its predecessor");
+    assert!(refusal.to_string().contains(&first.to_string()), "{refusal}");
+    assert!(refusal.advice().is_some_and(|hint| hint.contains("forgotten by its id")), "{refusal:?}");
+    let policy = Policy { keep_last: Some(Count::N(1)), ..Policy::default() };
+    forget::plan(&owner, &Filter::default(), &policy).expect("a forget has decided to remove that name");
+    // The remedy.
+    forget_ids(&owner, &[first]).expect("forget");
+    let owner = open(storage.clone(), &world).expect("open");
+    pruned(&owner).expect("prune");
+}
+
+/// The key ring is read again once, not for each object of an author whose certificate does not open.
+#[test]
+fn authors_who_do_not_exist_cost_no_more_than_one_look_each() {
+    let (storage, world) = (Memory::new(), World::new(14));
+    let owner = init(storage.clone(), &world);
+    key::add(&owner, SlotKind::WriteOnly, "stolen", b"stolen", CHEAP).expect("key add");
+    let stolen = open_with(storage.clone(), &world, b"stolen").expect("open");
+    take(&owner, "shop", &dump(300, 0)).expect("take");
+    Thief::new(&stolen).nobody(200, 100).expect("attack");
+    let fault = Fault::new(storage.clone());
+    let owner = open(fault.clone(), &world).expect("open");
+    let reads = || fault.calls().iter().filter(|call| call.name.starts_with(certificate::PREFIX)).count();
+    let (calls, before) = (fault.operations(), reads());
+    take(&owner, "shop", &dump(300, 1)).expect("take");
+    pruned(&owner).expect("prune");
+    let (calls, reads) = (fault.operations() - calls, reads() - before);
+    assert!(reads < 500, "certificates: {reads} calls");
+    assert!(calls < 3000, "{calls} calls");
 }

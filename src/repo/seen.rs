@@ -431,7 +431,7 @@ fn read_small(file: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn open_regular(options: &mut OpenOptions, file: &Path) -> io::Result<File> {
-    let opened = options.custom_flags(OFlags::NONBLOCK.bits() as i32).open(file)?;
+    let opened = options.custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(file)?;
     if opened.metadata()?.is_file() { Ok(opened) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
