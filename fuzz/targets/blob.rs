@@ -36,7 +36,7 @@ impl Bench {
             env: Still::default(),
             key: DataKey { key: SealKey::new(&KEY), wrapped },
             hasher: ChunkHasher::new([3; 32]),
-            encoder: BlobEncoder::new(REPO, 3, true),
+            encoder: BlobEncoder::new(REPO, 3),
             decoder: BlobDecoder::default(),
             decompressor: Decompressor::default(),
         }

@@ -1,6 +1,7 @@
 //! Manifests: the plain front, the opened header, the opened body.
 #![no_main]
 
+use alluvium::format::catalog::{CatalogTable, decode_tables};
 use alluvium::format::manifest::{Header, Manifest, Published, decode, encode_fence};
 use alluvium::format::part::{Part, decode_parts};
 use alluvium_fuzz::{binary, json};
@@ -17,6 +18,11 @@ fuzz_target!(|input: &[u8]| {
         if let Ok(records) = records {
             assert!(decode_parts(&records.concat()).is_ok_and(|again| again == parts));
         }
+    }
+    if let Ok(tables) = decode_tables(input)
+        && let Ok(records) = tables.iter().map(CatalogTable::encode).collect::<Result<Vec<_>, _>>()
+    {
+        assert!(decode_tables(&records.concat()).is_ok_and(|again| again == tables));
     }
     json(input, Header::decode, Header::encode);
     if let Some(manifest) = json(input, Manifest::decode, Manifest::encode) {

@@ -5,11 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use alluvium::error::Kind;
-use alluvium::format::manifest::{
-    Digest, Manifest, Part, PartKind, PartName, Shape, ShapeKind, SourceKind, Stored,
-};
+use alluvium::format::manifest::{Digest, Manifest, Part, PartKind, PartName, Shape, ShapeKind, SourceKind, Stored};
 use alluvium::format::recipe::Recipe;
-use alluvium::id::SnapshotId;
+use alluvium::id::{SlotId, SnapshotId};
 use alluvium::ops::check::Subset;
 use alluvium::ops::select::{parse_time, snapshot, snapshot_and_part};
 use alluvium::repo::snapshots::{Snapshot, inline_list};
@@ -52,8 +50,9 @@ fn taken(number: u8, source: &str, parts: &[&str]) -> Snapshot {
         stored: Stored::default(),
         shrunk_from: None,
         original: None,
+        original_author: None,
     };
-    Snapshot::new(SnapshotId([number; 16]), manifest)
+    Snapshot::new(SnapshotId([number; 16]), SlotId([7; 16]), manifest)
 }
 
 fuzz_target!(|input: &[u8]| {
