@@ -103,8 +103,9 @@ fn has_ended(repo: &Repository, id: SnapshotId, slot: Option<SlotId>) -> Result<
         Ok(None) => Ok(false),
         Ok(Some(Taken::Manifest(author))) => Ok(author == slot),
         Ok(Some(Taken::Fence(author))) => Ok(author == slot || repo.keys.is_full(author)),
-        // Its own manifest, damaged since; or what a thief put there. The packs of a session that goes on stay.
-        Err(e) if e.kind() == Kind::Damaged => Ok(false),
+        // Its own manifest, damaged or unreadable since; or what a thief put there. The packs of a session that
+        // goes on stay.
+        Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Storage | Kind::Denied) => Ok(false),
         Err(e) => Err(e),
     }
 }

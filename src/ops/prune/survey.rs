@@ -451,7 +451,7 @@ pub(super) fn refused(object: &str, what: &str) -> Error {
     // An error's own text names the object already.
     let what = what.strip_prefix(&format!("{object}: ")).unwrap_or(what);
     Error::new(Kind::Damaged, format!("refused to go on; nothing that is needed was deleted: {object}: {what}"))
-        .hint("`alluvium check` tells the extent; `alluvium repair index` mends the index; a snapshot that is lost can be forgotten by its id")
+        .hint("`alluvium check` tells the extent; `alluvium repair index` repairs the index; a snapshot that is lost can be forgotten by its id")
 }
 
 /// The refusal when something is missing that snapshots need. If they were all forgotten since they were listed, then
@@ -490,22 +490,23 @@ pub(super) fn stopping<'m, 'b, B: Iterator<Item = &'b BlobId>>(
 ) -> Result<Option<&'m Problem>> {
     let is_claim = claims(repo, snapshots);
     let authors: HashMap<PackId, SlotId> = repo.cache.packs()?.into_iter().map(|p| (p.id, p.claim.author)).collect();
+    let unlisted: HashSet<&BlobId> = unlisted().collect();
     for problem in &marks.missing {
         if problem.snapshots.is_empty() || !problem.snapshots.iter().all(&is_claim) {
             return Ok(Some(problem));
         }
         if let Some(chunk) = problem.object.strip_prefix("chunk ") {
-            if unlisted().any(|id| id.to_string() == chunk) {
+            if chunk.parse().is_ok_and(|id| unlisted.contains(&id)) {
                 return Ok(Some(problem));
             }
             continue;
         }
-        let author = pack_of(&problem.object).and_then(|pack| authors.get(&pack));
-        let hides = marks.unmarked_below.contains(&(problem.object.clone(), problem.what.clone()));
+        if !marks.unmarked_below.contains(&(problem.object.clone(), problem.what.clone())) {
+            continue;
+        }
         // A pack of its own that is there and is garbage, a thief can make; none that was there and is missing.
-        if hides
-            && author.is_some_and(|author| repo.keys.is_full(*author)) | repo.storage.stat(&problem.object)?.is_none()
-        {
+        let author = pack_of(&problem.object).and_then(|pack| authors.get(&pack));
+        if author.is_some_and(|author| repo.keys.is_full(*author)) || repo.storage.stat(&problem.object)?.is_none() {
             return Ok(Some(problem));
         }
     }
