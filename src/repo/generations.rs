@@ -227,9 +227,14 @@ impl Repository {
         }
     }
 
-    /// Why one of the two copies in a generation's object does not count, if one does not.
+    /// What is wrong with a generation's object: one of its two copies does not count, or what lies between them was
+    /// altered.
     pub fn flaw_of_generation(&self, name: &str, bytes: &[u8]) -> Option<Error> {
-        copies(bytes).into_iter().find_map(|copy| self.open_copy(name, copy).err())
+        let copies = copies(bytes);
+        let flaw = copies.into_iter().find_map(|copy| self.open_copy(name, copy).err());
+        flaw.or_else(|| {
+            (doubled(copies[0]) != bytes).then(|| Error::damaged(name, "is not two copies of one order and zeros"))
+        })
     }
 
     fn open_copy(&self, name: &str, copy: &[u8]) -> Result<(Order, Generation)> {

@@ -291,11 +291,14 @@ fn list_anew(
     cancel: &Cancel,
 ) -> Result<()> {
     let (mut packs, mut keys) = (Vec::new(), HashMap::new());
-    for (id, _) in unlisted.iter().filter(|(_, pack)| !pack.blobs.is_empty()) {
+    // In the same order every time.
+    let named: BTreeSet<PackId> =
+        unlisted.iter().filter(|(_, pack)| !pack.blobs.is_empty()).map(|(id, _)| *id).collect();
+    for id in named {
         cancel.check()?;
-        match repo.read_pack(*id, listed[id]) {
+        match repo.read_pack(id, listed[&id]) {
             Ok(read) => {
-                report.note(&format!("{}: no index object listed it, and snapshots need it", object_name(*id)));
+                report.note(&format!("{}: no index object listed it, and snapshots need it", object_name(id)));
                 keys.insert(read.key.id, read.key);
                 packs.push(read.indexed);
             }
@@ -496,7 +499,7 @@ pub(super) fn stopping<'m, 'b, B: Iterator<Item = &'b BlobId>>(
             return Ok(Some(problem));
         }
         if let Some(chunk) = problem.object.strip_prefix("chunk ") {
-            if chunk.parse().is_ok_and(|id| unlisted.contains(&id)) {
+            if chunk.parse::<BlobId>().is_ok_and(|id| unlisted.contains(&id)) {
                 return Ok(Some(problem));
             }
             continue;
