@@ -427,3 +427,15 @@ fn authors_who_do_not_exist_cost_no_more_than_one_look_each() {
     assert!(reads < 500, "certificates: {reads} calls");
     assert!(calls < 3000, "{calls} calls");
 }
+
+/// A manifest that is as its author signed it and contradicts itself was never whole: a machine that has read its header
+/// does not take it for a damaged one.
+#[test]
+fn a_manifest_that_was_never_whole_stops_nobody() {
+    let scene = Scene::new(51, SlotKind::WriteOnly);
+    take(&scene.owner, "shop", &dump(100, 0)).expect("take");
+    Thief::new(&scene.other).manifest_that_contradicts_its_header().expect("attack");
+    assert_eq!(scene.owner.headers().expect("headers").0.len(), 2);
+    pruned(&scene.owner).expect("prune");
+    forget::plan(&scene.owner, &Filter::default(), &keep_last(1)).expect("plan");
+}

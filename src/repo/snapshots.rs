@@ -14,7 +14,7 @@ use crate::format::keyslot::SlotKind;
 use crate::format::limits::MANIFEST_BYTES_MAX;
 use crate::format::manifest::{self, Digest, Header, Listing, Manifest, Part, PartList, Published, SealedManifest};
 use crate::format::signed::Claim;
-use crate::format::{ObjectKind, associated_data};
+use crate::format::{ObjectKind, associated_data, epoch};
 use crate::id::{SlotId, SnapshotId};
 use crate::report::{Problem, Report};
 use crate::storage::Listed;
@@ -234,6 +234,9 @@ impl Repository {
         if error.kind() != Kind::Damaged {
             return Ok(true);
         }
+        if self.is_nonsense_as_signed(id)? {
+            return Ok(false);
+        }
         Ok(!error.is_forged()
             && !error.is_unverified()
             && (self.cache.manifests()?.contains(&id)
@@ -363,7 +366,33 @@ impl Repository {
             read => read?,
         };
         let Ok(Published::Manifest(sealed)) = manifest::decode(&bytes) else { return Ok(false) };
-        Ok(self.keys.ring().may_be_unreadable(sealed.key.epoch))
+        let (epoch, newest) = (sealed.key.epoch, self.keys.newest_epoch());
+        if self.keys.ring().may_be_unreadable(epoch) {
+            return Ok(true);
+        }
+        // A listing may hide the next epoch.
+        Ok(epoch > newest && self.storage.stat(&epoch::object_name(newest.saturating_add(1)))?.is_some())
+    }
+
+    /// True for a manifest that is as a write-only slot signed it, and can't be read although this slot has what
+    /// opens it: it was never whole, and nothing was damaged.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn is_nonsense_as_signed(&self, id: SnapshotId) -> Result<bool> {
+        let name = manifest::object_name(id);
+        let bytes = match self.storage.get(&name, MANIFEST_BYTES_MAX) {
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => return Ok(false),
+            read => read?,
+        };
+        let Ok(Published::Manifest(sealed)) = manifest::decode(&bytes) else { return Ok(false) };
+        let Ok((claim, _)) = self.open_header(&name, &sealed) else { return Ok(false) };
+        let ring = self.keys.ring();
+        let has_secrets = match ring.epochs.get(&sealed.key.epoch) {
+            Some(known) => known.secrets.is_some(),
+            None => sealed.key.epoch > ring.newest().0,
+        };
+        Ok(has_secrets && !self.keys.is_full(claim.author))
     }
 
     fn open_body(

@@ -587,7 +587,8 @@ pub(super) fn all_snapshots(repo: &Repository, report: &dyn Report) -> Result<Al
             doubt = Some(nothing_goes(*id));
             continue;
         }
-        if remembered.contains(id) || repo.is_vouched(*id, error, &snapshots)? {
+        let is_remembered = remembered.contains(id) && !repo.is_nonsense_as_signed(*id)?;
+        if is_remembered || repo.is_vouched(*id, error, &snapshots)? {
             return Err(refused(&name, &error.to_string()));
         }
         report.problem(Problem::new(name, error).harming([*id]));
