@@ -657,8 +657,17 @@ fn known_packs(
             }
             None => {
                 let name = object_name(pack.id);
-                if indexed.repo.storage.stat(&name)?.is_none() {
+                let Some(size) = indexed.repo.storage.stat(&name)? else {
                     known.ghosts.insert(pack.id);
+                    continue;
+                };
+                // Its writer may list it before it is there, or with a size of his own. What is not listed does not go.
+                if is_claim(&pack) {
+                    if size == pack.size {
+                        known.packs.insert(pack.id, pack);
+                    } else {
+                        known.other_sizes.insert(pack.id);
+                    }
                     continue;
                 }
                 // A condemned one may be on its way out, and a snapshot may yet need it.
