@@ -195,7 +195,9 @@ impl<'r> Thief<'r> {
     }
 
     fn full_slot(&self) -> SlotId {
-        self.repo.keys.ring().full_slots().map(|(id, _)| id).min().expect("there is a full slot")
+        // A listing that was cut may have shown him none.
+        let full = self.repo.keys.ring().full_slots().map(|(id, _)| id).min();
+        full.unwrap_or_else(|| self.repo.keys.slot())
     }
 
     /// A claim in the name of `author`, whose key he lacks.
