@@ -448,9 +448,9 @@ fn look_at(
     let read = indexed.repo.read_pack(id, size)?;
     if let Some(known) = known {
         let by_index = indexed.repo.cache.entries(&id)?;
-        let ReadPack { indexed: told, .. } = &read;
-        let same = (known.session, known.claim, known.key) == (told.session, told.claim, told.key);
-        if !same || !by_index.iter().map(|(_, e)| e).eq(told.entries.iter()) {
+        let trailer = &read.indexed;
+        let same = (known.session, known.claim, known.key) == (trailer.session, trailer.claim, trailer.key);
+        if !same || !by_index.iter().map(|(_, e)| e).eq(trailer.entries.iter()) {
             return Err(Error::damaged(
                 name,
                 "its trailer lists other blobs, or another author, than the index; `alluvium repair index` settles it",

@@ -340,8 +340,8 @@ fn settle_epoch(repo: &Repository, epoch: u32, with_secrets: &[SlotId]) -> Resul
         .hint("run `alluvium prune`: what it publishes is signed with the new epoch's authority"))
 }
 
-/// Tells of slots that were added since `before`, too late for the epoch to list them or to give them its
-/// secrets. Whoever adds one looks, too: so one of the two notices.
+/// Refuses when slots were added since `before`, too late for the epoch to list them or to give them its
+/// secrets. `key add` checks for it as well, so one of the two notices.
 fn refuse_left_out(repo: &Repository, epoch: u32, before: &[SlotId], with_secrets: &[SlotId]) -> Result<()> {
     let (_, state) = repo.newest_generation()?;
     repo.keys.refresh_ring(repo.storage.as_ref())?;

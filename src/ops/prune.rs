@@ -254,7 +254,7 @@ impl<'a> Adoption<'a> {
         Ok(())
     }
 
-    /// Reads a pack; `false` when it is gone.
+    /// Reads a pack; `false` when it is missing.
     fn read_pack(&mut self, id: PackId) -> Result<bool> {
         let (repo, name) = (self.repo, object_name(id));
         match repo.storage.stat(&name)?.map(|size| repo.read_pack(id, size)).transpose() {
@@ -516,7 +516,7 @@ impl Work<'_, '_> {
     }
 
     /// Replaces the index objects that `choose` picks. Those of slots that are not believed stay as they are:
-    /// what [`adopt_claims`] could not take over is not signed by this slot. Their packs that are gone stay condemned
+    /// what [`adopt_claims`] could not take over is not signed by this slot. Their missing packs stay condemned
     /// as long as they are listed.
     fn replace_index_objects(
         &mut self,

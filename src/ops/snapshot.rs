@@ -560,8 +560,7 @@ impl<'s> Before<'s> {
         let reader = Reader::new(&session.indexed)?;
         let parts = repo.snapshot(*id).and_then(|Snapshot { author, manifest, .. }| {
             // Reading what a write-only slot claims may take for ever, and a prediction only saves time.
-            let is_full = repo.keys.known_slot(author).is_some_and(|slot| slot.certificate.kind == SlotKind::Full);
-            if is_full { reader.parts(&manifest).map(Some) } else { Ok(None) }
+            if repo.keys.is_full(author) { reader.parts(&manifest).map(Some) } else { Ok(None) }
         });
         match parts {
             Ok(None) => Ok(nothing),

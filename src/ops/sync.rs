@@ -273,12 +273,6 @@ pub fn original(repo: &Repository, snapshot: &Snapshot) -> Original {
     snapshot.manifest.original.unwrap_or(Original { repository: repo.id, snapshot: snapshot.id })
 }
 
-/// The write-only slot that wrote a snapshot, or its original. What such a slot says of another counts for nothing.
-fn writer(repo: &Repository, snapshot: &Snapshot) -> Option<SlotId> {
-    let author = Some(snapshot.author).filter(|author| !repo.keys.is_full(*author));
-    author.or(snapshot.manifest.original_author)
-}
-
 /// What is to be done.
 struct Plan {
     way: Way,
@@ -434,7 +428,7 @@ impl Same {
         let Manifest { whole, parts, shape, source, .. } = &snapshot.manifest;
         Self {
             original: original(repo, snapshot),
-            writer: writer(repo, snapshot),
+            writer: repo.write_only_author(snapshot),
             whole: whole.map(|whole| (whole.bytes, whole.blake3)),
             list: (parts.count, parts.bytes, parts.blake3),
             shape: format!("{shape:?}"),
@@ -583,7 +577,7 @@ impl Run<'_> {
         let mut copying = Copying::new(&session, &reader, &here, options, transfers, tally, cancel)?;
         let moved = match self.way {
             Way::Streams => {
-                let is_claim = snapshot.is_distrusted || writer(source, snapshot).is_some();
+                let is_claim = source.claimant(snapshot).is_some();
                 copying.streams(snapshot, previous.as_ref().map(|(id, _)| *id), is_claim)?
             }
             way => copying.chunks(snapshot, way, next)?,
@@ -619,7 +613,7 @@ impl Run<'_> {
             tool: format!("alluvium {}", env!("CARGO_PKG_VERSION")),
             stored,
             original: Some(original),
-            original_author: writer(source, snapshot),
+            original_author: source.write_only_author(snapshot),
             ..copy
         };
         let id = publish(session, &header, copy, options.write, tally, cancel)?;

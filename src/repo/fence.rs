@@ -143,7 +143,7 @@ impl Clocks {
     }
 }
 
-/// Reads a session's object and who signed it; `None` when it is gone, damaged or forged, which says nothing
+/// Reads a session's object and who signed it; `None` when it is missing, damaged or forged, which says nothing
 /// in its favour.
 fn read<T>(
     repo: &Repository,

@@ -245,12 +245,17 @@ impl Repository {
                 || self.cache.packs()?.iter().any(|pack| pack.session == id && self.keys.is_full(pack.claim.author))))
     }
 
-    /// The slot that a snapshot is only a claim of: the write-only slot that wrote it, or the snapshot that it is
-    /// a copy of; any slot whose claims of that time are distrusted.
-    pub fn claimant(&self, snapshot: &Snapshot) -> Option<SlotId> {
-        let is_claim = |slot: &SlotId| snapshot.is_distrusted || !self.keys.is_full(*slot);
-        let author = Some(snapshot.author).filter(is_claim);
+    /// The write-only slot that wrote a snapshot, or the snapshot that it is a copy of. What such a slot says of
+    /// another author counts for nothing.
+    pub fn write_only_author(&self, snapshot: &Snapshot) -> Option<SlotId> {
+        let author = Some(snapshot.author).filter(|author| !self.keys.is_full(*author));
         author.or(snapshot.manifest.original_author)
+    }
+
+    /// The slot that a snapshot is only a claim of: its [write-only author](Self::write_only_author), or any
+    /// slot whose claims of that time are distrusted.
+    pub fn claimant(&self, snapshot: &Snapshot) -> Option<SlotId> {
+        if snapshot.is_distrusted { Some(snapshot.author) } else { self.write_only_author(snapshot) }
     }
 
     /// Marks the snapshots of slots that `state` distrusts, and judges the times of the others without them. The
@@ -361,10 +366,7 @@ impl Repository {
     /// # Errors
     /// `Storage`.
     pub fn is_of_unreadable_epoch(&self, id: SnapshotId) -> Result<bool> {
-        let bytes = match self.storage.get(&manifest::object_name(id), MANIFEST_BYTES_MAX) {
-            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => return Ok(false),
-            read => read?,
-        };
+        let bytes = self.stored_bytes(id)?;
         let Ok(Published::Manifest(sealed)) = manifest::decode(&bytes) else { return Ok(false) };
         let (epoch, newest) = (sealed.key.epoch, self.keys.newest_epoch());
         if self.keys.ring().may_be_unreadable(epoch) {
@@ -374,19 +376,23 @@ impl Repository {
         Ok(epoch > newest && self.storage.stat(&epoch::object_name(newest.saturating_add(1)))?.is_some())
     }
 
+    /// What stands under a snapshot's name; empty when nothing does, or something too long.
+    fn stored_bytes(&self, id: SnapshotId) -> Result<Vec<u8>> {
+        match self.storage.get(&manifest::object_name(id), MANIFEST_BYTES_MAX) {
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => Ok(Vec::new()),
+            read => read,
+        }
+    }
+
     /// True for a manifest that is as a write-only slot signed it, and can't be read although this slot has what
     /// opens it: it was never whole, and nothing was damaged.
     ///
     /// # Errors
     /// `Storage`.
     pub fn is_nonsense_as_signed(&self, id: SnapshotId) -> Result<bool> {
-        let name = manifest::object_name(id);
-        let bytes = match self.storage.get(&name, MANIFEST_BYTES_MAX) {
-            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => return Ok(false),
-            read => read?,
-        };
+        let bytes = self.stored_bytes(id)?;
         let Ok(Published::Manifest(sealed)) = manifest::decode(&bytes) else { return Ok(false) };
-        let Ok((claim, _)) = self.open_header(&name, &sealed) else { return Ok(false) };
+        let Ok((claim, _)) = self.open_header(&manifest::object_name(id), &sealed) else { return Ok(false) };
         let ring = self.keys.ring();
         let has_secrets = match ring.epochs.get(&sealed.key.epoch) {
             Some(known) => known.secrets.is_some(),

@@ -516,7 +516,7 @@ pub(super) fn stopping<'m, 'b, B: Iterator<Item = &'b BlobId>>(
     Ok(None)
 }
 
-/// Tells by its id whether a snapshot is only the claim of a write-only slot, or of one that can't be verified.
+/// Returns what says of an id whether its snapshot is only the claim of a write-only slot, or of one that can't be verified.
 fn claims(repo: &Repository, snapshots: &[Snapshot]) -> impl Fn(&String) -> bool {
     let claims: HashSet<String> =
         snapshots.iter().filter(|s| !repo.keys.is_full(s.author)).map(|s| s.id.to_string()).collect();
@@ -527,16 +527,21 @@ fn pack_of(object: &str) -> Option<PackId> {
     object.strip_prefix("packs/")?.rsplit('/').next()?.parse().ok()
 }
 
+/// The ids of snapshots that lack something.
+fn harmed(marks: &Marks) -> HashSet<&String> {
+    marks.missing.iter().flat_map(|problem| &problem.snapshots).collect()
+}
+
 /// The authors of snapshots that lack something.
 pub(super) fn lacking(snapshots: &[Snapshot], marks: &Marks) -> HashSet<SlotId> {
-    let harmed: HashSet<&String> = marks.missing.iter().flat_map(|problem| &problem.snapshots).collect();
+    let harmed = harmed(marks);
     snapshots.iter().filter(|s| harmed.contains(&s.id.to_string())).map(|s| s.author).collect()
 }
 
 /// What can't be verified lacks something: its recipes may be in packs that can't be verified either, and name any
 /// chunk.
 pub(super) fn doubt_of_unverified(unverified: &BTreeSet<SnapshotId>, marks: &Marks) -> Option<Problem> {
-    let harmed: HashSet<&String> = marks.missing.iter().flat_map(|problem| &problem.snapshots).collect();
+    let harmed = harmed(marks);
     unverified.iter().find(|id| harmed.contains(&id.to_string())).map(|id| nothing_goes(*id))
 }
 
@@ -626,7 +631,7 @@ fn refuse_hidden(
 struct Known {
     /// Those that are as the index says.
     packs: HashMap<PackId, KnownPack>,
-    /// Those that are gone.
+    /// Those that are missing.
     ghosts: BTreeSet<PackId>,
     /// Those of which a write-only or distrusted slot says another size: nothing that the index says of them counts.
     other_sizes: HashSet<PackId>,

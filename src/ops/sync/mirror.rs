@@ -16,7 +16,7 @@ use crate::repo::series::{Link, explains_absence};
 use crate::repo::snapshots::Snapshot;
 use crate::report::{Problem, Report};
 
-use super::{Copied, Mirror, SyncOptions, by_series, copied, original, writer};
+use super::{Copied, Mirror, SyncOptions, by_series, copied, original};
 
 /// So few copies may go whatever share they are.
 const FEW: usize = 2;
@@ -112,7 +112,7 @@ impl<'s> Chains<'s> {
         // it.
         for snapshot in listed.iter().filter(|s| s.manifest.sequence < SEQUENCE_MAX) {
             let Snapshot { id, manifest, .. } = snapshot;
-            let (sequence, writer) = (manifest.sequence, writer(source, snapshot));
+            let (sequence, writer) = (manifest.sequence, source.write_only_author(snapshot));
             chains.links.insert(*id, (Link { sequence, previous: manifest.previous }, writer));
             let series = (&manifest.host[..], &manifest.source[..], writer);
             chains.series.entry(series).or_default().insert((sequence, *id));
