@@ -1,6 +1,7 @@
 //! What a stolen passphrase, a lost object or a short listing must not do to what others stored.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use alluvium::env::{Cancel, Env};
 use alluvium::error::Kind;
@@ -21,7 +22,8 @@ use alluvium::storage::memory::Memory;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::support::{
-    CHEAP, PASSPHRASE, World, dump, forget_ids, indexed, init, noise, open, open_with, parts_of, pruned, restored, take,
+    Before, CHEAP, PASSPHRASE, World, dump, forget_ids, indexed, init, noise, open, open_with, parts_of, pruned,
+    restored, take,
 };
 use crate::thief::Thief;
 
@@ -438,4 +440,23 @@ fn a_manifest_that_was_never_whole_stops_nobody() {
     assert_eq!(scene.owner.headers().expect("headers").0.len(), 2);
     pruned(&scene.owner).expect("prune");
     forget::plan(&scene.owner, &Filter::default(), &keep_last(1)).expect("plan");
+}
+
+/// Index objects contradict each other about a pack, and a prune deletes it while its trailer is read.
+#[test]
+fn a_contradiction_about_a_pack_that_goes_stops_nobody() {
+    let scene = Scene::new(52, SlotKind::WriteOnly);
+    let taken = take(&scene.owner, "shop", &dump(100, 0)).expect("take");
+    Thief::new(&scene.other).index_with_other_authors().expect("attack");
+    forget_ids(&scene.owner, &[taken.id]).expect("forget");
+    let (pruned_in, gone) = (scene.storage.clone(), Arc::new(AtomicBool::new(false)));
+    let deleted = Arc::clone(&gone);
+    let storage = Before::new(&scene.storage, Operation::GetRange, "packs/", move |name| {
+        pruned_in.delete(name).expect("delete");
+        deleted.store(true, Ordering::SeqCst);
+    });
+    let owner = open(storage, &scene.world).expect("open");
+    let (id, data) = (take(&owner, "other", &noise(100_000, 3)).expect("take").id, noise(100_000, 3));
+    assert!(gone.load(Ordering::SeqCst), "no trailer was read");
+    scene.expect_whole(id, &data, "taken meanwhile");
 }

@@ -257,7 +257,7 @@ impl<'a> Adoption<'a> {
     /// Reads a pack; `false` when it is missing.
     fn read_pack(&mut self, id: PackId) -> Result<bool> {
         let (repo, name) = (self.repo, object_name(id));
-        match repo.storage.stat(&name)?.map(|size| repo.read_pack(id, size)).transpose() {
+        match repo.find_pack(id) {
             Ok(None) => return Ok(false),
             Ok(Some(read)) => {
                 self.read.insert(id, Some(KnownPack::of(&read.indexed)));
@@ -265,7 +265,6 @@ impl<'a> Adoption<'a> {
                 self.entries += read.indexed.entries.len();
                 self.packs.push(read.indexed);
             }
-            Err(e) if e.kind() == Kind::NotFound => return Ok(false),
             Err(e) if e.kind() == Kind::Damaged => {
                 self.read.insert(id, None);
                 self.report.problem(Problem::new(name, &e));
@@ -553,14 +552,14 @@ impl Work<'_, '_> {
                 if known.get(&line.id).is_none_or(|known| *known == KnownPack::of(line)) {
                     continue;
                 }
-                let Some(size) = self.repo.storage.stat(&object_name(line.id))? else { continue };
-                match self.repo.read_pack(line.id, size) {
-                    Ok(read) => {
+                match self.repo.find_pack(line.id) {
+                    Ok(None) => {}
+                    Ok(Some(read)) => {
                         object.keys.retain(|key| key.id != read.key.id);
                         object.keys.push(read.key);
                         *line = read.indexed;
                     }
-                    Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => {}
+                    Err(e) if e.kind() == Kind::Damaged => {}
                     Err(e) => return Err(e),
                 }
             }

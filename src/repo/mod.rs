@@ -451,8 +451,7 @@ impl Repository {
                 continue;
             }
             let object_name = crate::format::pack::object_name(pack.id);
-            let read = self.storage.stat(&object_name)?.map(|size| self.read_pack(pack.id, size)).transpose();
-            match read {
+            match self.find_pack(pack.id) {
                 Ok(Some(read)) => {
                     self.cache.correct(&read.indexed)?;
                     if read.indexed == *pack {

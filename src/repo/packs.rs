@@ -1,7 +1,7 @@
 //! Reading a pack as a pack: its header, its trailer, all of its blobs. For check, prune, repair and sync; restores
 //! read blobs ([`super::reader`]).
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::ObjectKind;
 use crate::format::index::IndexedPack;
 use crate::format::limits::PACK_BYTES_MAX;
@@ -54,6 +54,19 @@ impl Repository {
         let trailer_at = size - (FOOTER_LEN + trailer_len) as u64;
         let sealed = self.storage.get_range(&name, trailer_at, trailer_len)?;
         self.describe(id, size, &header, &sealed)
+    }
+
+    /// Reads the header and trailer of a pack if it is there. A prune may delete it between two reads.
+    ///
+    /// # Errors
+    /// `Damaged`, `Storage`.
+    pub fn find_pack(&self, id: PackId) -> Result<Option<ReadPack>> {
+        let Some(size) = self.storage.stat(&pack::object_name(id))? else { return Ok(None) };
+        match self.read_pack(id, size) {
+            Ok(read) => Ok(Some(read)),
+            Err(e) if e.kind() == Kind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// What a whole pack at hand says of itself. Its bytes are not yet compared with the digest that it tells.

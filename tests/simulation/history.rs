@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use alluvium::env::{Cancel, Env};
 use alluvium::error::{Error, Kind, Result};
+use alluvium::format::config::{self, Config};
 use alluvium::format::keyslot::SlotKind;
+use alluvium::format::limits::CONFIG_BYTES_MAX;
 use alluvium::id::SnapshotId;
 use alluvium::ops::check::{Subset, check};
 use alluvium::ops::prune::{MaxUnused, PruneOptions, prune};
@@ -19,6 +21,8 @@ use alluvium::ops::repair::repair_index;
 use alluvium::ops::snapshot::{SnapshotOptions, Source, snapshot};
 use alluvium::ops::{forget, key};
 use alluvium::repo::Repository;
+use alluvium::repo::keys::{self, Keys};
+use alluvium::repo::ring::RawRing;
 use alluvium::repo::rules::{Rule, Rules};
 use alluvium::repo::snapshots::Snapshot;
 use alluvium::repo::writer::{MEMORY_BYTES_MIN, WriteOptions};
@@ -161,42 +165,43 @@ pub fn play(seed: u64, without: Option<Rule>, write_down: bool) -> Played {
     }
 }
 
-/// Open repositories whose history is over. Opening one anew, its tables above all, takes a third of a history's time.
-static OVER: [Mutex<Vec<(Repository, u32)>>; 2] = [const { Mutex::new(Vec::new()) }; 2];
-/// Histories that one open repository serves: it remembers every data key that it has opened.
-const SERVES: u32 = 300;
+/// Repositories whose histories are over. To make one anew, with the tables of its cache, takes a third of a history's time.
+static OVER: Mutex<Vec<Repository>> = Mutex::new(Vec::new());
 
-/// An open repository with an empty cache: one of a history that is over, or one that is opened as everybody does.
+/// An open repository with an empty cache and keys of its own: one of a history that is over, or one that is opened as
+/// everybody does.
 struct Open {
     repo: Option<Repository>,
-    served: u32,
-    pool: &'static Mutex<Vec<(Repository, u32)>>,
 }
 
 impl Open {
     fn new(storage: Arc<dyn Storage>, env: Arc<dyn Env>, role: Role, really: bool, thief: bool) -> Result<Self> {
-        let write_only = role == Role::WriteOnly;
-        let pool = &OVER[usize::from(write_only)];
-        let over = if really || thief { None } else { pool.lock().unwrap_or_else(PoisonError::into_inner).pop() };
-        let (mut repo, served) = if let Some(over) = over {
-            over
+        let passphrase = match role {
+            Role::WriteOnly => WRITE_ONLY,
+            Role::Thief => thief::STOLEN,
+            Role::Writer | Role::Keeper => PASSPHRASE,
+        };
+        // Without a call of the machine's own, so that a history does not depend on what others left.
+        let first = if thief { &thief::Scene::get().storage } else { &Pool::get().storage };
+        let over = if really { None } else { OVER.lock().unwrap_or_else(PoisonError::into_inner).pop() };
+        let mut repo = if let Some(over) = over {
+            // Keys learn of slots and data keys, and what they know needs no call.
+            Repository { keys: Arc::new(keys_of(first, passphrase)?), judged: Arc::default(), ..over }
         } else {
-            let passphrase = match role {
-                Role::WriteOnly => WRITE_ONLY,
-                Role::Thief => thief::STOLEN,
-                Role::Writer | Role::Keeper => PASSPHRASE,
-            };
-            // Without a call of the machine's own, so that a history does not depend on what others left.
-            let first = if thief { &thief::Scene::get().storage } else { &Pool::get().storage };
             let shown = if really { Arc::clone(&storage) } else { Arc::new(first.clone()) };
-            // What a repository remembers of data keys that it opened changes its calls where a thief has been.
-            (Repository::open(shown, Arc::clone(&env), passphrase, None)?, if thief { SERVES } else { 0 })
+            Repository::open(shown, Arc::clone(&env), passphrase, None)?
         };
         repo.cache.invalidate()?;
         repo.cache.retain_manifests(&BTreeSet::new())?;
         (repo.storage, repo.env, repo.rules) = (storage, env, Rules::default());
-        Ok(Self { repo: Some(repo), served: served + 1, pool })
+        Ok(Self { repo: Some(repo) })
     }
+}
+
+/// Opens the keys of a repository.
+fn keys_of(storage: &Memory, passphrase: &[u8]) -> Result<Keys> {
+    let config = Config::decode(&storage.get(config::OBJECT_NAME, CONFIG_BYTES_MAX)?).expect("a config");
+    keys::open(keys::list_slots(storage)?, RawRing::read(storage)?, storage, &config, passphrase)
 }
 
 impl std::ops::Deref for Open {
@@ -209,9 +214,7 @@ impl std::ops::Deref for Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if let Some(repo) = self.repo.take().filter(|_| self.served < SERVES) {
-            self.pool.lock().unwrap_or_else(PoisonError::into_inner).push((repo, self.served));
-        }
+        OVER.lock().unwrap_or_else(PoisonError::into_inner).extend(self.repo.take());
     }
 }
 
