@@ -8,6 +8,7 @@
 //! hold after each attack, `tests/simulation` plays them in between the work of honest machines.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use alluvium::env::Env;
 use alluvium::error::{Kind, Result};
@@ -32,7 +33,7 @@ use alluvium::format::signed::{Claim, Order};
 use alluvium::format::{ObjectKind, associated_data, envelope};
 use alluvium::id::{BlobId, DataKeyId, IndexId, PackId, SlotId, SnapshotId};
 use alluvium::repo::Repository;
-use alluvium::repo::blob::BlobEncoder;
+use alluvium::repo::blob::{BlobEncoder, DeltaBase};
 use alluvium::repo::keys::DataKey;
 use alluvium::repo::packer::trailer_name;
 use alluvium::repo::snapshots::inline_list;
@@ -908,6 +909,50 @@ impl<'r> Thief<'r> {
         let part = self.part(2000, Recipe { depth: 0, chunks });
         let id = self.publish(session, &key, self.lie(inline_list(vec![part])))?;
         Ok(vec![vec![name], vec![id.to_string()]])
+    }
+
+    /// As [`lattice_of_deltas`](Self::lattice_of_deltas), and every chain ends well. A second pack holds copies of the
+    /// topmost chunks that have no base. Returns a recipe of these.
+    pub fn sound_lattice(&self) -> Result<Recipe> {
+        let (session, key) = (SnapshotId(self.random()), self.new_data_key());
+        let mut encoder = BlobEncoder::new(self.repo.id, 1);
+        let same = self.garbage_bytes(1000);
+        let raw = || [self.garbage_bytes(8), same.clone()].concat();
+        let mut below = [raw(), raw()];
+        let mut blobs = self.sealed(&key, &below);
+        for version in 1..=VERSION_MAX {
+            let level = [raw(), raw()];
+            for (raw, base) in level.iter().flat_map(|raw| below.iter().map(move |base| (raw, base))) {
+                let base = DeltaBase {
+                    base: Base { id: self.repo.keys.hasher.id(base), version },
+                    raw: Arc::new(base.clone()),
+                };
+                let blob = encoder.encode(self.env(), &key, self.repo.keys.hasher.id(raw), raw, &[&base]);
+                let blob = blob.expect("a sound machine");
+                assert_eq!(blob.entry.codec, Codec::Delta);
+                blobs.push((blob.entry, blob.bytes));
+            }
+            below = level;
+        }
+        let without = Some(Base { id: BlobId(self.random()), version: 1 });
+        let flawed = blobs
+            .iter()
+            .rev()
+            .take(4)
+            .map(|(entry, bytes)| (BlobEntry { base: without, ..entry.clone() }, bytes.clone()));
+        let flawed = flawed.step_by(2).collect();
+        for blobs in [flawed, blobs] {
+            let pack = self.put_pack(self.random(), session, &key, self.claim(), blobs)?;
+            self.put_index(self.random(), vec![key.wrapped.clone()], vec![pack])?;
+        }
+        Ok(Recipe { depth: 0, chunks: below.iter().map(|raw| self.entry(raw)).collect() })
+    }
+
+    /// Publishes a snapshot of `recipe`, whose data is stored.
+    pub fn publish_recipe(&self, recipe: Recipe) -> Result<SnapshotId> {
+        let (session, key) = (SnapshotId(self.random()), self.new_data_key());
+        let bytes = recipe.chunks.iter().map(|entry| u64::from(entry.len)).sum();
+        self.publish(session, &key, self.lie(inline_list(vec![self.part(bytes, recipe)])))
     }
 
     pub fn highest_sequence(&self) -> Result<Lies> {

@@ -15,6 +15,7 @@ use alluvium::ops::forget::{self, Filter};
 use alluvium::ops::retention::{Count, Policy};
 use alluvium::ops::{key, repair};
 use alluvium::repo::Repository;
+use alluvium::repo::session::{Session, Writing};
 use alluvium::report::{Problem, Silent};
 use alluvium::storage::Storage;
 use alluvium::storage::fault::{Effect, Fault, Operation, on};
@@ -310,6 +311,21 @@ fn many_missing_chunks_keep_nobody_from_a_prune() {
     let fault = Fault::new(scene.storage.clone());
     pruned(&open(fault.clone(), &scene.world).expect("open")).expect("prune");
     assert!(fault.operations() < 1000, "{}", fault.operations());
+}
+
+/// Chunks with 2^62 chains of deltas, in a condemned pack that a snapshot needs after all: the chains are verified
+/// before other copies go, and each link is visited once.
+#[test]
+fn many_chains_of_deltas_keep_nobody_from_a_prune() {
+    let scene = Scene::new(17, SlotKind::WriteOnly);
+    take(&scene.owner, "shop", &dump(300, 0)).expect("take");
+    let recipe = Thief::new(&scene.other).sound_lattice().expect("attack");
+    let who = Writing { host: "host".to_owned(), purpose: "snapshot".to_owned() };
+    let session = Session::begin(&scene.owner, &who, &Silent).expect("begin");
+    assert_eq!(pruned(&scene.fresh()).expect("prune").waiting_packs, 2);
+    drop(session);
+    Thief::new(&scene.other).publish_recipe(recipe).expect("publish");
+    assert_eq!(pruned(&scene.fresh()).expect("prune").verified_blobs, 4 * 62 + 2);
 }
 
 // ---- Other objects ----

@@ -27,6 +27,9 @@ const VERIFIED_AT_ONCE: usize = 256;
 /// A stored copy: the blob, and where it is.
 type Copy = (BlobId, Location);
 
+/// Where a copy begins: its pack, and the offset in bytes.
+type Place = (PackId, u32);
+
 /// What reading a copy at its location gave.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -74,7 +77,10 @@ pub(super) struct Verifier<'v> {
     bases: Bases,
     /// What was read so far. Of a delta only itself: its bases are looked up each time, since other
     /// marks count on other copies of them.
-    verdicts: Mutex<HashMap<(PackId, u32), (BlobId, Verdict)>>,
+    verdicts: Mutex<HashMap<Place, (BlobId, Verdict)>>,
+    /// What this round found of copies with their bases. Each is visited once, however many deltas lead to it: else the
+    /// work would double with each link of a chain.
+    visited: Mutex<HashMap<Place, Verdict>>,
     report: &'v dyn Report,
     cancel: &'v Cancel,
 }
@@ -91,7 +97,8 @@ pub(super) struct Round {
 impl<'v> Verifier<'v> {
     pub(super) fn new(indexed: &'v Indexed<'v>, report: &'v dyn Report, cancel: &'v Cancel) -> Result<Self> {
         let reader = Reader::steady(indexed)?;
-        Ok(Self { indexed, reader, bases: Bases::default(), verdicts: Mutex::default(), report, cancel })
+        let (verdicts, visited) = (Mutex::default(), Mutex::default());
+        Ok(Self { indexed, reader, bases: Bases::default(), verdicts, visited, report, cancel })
     }
 
     /// How many copies were found whole.
@@ -112,6 +119,7 @@ impl<'v> Verifier<'v> {
         let storage = self.indexed.repo.storage.as_ref();
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = if storage.in_order() { 1 } else { cores.max(at_once(storage)) };
+        lock(&self.visited).clear();
         self.report.task("Verifying the copies that stay", Unit::Things, Some(counted.len() as u64));
         let mut done = 0;
         for group in counted.chunks(VERIFIED_AT_ONCE) {
@@ -164,6 +172,16 @@ impl<'v> Verifier<'v> {
     /// Verifies a copy and the counted copies of its base, the base's base. `keep`: it is wanted again
     /// as a base.
     fn verify(&self, marks: &Marks, id: &BlobId, copy: &Location, keep: bool) -> Result<Verdict> {
+        let place = (copy.pack, copy.offset);
+        if let Some(known) = lock(&self.visited).get(&place) {
+            return Ok(*known);
+        }
+        let verdict = self.visit(marks, id, copy, keep)?;
+        lock(&self.visited).insert(place, verdict);
+        Ok(verdict)
+    }
+
+    fn visit(&self, marks: &Marks, id: &BlobId, copy: &Location, keep: bool) -> Result<Verdict> {
         let bases = self.counted_bases(marks, copy)?;
         for (base_id, base_copy) in &bases {
             match self.verify(marks, base_id, base_copy, true)? {
