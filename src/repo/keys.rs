@@ -17,6 +17,7 @@
 //! | `opening` | from a passphrase to open [`Keys`] |
 //! | `epochs` | the begin of a key epoch |
 //! | `data_keys` | the keys of sessions |
+//! | `proofs` | what is computed once |
 //! | `signing` | claims and orders |
 //! | `found` | the first keys of a new repository |
 //!
@@ -26,11 +27,12 @@ mod epochs;
 mod found;
 mod key_file;
 mod opening;
+mod proofs;
 mod signing;
 mod slots;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::Mutex;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
 
 use crate::env::{Env, lock};
 use crate::error::{Error, Kind, Result};
@@ -49,6 +51,7 @@ pub use data_keys::DataKey;
 pub use found::found;
 pub use key_file::new_key_file;
 pub use opening::open;
+pub use proofs::Proofs;
 pub use signing::Claimed;
 pub use slots::{KdfCost, NewSlot, SlotInfo, Slots, list_slots};
 
@@ -66,8 +69,7 @@ pub struct Keys {
     /// Slots whose certificates are read by name.
     wanted: Mutex<BTreeSet<SlotId>>,
     opened: Mutex<HashMap<DataKeyId, seal::SealKey>>,
-    /// Digests of signatures that verified before.
-    verified: Mutex<HashSet<[u8; 32]>>,
+    proofs: Arc<Proofs>,
 }
 
 /// The keys that repositories share when they name and cut chunks alike.
@@ -140,8 +142,14 @@ impl Keys {
             ring: Mutex::new(ring),
             wanted: Mutex::default(),
             opened: Mutex::default(),
-            verified: Mutex::default(),
+            proofs: Arc::default(),
         }
+    }
+
+    /// Shares what was computed with other keys of the repository: it changes no answer, only the work.
+    #[must_use]
+    pub fn sharing(self, proofs: &Arc<Proofs>) -> Self {
+        Self { proofs: Arc::clone(proofs), ..self }
     }
 
     /// Returns the id of the repository.

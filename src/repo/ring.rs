@@ -255,7 +255,9 @@ impl Ring {
         if number != previous + 1 || signed.order.epoch != previous.max(1) {
             return Err(stray());
         }
-        signed.verify(repo, ObjectKind::Epoch, name, &authority)?;
+        signed.verify(repo, ObjectKind::Epoch, name, &|message, signature| {
+            sign::verify(&authority, message, signature)
+        })?;
         let epoch = Epoch::decode(&signed.content).map_err(|e| e.in_object(name))?;
         if epoch.previous != previous || previous == 0 && epoch.authority != first {
             return Err(stray());
@@ -279,7 +281,9 @@ impl Ring {
 
     fn judge_certificate(&self, repo: RepoId, id: SlotId, name: &str, signed: &Signed) -> Result<KnownSlot> {
         let authority = self.authority(signed.order.epoch, name)?;
-        signed.verify(repo, ObjectKind::Certificate, name, &authority)?;
+        signed.verify(repo, ObjectKind::Certificate, name, &|message, signature| {
+            sign::verify(&authority, message, signature)
+        })?;
         let certificate = Certificate::decode(&signed.content).map_err(|e| e.in_object(name))?;
         let digest = stream_digest(&signed.content);
         let listed = |known: &KnownEpoch| known.epoch.certificates.iter().any(|c| c.slot == id && c.digest == digest);
@@ -337,6 +341,9 @@ fn gone(number: u32, since: &str) -> Error {
         .hint("bring the folder `epochs` back from a copy of the repository")
 }
 
+/// Whether a signature over a message is by the authority that should have signed it.
+pub type IsSigned<'s> = &'s dyn Fn(&[u8], &[u8; 64]) -> bool;
+
 /// An order that opened and is not yet verified.
 pub struct Signed {
     /// Whose authority it names.
@@ -351,9 +358,9 @@ impl Signed {
     ///
     /// # Errors
     /// `Damaged`, forged.
-    pub fn verify(&self, repo: RepoId, kind: ObjectKind, name: &str, authority: &[u8; 32]) -> Result<()> {
+    pub fn verify(&self, repo: RepoId, kind: ObjectKind, name: &str, is_signed: IsSigned<'_>) -> Result<()> {
         let message = self.order.message(kind, repo, name.as_bytes(), &self.content);
-        if sign::verify(authority, &message, &self.signature) {
+        if is_signed(&message, &self.signature) {
             Ok(())
         } else {
             Err(Error::forged(name, "no full slot has signed it"))

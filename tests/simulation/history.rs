@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use alluvium::env::{Cancel, Env};
 use alluvium::error::{Error, Kind, Result};
@@ -21,7 +21,7 @@ use alluvium::ops::repair::repair_index;
 use alluvium::ops::snapshot::{SnapshotOptions, Source, snapshot};
 use alluvium::ops::{forget, key};
 use alluvium::repo::Repository;
-use alluvium::repo::keys::{self, Keys};
+use alluvium::repo::keys::{self, Keys, Proofs};
 use alluvium::repo::ring::RawRing;
 use alluvium::repo::rules::{Rule, Rules};
 use alluvium::repo::snapshots::Snapshot;
@@ -167,6 +167,8 @@ pub fn play(seed: u64, without: Option<Rule>, write_down: bool) -> Played {
 
 /// Repositories whose histories are over. To make one anew, with the tables of its cache, takes a third of a history's time.
 static OVER: Mutex<Vec<Repository>> = Mutex::new(Vec::new());
+/// Signatures and sealed keys that somebody has verified: half of a history's time without it.
+static PROOFS: LazyLock<Arc<Proofs>> = LazyLock::new(Arc::default);
 
 /// An open repository with an empty cache and keys of its own: one of a history that is over, or one that is opened as
 /// everybody does.
@@ -201,7 +203,8 @@ impl Open {
 /// Opens the keys of a repository.
 fn keys_of(storage: &Memory, passphrase: &[u8]) -> Result<Keys> {
     let config = Config::decode(&storage.get(config::OBJECT_NAME, CONFIG_BYTES_MAX)?).expect("a config");
-    keys::open(keys::list_slots(storage)?, RawRing::read(storage)?, storage, &config, passphrase)
+    let keys = keys::open(keys::list_slots(storage)?, RawRing::read(storage)?, storage, &config, passphrase)?;
+    Ok(keys.sharing(&PROOFS))
 }
 
 impl std::ops::Deref for Open {

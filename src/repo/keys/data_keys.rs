@@ -88,8 +88,11 @@ impl Keys {
         let secret = secrets.ok_or_else(|| bad("of a key epoch whose secret this slot was not given"))?;
         let associated = self.data_key_name(wrapped.id, wrapped.epoch);
         let (kem_output, sealed) = (&wrapped.kem_output, &wrapped.sealed);
-        let opened = seal::unwrap(Purpose::DataKey, &secret.secret.0, &associated, kem_output, sealed);
-        let key = opened.and_then(|plain| Some(Zeroizing::new(<[u8; 32]>::try_from(&plain[..]).ok()?)));
+        let open = || {
+            let plain = seal::unwrap(Purpose::DataKey, &secret.secret.0, &associated, kem_output, sealed)?;
+            Some(Zeroizing::new(<[u8; 32]>::try_from(&plain[..]).ok()?))
+        };
+        let key = self.proofs.open(&[&secret.secret.0, kem_output, sealed, &associated], open);
         key.filter(|key| data_key_id(key) == wrapped.id)
             .ok_or_else(|| bad("does not open: altered, or from another repository"))
     }

@@ -5,16 +5,12 @@ use crate::error::{Error, Result};
 use crate::format::signed::{Claim, Order};
 use crate::format::{ObjectKind, associated_data};
 use crate::id::{RepoId, SlotId};
-use crate::transform::hash::stream_digest;
 use crate::transform::seal;
-use crate::transform::sign::{self, Signer};
+use crate::transform::sign::Signer;
 
 use super::Keys;
 use super::epochs::no_secrets;
 use crate::repo::ring::open_order;
-
-/// Most signatures that are kept as verified: 4 MB.
-const VERIFIED_MAX: usize = 1 << 16;
 
 /// The result of opening a claim.
 pub enum Claimed {
@@ -72,7 +68,7 @@ impl Keys {
         };
         let message = claim.message(kind, self.repo, bound, content);
         let public = known.certificate.signing;
-        if !self.is_verified(&public, &message, &signature) {
+        if !self.proofs.verify(&public, &message, &signature) {
             let what = format!("slot {} has not signed it", claim.author);
             return Err(Error::forged(name, what));
         }
@@ -101,22 +97,6 @@ impl Keys {
             .ok_or_else(|| Error::damaged(name, "does not open: altered, swapped, or from another repository"))
     }
 
-    fn is_verified(&self, public: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> bool {
-        let digest = stream_digest(&[&public[..], signature, message].concat());
-        if lock(&self.verified).contains(&digest) {
-            return true;
-        }
-        let verified = sign::verify(public, message, signature);
-        if verified {
-            let mut known = lock(&self.verified);
-            if known.len() >= VERIFIED_MAX {
-                known.clear();
-            }
-            known.insert(digest);
-        }
-        verified
-    }
-
     /// Signs `content` with the authority of the newest epoch and seals it as an order.
     ///
     /// # Errors
@@ -140,7 +120,8 @@ impl Keys {
     pub fn open_order(&self, kind: ObjectKind, name: &str, bytes: &[u8]) -> Result<(Order, Vec<u8>)> {
         let signed = open_order(&self.index, self.repo, kind, name, bytes)?;
         let authority = lock(&self.ring).authority(signed.order.epoch, name)?;
-        signed.verify(self.repo, kind, name, &authority)?;
+        signed
+            .verify(self.repo, kind, name, &|message, signature| self.proofs.verify(&authority, message, signature))?;
         Ok((signed.order, signed.content))
     }
 }
