@@ -187,6 +187,8 @@ impl<'r> Thief<'r> {
         let (packs, keys) = self.shown()?;
         let mut packs: Vec<IndexedPack> = packs.into_values().collect();
         packs.iter_mut().for_each(change);
+        // A prune may have taken a key since.
+        packs.retain(|pack| keys.contains_key(&pack.key));
         let keys: Vec<WrappedKey> = keys.into_values().collect();
         [self.early(), self.late()].into_iter().map(|id| self.put_index(id, keys.clone(), packs.clone())).collect()
     }

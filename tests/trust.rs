@@ -8,7 +8,7 @@ use alluvium::error::Kind;
 use alluvium::format::index::{self, IndexedPack};
 use alluvium::format::keyslot::SlotKind;
 use alluvium::format::pack::object_name;
-use alluvium::format::{ObjectKind, certificate, epoch};
+use alluvium::format::{ObjectKind, certificate, epoch, manifest};
 use alluvium::id::{PackId, SlotId, SnapshotId};
 use alluvium::ops::check::check;
 use alluvium::ops::forget::{self, Filter};
@@ -311,6 +311,23 @@ fn many_missing_chunks_keep_nobody_from_a_prune() {
     let fault = Fault::new(scene.storage.clone());
     pruned(&open(fault.clone(), &scene.world).expect("open")).expect("prune");
     assert!(fault.operations() < 1000, "{}", fault.operations());
+}
+
+/// Who holds a write-only key needs no session: he adds a pack, and publishes its snapshot while a prune looks.
+#[test]
+fn a_snapshot_of_no_session_that_is_published_meanwhile_stops_nobody() {
+    let scene = Scene::new(18, SlotKind::WriteOnly);
+    let id = take(&scene.owner, "shop", &dump(300, 0)).expect("take").id;
+    let other = take(&scene.other, "mail", &noise(20_000, 1)).expect("take").id;
+    let name = manifest::object_name(other);
+    let published = scene.storage.get(&name, 1 << 20).expect("get");
+    scene.storage.delete(&name).expect("delete");
+    let late = scene.storage.clone();
+    let publish = move |_: &str| late.put_new(&name, &published).expect("publish");
+    let storage = Before::new(&scene.storage, Operation::Get, "snapshots/", publish);
+    pruned(&open(storage, &scene.world).expect("open")).expect("prune");
+    scene.expect_whole(id, &dump(300, 0), "the owner's");
+    scene.expect_whole(other, &noise(20_000, 1), "the other's");
 }
 
 /// Chunks with 2^62 chains of deltas, in a condemned pack that a snapshot needs after all: the chains are verified

@@ -6,6 +6,7 @@
 //! are over, a prune by a stranger without a cache changes none of that.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
@@ -147,7 +148,7 @@ pub fn play(seed: u64, without: Option<Rule>, write_down: bool) -> Played {
                 ledger: &ledger,
                 repo: None,
             };
-            scope.spawn(move || player.play());
+            scope.spawn(move || player.play_to_the_end());
         }
     });
     stage.settle();
@@ -234,7 +235,16 @@ struct Player<'l> {
 }
 
 impl Player<'_> {
-    fn play(mut self) {
+    /// Plays, and leaves the stage to the others even if it panics.
+    fn play_to_the_end(mut self) {
+        if std::panic::catch_unwind(AssertUnwindSafe(|| self.play())).is_err() {
+            self.ledger().surprise.get_or_insert("a machine panicked".to_owned());
+        }
+        self.seat.power.on(None);
+        self.seat.stage.leave(self.seat.machine);
+    }
+
+    fn play(&mut self) {
         let operations = 2 + self.random.below(4);
         for _ in 0..operations {
             let crash = self.seat.stage_climate().crash;
@@ -249,8 +259,6 @@ impl Player<'_> {
             let result = self.operate();
             self.note(&result);
         }
-        self.seat.power.on(None);
-        self.seat.stage.leave(self.seat.machine);
     }
 
     fn operate(&mut self) -> (String, Result<()>) {

@@ -69,8 +69,9 @@ struct Unlisted {
 }
 
 impl<'r> Survey<'r> {
-    /// Looks at everything, and where only claims need a pack that no index object lists, lists it and looks again. A
-    /// dry run lists nothing: there such a chunk is missing.
+    /// Looks at everything; and again where only claims need a pack that no index object lists, which is listed then,
+    /// or where somebody published a snapshot meanwhile whose session was not registered. A dry run lists nothing:
+    /// there such a chunk is missing.
     pub(super) fn take(
         repo: &'r Repository,
         own: Option<SnapshotId>,
@@ -84,12 +85,12 @@ impl<'r> Survey<'r> {
                 return Ok(survey);
             }
         }
-        Err(refused("packs/", "somebody goes on adding packs that no index object lists"))
+        Err(refused("packs/", "somebody goes on adding packs that no index object lists, or of no registered session"))
     }
 
     /// Looks at everything, in the order that makes what is new safe: a pack in the first listing belongs to a
     /// session that was registered before; if that session is no longer listed, its manifest is, and with the
-    /// manifest its index. `None` when packs were listed that no index object listed.
+    /// manifest its index. `None`: look again.
     fn look(
         repo: &'r Repository,
         own: Option<SnapshotId>,
@@ -183,7 +184,10 @@ impl<'r> Survey<'r> {
         drop(verifier);
         // A snapshot that wrote a pack which nobody seems to need was forgotten, or is hidden.
         let writers = packs.iter().filter(|p| !p.needed).map(|p| p.session);
-        refuse_hidden(repo, writers, &names)?;
+        if let Some(id) = hidden(repo, writers, &names)? {
+            // Or was published since, by a slot that registers no session.
+            return if repo.list_snapshots_proven()?.contains(&id) { Ok(None) } else { Err(is_hidden(id)) };
+        }
         for problem in marks.missing.iter().chain(&doubt) {
             report.problem(problem.clone());
         }
@@ -606,24 +610,37 @@ pub(super) fn all_snapshots(repo: &Repository, report: &dyn Report) -> Result<Al
     Ok(AllSnapshots { snapshots, ids, names: listed, unverified, doubt })
 }
 
-/// Refuses when one of `known` is not listed and exists all the same. Objects are asked for by name: what a storage
-/// says of a name is never behind.
+/// Refuses when one of `known` is not listed and exists all the same.
 fn refuse_hidden(
     repo: &Repository,
     known: impl IntoIterator<Item = SnapshotId>,
     listed: &BTreeSet<SnapshotId>,
 ) -> Result<()> {
+    hidden(repo, known, listed)?.map_or(Ok(()), |id| Err(is_hidden(id)))
+}
+
+fn is_hidden(id: SnapshotId) -> Error {
+    let what = "exists, but the storage does not list it: its listing is incomplete";
+    refused(&manifest::object_name(id), what)
+}
+
+/// One of `known` that is not listed and exists all the same. Objects are asked for by name: what a storage says of a
+/// name is never behind.
+fn hidden(
+    repo: &Repository,
+    known: impl IntoIterator<Item = SnapshotId>,
+    listed: &BTreeSet<SnapshotId>,
+) -> Result<Option<SnapshotId>> {
     if !repo.rules.keep(Rule::DoubtListing) {
-        return Ok(());
+        return Ok(None);
     }
     let unlisted: BTreeSet<SnapshotId> = known.into_iter().filter(|id| !listed.contains(id)).collect();
     for id in unlisted {
-        let name = manifest::object_name(id);
-        if repo.storage.stat(&name)?.is_some_and(|size| size != manifest::FENCE_LEN) {
-            return Err(refused(&name, "exists, but the storage does not list it: its listing is incomplete"));
+        if repo.storage.stat(&manifest::object_name(id))?.is_some_and(|size| size != manifest::FENCE_LEN) {
+            return Ok(Some(id));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// What of the indexed packs the storage shows.
