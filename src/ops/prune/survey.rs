@@ -7,7 +7,7 @@ use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{Generation, generation_name};
 use crate::format::manifest;
-use crate::format::pack::object_name;
+use crate::format::pack::{Base, object_name};
 use crate::id::{BlobId, PackId, SlotId, SnapshotId};
 use crate::repo::fence::live_sessions;
 use crate::repo::index::{KnownPack, Location};
@@ -160,7 +160,7 @@ impl<'r> Survey<'r> {
             }
             let mut packs = surveyed(&indexed, &marks, &listed, &known, &unlisted, &is_at_work)?;
             let going = going(&indexed, &packs, &flawed, options);
-            let duplicates = duplicates(&marks, &going, &known, &unlisted, repo)?;
+            let duplicates = duplicates(&indexed, &marks, &going, &known, &unlisted)?;
             let Round { flawed: found, unread } = verifier.round(&marks, &duplicates)?;
             if !found.is_subset(&flawed) {
                 flawed.extend(found);
@@ -168,10 +168,11 @@ impl<'r> Survey<'r> {
             }
             let lacking = lacking(&snapshots, &marks);
             doubt = doubt.or_else(|| doubt_of_unverified(&unverified, &marks));
+            let spared = holders(&indexed, &unread)?;
             for pack in packs.iter_mut().filter(|pack| going.contains(&pack.id)) {
-                let blobs = blobs_of(pack.id, &known, &unlisted, repo)?;
-                pack.stays =
-                    unlisted.get(&pack.id).is_some_and(|u| u.unread) || blobs.iter().any(|(_, id)| unread.contains(id));
+                pack.stays = spared.contains(&pack.id);
+                pack.stays |=
+                    unlisted.get(&pack.id).is_some_and(|u| u.unread || u.blobs.iter().any(|id| unread.contains(id)));
                 // What a snapshot lacks may be in a pack that can't say what it holds.
                 pack.stays |= unlisted.contains_key(&pack.id) && !marks.missing.is_empty();
                 // So may be what the lost part of its author's recipe names.
@@ -385,15 +386,20 @@ fn blobs_of(
     Ok(entries.into_iter().map(|(offset, entry)| (offset, entry.id)).collect())
 }
 
-/// The blobs of which a pack of `going` holds a copy that is not counted on.
+/// The blobs of which a copy that is not counted on becomes unreadable: a pack of `going` holds it, or a copy of what it
+/// is a difference to.
 fn duplicates(
+    indexed: &Indexed<'_>,
     marks: &Marks,
     going: &BTreeSet<PackId>,
     known: &HashMap<PackId, KnownPack>,
     unlisted: &HashMap<PackId, Unlisted>,
-    repo: &Repository,
 ) -> Result<Duplicates> {
     let mut duplicates = Duplicates::default();
+    if going.is_empty() {
+        return Ok(duplicates);
+    }
+    let repo = indexed.repo;
     for pack in going {
         let used = marks.used.get(pack);
         for (offset, id) in blobs_of(*pack, known, unlisted, repo)? {
@@ -402,7 +408,62 @@ fn duplicates(
             }
         }
     }
+    let mut bases = GoingBases { indexed, marks, going, judged: HashMap::new() };
+    for pack in known.keys().filter(|pack| !going.contains(*pack)) {
+        let used = marks.used.get(pack);
+        for (offset, entry) in repo.cache.entries(pack)? {
+            let Some(base) = entry.base.filter(|_| !used.is_some_and(|used| used.contains(&offset))) else { continue };
+            if bases.lose_one(&base)? {
+                duplicates.add(&entry.id);
+            }
+        }
+    }
     Ok(duplicates)
+}
+
+/// The packs that hold copies of `blobs`, or of what a copy is a difference to.
+fn holders(indexed: &Indexed<'_>, blobs: &HashSet<BlobId>) -> Result<HashSet<PackId>> {
+    let (mut packs, mut seen) = (HashSet::new(), HashSet::new());
+    let mut waiting: Vec<(BlobId, u8)> = blobs.iter().map(|id| (*id, u8::MAX)).collect();
+    while let Some((id, below)) = waiting.pop() {
+        for copy in indexed.copies(&id)?.iter().filter(|copy| copy.version() < below) {
+            packs.insert(copy.pack);
+            waiting.extend(copy.base.map(|base| (base.id, base.version)).filter(|base| seen.insert(*base)));
+        }
+    }
+    Ok(packs)
+}
+
+/// Which bases lose a copy.
+struct GoingBases<'g> {
+    indexed: &'g Indexed<'g>,
+    marks: &'g Marks,
+    going: &'g BTreeSet<PackId>,
+    judged: HashMap<(BlobId, u8), bool>,
+}
+
+impl GoingBases<'_> {
+    /// True if a copy that a delta may be decoded with goes, or becomes unreadable as its own base goes. Versions fall
+    /// along a chain, so this ends.
+    fn lose_one(&mut self, base: &Base) -> Result<bool> {
+        let key = (base.id, base.version);
+        if let Some(known) = self.judged.get(&key) {
+            return Ok(*known);
+        }
+        let mut loses = false;
+        for copy in self.indexed.copies(&base.id)?.iter().filter(|copy| copy.version() < base.version) {
+            let is_used = || self.marks.used.get(&copy.pack).is_some_and(|used| used.contains(&copy.offset));
+            loses = self.going.contains(&copy.pack) && !is_used();
+            if let Some(base) = copy.base.filter(|_| !loses) {
+                loses = self.lose_one(&base)?;
+            }
+            if loses {
+                break;
+            }
+        }
+        self.judged.insert(key, loses);
+        Ok(loses)
+    }
 }
 
 /// The wasteful first, until what is left is within bounds; and small packs, once there are many.
