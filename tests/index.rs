@@ -423,8 +423,8 @@ fn patient<T>(work: impl Fn() -> Result<T, alluvium::error::Error>) -> Result<T,
 struct Stored;
 
 impl IndexSource for Stored {
-    fn list(&self) -> Result<BTreeSet<IndexId>> {
-        Ok((0..OBJECTS).map(index_id).collect())
+    fn list(&self) -> Result<BTreeMap<IndexId, u64>> {
+        Ok((0..OBJECTS).map(|n| (index_id(n), 1000)).collect())
     }
 
     fn read(&self, ids: &[IndexId]) -> Vec<Result<(SlotId, IndexObject)>> {
@@ -447,7 +447,7 @@ fn refresh(index: &Index) {
     let (loaded, listed) = (index.loaded().unwrap(), Stored.list().unwrap());
     let missing = (0..OBJECTS).filter(|n| !loaded.contains(&index_id(*n)));
     index.add_all(missing.map(|n| Ok((index_id(n), AUTHOR, object(n))))).unwrap();
-    let gone: Vec<_> = loaded.difference(&listed.into_iter().collect()).copied().collect();
+    let gone: Vec<_> = loaded.difference(&listed.into_keys().collect()).copied().collect();
     if !gone.is_empty() {
         index.drop_gone(&gone).unwrap();
     }

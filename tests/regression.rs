@@ -413,7 +413,7 @@ fn repair_settles_a_contradiction_by_the_packs_trailer() {
         let data = noise(200_000, 1);
         take(&repo, "shop", &data).expect("take");
         let mut lie = IndexObject::default();
-        for id in repo.list_index().expect("index") {
+        for id in repo.list_index().expect("index").into_keys() {
             let object = repo.read_index_object(id).expect("an index object");
             lie.keys.extend(object.keys.iter().filter(|key| !lie.keys.contains(key)).cloned().collect::<Vec<_>>());
             lie.packs.extend(object.packs);

@@ -159,7 +159,7 @@ impl<'r> Thief<'r> {
     /// All packs that the index objects list, and their data keys.
     fn shown(&self) -> Result<(BTreeMap<PackId, IndexedPack>, BTreeMap<DataKeyId, WrappedKey>)> {
         let (mut packs, mut keys) = (BTreeMap::new(), BTreeMap::new());
-        for id in self.repo.list_index()? {
+        for id in self.repo.list_index()?.into_keys() {
             match self.repo.read_index_object(id) {
                 Ok(object) => {
                     packs.extend(object.packs.into_iter().map(|pack| (pack.id, pack)));

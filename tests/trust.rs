@@ -368,7 +368,7 @@ fn after_a_distrusted_slot_listed(
     let his = open_with(aside.clone(), world, b"stolen").expect("open");
     let before = his.list_index().expect("list");
     take(&his, "mail", data).expect("take");
-    for id in his.list_index().expect("list").difference(&before) {
+    for id in his.list_index().expect("list").keys().filter(|id| !before.contains_key(id)) {
         let mut object = his.read_index_object(*id).expect("read");
         for pack in &mut object.packs {
             let name = object_name(pack.id);

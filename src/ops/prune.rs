@@ -195,7 +195,7 @@ fn is_believed(repo: &Repository, state: &Generation, slot: SlotId) -> bool {
 /// claim is held at a time, however large they are.
 fn adopt_claims(repo: &Repository, state: &Generation, report: &dyn Report, cancel: &Cancel) -> Result<()> {
     let mut adoption = Adoption::new(repo, report);
-    for id in repo.list_index()? {
+    for id in repo.list_index()?.into_keys() {
         match repo.read_index_claim(id) {
             Ok((claim, object)) if !is_believed(repo, state, claim.author) => {
                 adoption.claim(id, claim.author, &object, cancel)?;
@@ -524,7 +524,7 @@ impl Work<'_, '_> {
     ) -> Result<()> {
         let state = &self.session.indexed.state;
         let mut old: Vec<(IndexId, IndexObject)> = Vec::new();
-        for id in self.repo.list_index()? {
+        for id in self.repo.list_index()?.into_keys() {
             match self.repo.read_index_claim(id) {
                 Ok((claim, object)) if is_believed(self.repo, state, claim.author) && choose(&object) => {
                     old.push((id, object));

@@ -52,7 +52,7 @@ pub fn repair_index(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> 
     repo.cache.invalidate()?;
     let mut repaired = Repaired::default();
     let (mut sound, mut broken): (Vec<(IndexId, IndexObject)>, Vec<IndexId>) = (Vec::new(), Vec::new());
-    for id in repo.list_index()? {
+    for id in repo.list_index()?.into_keys() {
         match repo.read_index_object(id) {
             Ok(object) => sound.push((id, object)),
             Err(e) if e.kind() == Kind::Damaged && !e.is_unverified() => broken.push(id),

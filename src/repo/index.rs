@@ -49,6 +49,11 @@ use crate::transform::sketch::FEATURES;
 /// Entries that are added in one transaction, and that are held in memory by a scan in id order.
 const BATCH_ENTRIES: usize = 1 << 20;
 
+/// Most index objects that are held in memory together.
+const OBJECTS_AT_ONCE: usize = 256;
+/// Most bytes that these have as they are stored, unless a single one has more.
+const OBJECT_BYTES_AT_ONCE: u64 = 64 << 20;
+
 /// Features that are noted at most: some 50 MB, for 64 GB of distinct chunks.
 const FEATURES_NOTED_MAX: i64 = 1 << 20;
 
@@ -142,6 +147,11 @@ pub struct Index {
     left: Mutex<Left>,
     changed: Mutex<Changed>,
     filter_misses: AtomicU64,
+}
+
+/// Cuts index objects, with their sizes in bytes, into groups that are read together.
+pub fn groups(objects: &[(IndexId, u64)]) -> impl Iterator<Item = &[(IndexId, u64)]> {
+    super::parallel::groups(objects, OBJECTS_AT_ONCE, OBJECT_BYTES_AT_ONCE, |(_, size)| *size)
 }
 
 impl Index {

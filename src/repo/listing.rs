@@ -10,7 +10,7 @@
 //! | `snapshots/` | the fence of a session that does not exist |
 //! | `index/` | an index object that lists nothing |
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Kind, Result};
 use crate::format::coordination::{Beat, SESSION_PREFIX, beat_name};
@@ -54,11 +54,11 @@ impl Repository {
         self.snapshot_ids(&listed)
     }
 
-    /// The index objects, as they are now or later.
+    /// The index objects and their sizes in bytes, as they are now or later.
     ///
     /// # Errors
     /// `Storage`; `Damaged` when the listing stays behind.
-    pub fn list_index_proven(&self) -> Result<BTreeSet<IndexId>> {
+    pub fn list_index_proven(&self) -> Result<BTreeMap<IndexId, u64>> {
         let nothing = IndexObject { keys: Vec::new(), packs: Vec::new() }.encode();
         let listed = self.prove(
             "index/",

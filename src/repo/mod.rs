@@ -77,8 +77,6 @@ pub struct InitOptions {
 pub const CHUNK_BYTES: u32 = 256 << 10;
 /// The default pack size.
 pub const PACK_BYTES: u64 = 16 << 20;
-/// Index objects that are held while the local cache is filled.
-const OBJECTS_AT_ONCE: usize = 256;
 /// Average chunk of a recipe: small, since a recipe changes where its stream does.
 const RECIPE_CHUNK_BYTES: u32 = 8 << 10;
 
@@ -257,12 +255,12 @@ impl Repository {
         read_index_object(self.storage.as_ref(), &self.keys, &self.judged, id)
     }
 
-    /// The index objects that the storage lists. Like all listings sorted, so that the same repository is worked on
+    /// The index objects that the storage lists, and their sizes in bytes. Like all listings sorted, so that the same repository is worked on
     /// in the same order every time.
     ///
     /// # Errors
     /// `Storage`.
-    pub fn list_index(&self) -> Result<BTreeSet<IndexId>> {
+    pub fn list_index(&self) -> Result<BTreeMap<IndexId, u64>> {
         Ok(index_ids(&self.storage.list("index/")?))
     }
 
@@ -387,7 +385,7 @@ impl Repository {
         number: u64,
         state: Generation,
         report: &dyn Report,
-        list: &dyn Fn() -> Result<BTreeSet<IndexId>>,
+        list: &dyn Fn() -> Result<BTreeMap<IndexId, u64>>,
     ) -> Result<Indexed<'_>> {
         let problems = self.refresh(list, report)?;
         let mut indexed = self.indexed(number, state, problems);
@@ -483,7 +481,7 @@ impl Repository {
     ///
     /// An object that is listed and gone was replaced meanwhile. What replaced it was durable before, and may be newer
     /// than the listing: so it is listed again.
-    fn refresh(&self, list: &dyn Fn() -> Result<BTreeSet<IndexId>>, report: &dyn Report) -> Result<Vec<Problem>> {
+    fn refresh(&self, list: &dyn Fn() -> Result<BTreeMap<IndexId, u64>>, report: &dyn Report) -> Result<Vec<Problem>> {
         for _ in 1..LOOKS {
             let (problems, vanished) = self.refresh_once(&list()?, report)?;
             if vanished.is_none() {
@@ -500,19 +498,24 @@ impl Repository {
         Ok(problems)
     }
 
-    fn refresh_once(&self, listed: &BTreeSet<IndexId>, report: &dyn Report) -> Result<(Vec<Problem>, Option<IndexId>)> {
+    fn refresh_once(
+        &self,
+        listed: &BTreeMap<IndexId, u64>,
+        report: &dyn Report,
+    ) -> Result<(Vec<Problem>, Option<IndexId>)> {
         let mut vanished = None;
         let loaded = self.cache.loaded()?;
-        let missing: Vec<_> = listed.iter().filter(|id| !loaded.contains(*id)).copied().collect();
+        let missing: Vec<_> =
+            listed.iter().filter(|(id, _)| !loaded.contains(id)).map(|(id, size)| (*id, *size)).collect();
         if missing.len() > 8 {
             report.task("Reading the index", Unit::Things, Some(missing.len() as u64));
         }
         let mut problems = Vec::new();
         let mut done = 0;
-        for group in missing.chunks(OBJECTS_AT_ONCE) {
+        for group in index::groups(&missing) {
             let mut objects = Vec::new();
-            let read = each(at_once(self.storage.as_ref()), group, |&id| self.read_index_claim(id));
-            for (&id, read) in group.iter().zip(read) {
+            let read = each(at_once(self.storage.as_ref()), group, |&(id, _)| self.read_index_claim(id));
+            for (&(id, _), read) in group.iter().zip(read) {
                 match read {
                     Ok((claim, object)) => objects.push((id, claim.author, object)),
                     Err(e) if e.kind() == Kind::NotFound => vanished = Some(id),
@@ -535,7 +538,7 @@ impl Repository {
                 }
             }
         }
-        let gone: Vec<_> = loaded.iter().filter(|id| !listed.contains(*id)).copied().collect();
+        let gone: Vec<_> = loaded.iter().filter(|id| !listed.contains_key(id)).copied().collect();
         if !gone.is_empty() {
             self.cache.drop_gone(&gone)?;
         }
@@ -638,7 +641,7 @@ struct StoredIndex {
 }
 
 impl IndexSource for StoredIndex {
-    fn list(&self) -> Result<BTreeSet<IndexId>> {
+    fn list(&self) -> Result<BTreeMap<IndexId, u64>> {
         Ok(index_ids(&self.storage.list("index/")?))
     }
 
@@ -651,9 +654,9 @@ impl IndexSource for StoredIndex {
     }
 }
 
-/// The ids of the objects of `index/`.
-fn index_ids(listed: &[Listed]) -> BTreeSet<IndexId> {
-    listed.iter().filter_map(|o| o.name.strip_prefix("index/")?.parse().ok()).collect()
+/// The ids of the objects of `index/`, and their sizes in bytes.
+fn index_ids(listed: &[Listed]) -> BTreeMap<IndexId, u64> {
+    listed.iter().filter_map(|o| Some((o.name.strip_prefix("index/")?.parse().ok()?, o.size))).collect()
 }
 
 /// Longest chain of a blob, its base, the base's base, that is followed.

@@ -47,9 +47,33 @@ pub fn both<A: Send, B>(storage: &dyn Storage, first: impl FnOnce() -> A + Send,
     })
 }
 
+/// Cuts `items` into groups whose contents are held in memory together: of at most `count` items, and of at most
+/// `bytes_max` bytes by `size`, unless a single item has more.
+pub fn groups<T>(items: &[T], count: usize, bytes_max: u64, size: impl Fn(&T) -> u64) -> impl Iterator<Item = &[T]> {
+    let (mut len, mut bytes) = (0, 0_u64);
+    items.chunk_by(move |before, next| {
+        len += 1;
+        bytes = bytes.saturating_add(size(before));
+        let fits = len < count && bytes.saturating_add(size(next)) <= bytes_max;
+        if !fits {
+            (len, bytes) = (0, 0);
+        }
+        fits
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_are_bounded_in_both_ways() {
+        let cut = |items: &[u64]| -> Vec<Vec<u64>> { groups(items, 3, 10, |n| *n).map(<[u64]>::to_vec).collect() };
+        assert_eq!(cut(&[]), Vec::<Vec<u64>>::new());
+        assert_eq!(cut(&[1, 2, 3, 4]), [vec![1, 2, 3], vec![4]]);
+        assert_eq!(cut(&[6, 4, 1, 99, 1, 9, 1]), [vec![6, 4], vec![1], vec![99], vec![1, 9], vec![1]]);
+        assert_eq!(cut(&[u64::MAX, u64::MAX]), [vec![u64::MAX], vec![u64::MAX]]);
+    }
 
     #[test]
     fn results_keep_their_order() {

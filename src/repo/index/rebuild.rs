@@ -1,30 +1,28 @@
 //! How the index goes on when its file can't be relied on: in a database in memory, filled from the
 //! repository's index objects, with one warning. A cache is never worth a failed backup, and never the truth.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::file::{self, Fault, Inner};
 use super::store::{Store, read, write};
-use super::{Index, WarningSink};
+use super::{Index, WarningSink, groups};
 use crate::env::lock;
 use crate::error::{Error, Kind, Result};
 use crate::format::index::IndexObject;
 use crate::id::{IndexId, SlotId};
 
-/// Index objects that are held at once.
-const OBJECTS_AT_ONCE: usize = 256;
 /// How often the objects are listed when some of them are replaced meanwhile.
 const LISTINGS_MAX: usize = 4;
 
 /// Gives the repository's index objects, from which an [`Index`] is rebuilt.
 pub trait IndexSource: Send + Sync {
-    /// The objects that the storage lists.
+    /// The objects that the storage lists, and their sizes in bytes.
     ///
     /// # Errors
     /// `Storage`.
-    fn list(&self) -> Result<BTreeSet<IndexId>>;
+    fn list(&self) -> Result<BTreeMap<IndexId, u64>>;
 
     /// Reads these objects with their authors; the results are in the order of `ids`.
     fn read(&self, ids: &[IndexId]) -> Vec<Result<(SlotId, IndexObject)>>;
@@ -173,25 +171,27 @@ impl Index {
         let mut tried = HashSet::new();
         for _ in 0..LISTINGS_MAX {
             let listed = source.list()?;
-            let wanted: Vec<IndexId> = {
+            let wanted: Vec<(IndexId, u64)> = {
                 let Changed { added, removed } = &*lock(&self.changed);
-                let all = listed.iter().chain(added.iter().filter(|id| !listed.contains(id)));
-                all.filter(|id| !removed.contains(*id) && !tried.contains(*id)).copied().collect()
+                let unlisted = added.iter().filter(|id| !listed.contains_key(id)).map(|id| (*id, 0));
+                let all = listed.iter().map(|(id, size)| (*id, *size)).chain(unlisted);
+                all.filter(|(id, _)| !removed.contains(id) && !tried.contains(id)).collect()
             };
             let mut vanished = false;
-            for group in wanted.chunks(OBJECTS_AT_ONCE) {
+            for group in groups(&wanted) {
+                let ids: Vec<IndexId> = group.iter().map(|(id, _)| *id).collect();
                 let mut objects = Vec::new();
-                for (id, read) in group.iter().zip(source.read(group)) {
+                for (id, read) in ids.iter().zip(source.read(&ids)) {
                     match read {
                         Ok((author, object)) => objects.push((*id, author, object)),
                         // It was replaced since it was listed: what replaced it may be newer than the listing.
-                        Err(e) if e.kind() == Kind::NotFound => vanished |= listed.contains(id),
+                        Err(e) if e.kind() == Kind::NotFound => vanished |= listed.contains_key(id),
                         Err(_) => {}
                     }
                 }
                 store.add_consistent(&objects)?;
             }
-            tried.extend(wanted);
+            tried.extend(wanted.into_iter().map(|(id, _)| id));
             if !vanished {
                 break;
             }
@@ -234,10 +234,10 @@ mod tests {
     struct Stored(Mutex<u32>);
 
     impl IndexSource for Stored {
-        fn list(&self) -> Result<BTreeSet<IndexId>> {
+        fn list(&self) -> Result<BTreeMap<IndexId, u64>> {
             let mut listings = lock(&self.0);
             *listings += 1;
-            Ok(if *listings == 1 { [0, 1, 99] } else { [0, 1, 2] }.map(|n| IndexId([n; 16])).into())
+            Ok(if *listings == 1 { [0, 1, 99] } else { [0, 1, 2] }.map(|n| (IndexId([n; 16]), 0)).into())
         }
 
         fn read(&self, ids: &[IndexId]) -> Vec<Result<(SlotId, IndexObject)>> {

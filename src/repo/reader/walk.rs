@@ -12,8 +12,10 @@ use crate::format::recipe::{Recipe, RecipeEntry, decode_entries};
 use crate::id::BlobId;
 use crate::report::Report;
 
-/// Chunks of a recipe that a walk reads at a time: a few MiB.
+/// Most chunks of a recipe that a walk reads at a time.
 const WALK_CHUNKS: usize = 256;
+/// Most plain bytes that these have together, unless a single one has more. Only a hostile recipe comes near.
+const WALK_BYTES: u64 = 32 << 20;
 
 /// The chunks that walks have come by: they need not be read again. A recipe chunk counts once for
 /// each depth.
@@ -125,7 +127,11 @@ impl Reader<'_> {
         with: Walking<'_>,
         visit: Visit<'_>,
     ) -> Result<(), Stop> {
-        for group in entries.chunks(if depth == 0 { usize::MAX } else { WALK_CHUNKS }) {
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let len = if depth == 0 { rest.len() } else { self.fitting(rest, depth, walked)? };
+            let (group, after) = rest.split_at(len);
+            rest = after;
             for entry in group {
                 visit(entry, depth.saturating_add(above)).map_err(Stop::Ended)?;
             }
@@ -138,6 +144,22 @@ impl Reader<'_> {
             }
         }
         Ok(())
+    }
+
+    /// How many of `entries`, at least one, are read at a time.
+    fn fitting(&self, entries: &[RecipeEntry], depth: u8, walked: &HashSet<(BlobId, u8)>) -> Result<usize, Stop> {
+        let mut bytes = 0;
+        for (len, RecipeEntry { id, .. }) in entries.iter().take(WALK_CHUNKS).enumerate() {
+            if !walked.contains(&(*id, depth)) {
+                // What the recipe says of its length may be a lie.
+                let copies = self.indexed.copies(id).map_err(Stop::Ended)?;
+                bytes += copies.iter().map(|copy| u64::from(copy.raw_len)).max().unwrap_or_default();
+            }
+            if bytes > WALK_BYTES {
+                return Ok(len.max(1));
+            }
+        }
+        Ok(entries.len().min(WALK_CHUNKS))
     }
 
     /// Reads those chunks of a group that were not walked, in order, and notes that they are.
@@ -205,8 +227,9 @@ impl<'a> ListWalk<'a> {
             return Ok(Some(parts.to_vec()));
         }
         let Some((depth, mut group)) = self.waiting.pop() else { return Ok(None) };
-        if group.len() > WALK_CHUNKS {
-            self.waiting.push((depth, group.split_off(WALK_CHUNKS)));
+        let len = self.reader.fitting(&group, depth, walked)?;
+        if group.len() > len {
+            self.waiting.push((depth, group.split_off(len)));
         }
         for entry in &group {
             visit(entry, depth + 1).map_err(Stop::Ended)?;
