@@ -1,8 +1,9 @@
 //! Verification: before a copy of a needed blob goes, the copy that stays is read and decoded.
 //!
 //! Marks say which copy of each needed blob is counted on. Where a pack that is to go holds another
-//! copy of the same blob, the counted one is read at exactly its location, and so is the counted copy
-//! of each base of its delta chain. What has one copy only is not read: nothing depends on the choice.
+//! copy of the same blob, or of a base of another copy, the counted one is read at exactly its location,
+//! and so is the counted copy of each base of its delta chain. What has one copy only is not read: nothing
+//! depends on the choice.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -43,13 +44,13 @@ enum Verdict {
     FlawedBase,
 }
 
-/// The ids of blobs whose counted copies must be verified, by their first 8 bytes: ids are keyed
+/// The ids of blobs whose counted copies must be verified where there are any, by their first 8 bytes: ids are keyed
 /// hashes, so a collision costs one read more.
 #[derive(Default)]
 pub(super) struct Duplicates(HashSet<u64>);
 
 impl Duplicates {
-    /// Adds a blob of which a pack that is to go holds a copy that is not counted on.
+    /// Adds a blob of which a copy that is not counted on becomes unreadable.
     pub(super) fn add(&mut self, id: &BlobId) {
         self.0.insert(Self::prefix(id));
     }
