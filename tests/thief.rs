@@ -865,6 +865,17 @@ impl<'r> Thief<'r> {
         Ok(vec![vec![manifest::object_name(id), id.to_string()]])
     }
 
+    /// A list, in a chunk, of two parts of 2^64 - 1 bytes without a chunk.
+    pub fn endless_list(&self) -> Result<SnapshotId> {
+        let (session, key) = (SnapshotId(self.random()), self.new_data_key());
+        let part = || self.part(u64::MAX, Recipe { depth: 0, chunks: Vec::new() });
+        let list = [part(), part()].map(|part| part.encode().expect("a short record")).concat();
+        self.store(session, &key, std::slice::from_ref(&list))?;
+        let listing = Listing::Recipe(Recipe { depth: 0, chunks: vec![self.entry(&list)] });
+        let parts = PartList { count: 2, bytes: u64::MAX, blake3: self.random(), list: listing };
+        self.publish(session, &key, self.lie(parts))
+    }
+
     /// The chunks of a recipe of 10^15 recipe chunks that hold no entry, and its topmost chunk.
     fn hollow(&self) -> (Vec<Vec<u8>>, Recipe) {
         // An empty chunk can't be listed with its length.

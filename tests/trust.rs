@@ -10,9 +10,10 @@ use alluvium::format::keyslot::SlotKind;
 use alluvium::format::pack::object_name;
 use alluvium::format::{ObjectKind, certificate, epoch, manifest};
 use alluvium::id::{PackId, SlotId, SnapshotId};
-use alluvium::ops::check::check;
+use alluvium::ops::check::{Subset, check};
 use alluvium::ops::forget::{self, Filter};
 use alluvium::ops::retention::{Count, Policy};
+use alluvium::ops::stats::{savings, stats};
 use alluvium::ops::{key, repair};
 use alluvium::repo::Repository;
 use alluvium::repo::session::{Session, Writing};
@@ -492,4 +493,19 @@ fn a_contradiction_about_a_pack_that_goes_stops_nobody() {
     let (id, data) = (take(&owner, "other", &noise(100_000, 3)).expect("take").id, noise(100_000, 3));
     assert!(gone.load(Ordering::SeqCst), "no trailer was read");
     scene.expect_whole(id, &data, "taken meanwhile");
+}
+
+/// Lengths whose sum is beyond all numbers.
+#[test]
+fn parts_without_end_stop_nobody() {
+    let scene = Scene::new(53, SlotKind::WriteOnly);
+    take(&scene.owner, "shop", &dump(100, 0)).expect("take");
+    let endless = Thief::new(&scene.other).endless_list().expect("attack");
+    let repo = scene.fresh();
+    pruned(&repo).expect("prune");
+    check(&repo, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
+    stats(&repo, &Silent).expect("stats");
+    savings(&repo, true, &Silent, &Cancel::new()).expect("savings");
+    let snapshot = repo.snapshot(endless).expect("snapshot");
+    assert_eq!(restored(&repo, &snapshot).expect_err("nothing is there").kind(), Kind::Damaged);
 }

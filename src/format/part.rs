@@ -78,6 +78,11 @@ impl Part {
     }
 }
 
+/// Plain bytes of all these parts; at most [`u64::MAX`], whatever they say.
+pub fn bytes_of<'p>(parts: impl IntoIterator<Item = &'p Part>) -> u64 {
+    parts.into_iter().fold(0, |sum, part| sum.saturating_add(part.digest.bytes))
+}
+
 /// Checks the bounds of a name that was read.
 pub(super) fn check_name(name: &PartName) -> Result<(), Malformed> {
     if name.len() > NAME_BYTES_MAX {

@@ -10,6 +10,7 @@ use std::path::Path;
 use crate::env::{Cancel, Env};
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{Part, PartKind};
+use crate::format::part::bytes_of;
 use crate::id::SnapshotId;
 use crate::repo::Indexed;
 use crate::repo::reader::Reader;
@@ -173,7 +174,7 @@ impl<'d> Data<'d> {
     /// Plain bytes; of a table and of a collection about.
     fn bytes(&self) -> u64 {
         match self {
-            Self::Stream { parts, .. } => parts.iter().map(|part| part.digest.bytes).sum(),
+            Self::Stream { parts, .. } => bytes_of(parts.iter().copied()),
             Self::Table(plan) => plan.bytes(),
             Self::Collection(plan) => plan.bytes(),
         }

@@ -13,6 +13,7 @@ use crate::format::coordination::Generation;
 use crate::format::keyslot::SlotKind;
 use crate::format::limits::MANIFEST_BYTES_MAX;
 use crate::format::manifest::{self, Digest, Header, Listing, Manifest, Part, PartList, Published, SealedManifest};
+use crate::format::part::bytes_of;
 use crate::format::signed::Claim;
 use crate::format::{ObjectKind, associated_data, epoch};
 use crate::id::{SlotId, SnapshotId};
@@ -489,8 +490,7 @@ fn id_of(name: &str) -> Option<SnapshotId> {
 /// What a manifest says of a stream that was cut into `parts`: the digest of the only one; of several the digest of
 /// their digests.
 pub fn digest_of_stream(parts: &[Part]) -> Digest {
-    let bytes = parts.iter().map(|part| part.digest.bytes).sum();
-    digest_of_digests(bytes, parts.len() as u64, &mut |take| {
+    digest_of_digests(bytes_of(parts), parts.len() as u64, &mut |take| {
         for part in parts {
             take(&part.digest.blake3);
         }

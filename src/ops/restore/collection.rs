@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Part;
+use crate::format::part::bytes_of;
 use crate::repo::snapshots::Snapshot;
 use crate::transform::segment::archive::holds_one_collection_each;
 use crate::transform::segment::collection::{CollectionFilter, Found, What};
@@ -55,7 +56,7 @@ impl<'d> CollectionPlan<'d> {
 
     /// Bytes to be read.
     pub fn bytes(&self) -> u64 {
-        self.parts.iter().map(|part| part.digest.bytes).sum()
+        bytes_of(self.parts.iter().copied())
     }
 
     /// A name for its file.

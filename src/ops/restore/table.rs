@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{Part, PartKind, PartName};
+use crate::format::part::bytes_of;
 use crate::repo::snapshots::Snapshot;
 use crate::transform::segment::THE_REST;
 use crate::transform::segment::sql::Dialect;
@@ -119,7 +120,7 @@ impl<'d> TablePlan<'d> {
 
     /// Bytes to be written, about.
     pub fn bytes(&self) -> u64 {
-        (self.before.len() + self.after.len()) as u64 + self.parts.iter().map(|part| part.digest.bytes).sum::<u64>()
+        bytes_of(self.parts.iter().copied()).saturating_add((self.before.len() + self.after.len()) as u64)
     }
 
     /// A name for its file.
