@@ -30,6 +30,9 @@ const ALLOCATOR: [(&str, &str); 3] = [
     ("MALLOC_TOP_PAD_", "67108864"),
 ];
 
+/// Histories between two lines of progress.
+const PROGRESS: u64 = 10_000;
+
 fn main() {
     if std::env::var_os(ALLOCATOR[0].0).is_none() {
         let again = std::env::current_exe().expect("this program");
@@ -66,6 +69,9 @@ fn main() {
                     let seed = next.fetch_add(1, Ordering::SeqCst);
                     if seed >= first + histories || (!all && found.load(Ordering::SeqCst)) {
                         break;
+                    }
+                    if seed > first && (seed - first).is_multiple_of(PROGRESS) {
+                        println!("{} histories in {:.0} s", seed - first, begun.elapsed().as_secs_f64());
                     }
                     let played = play(seed, without, twice);
                     if twice && let Some((first, again)) = played.differs(&play(seed, without, true)) {

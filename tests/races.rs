@@ -16,6 +16,7 @@ use alluvium::ops::prune::{MaxUnused, PruneOptions, prune};
 use alluvium::ops::retention::{Count, Policy};
 use alluvium::ops::snapshot::{Source, snapshot};
 use alluvium::ops::{key, repair};
+use alluvium::repo::reader::Reader;
 use alluvium::repo::{InitOptions, Repository};
 use alluvium::report::{Collect, Counter, Problem, Silent};
 use alluvium::storage::fault::{Call, Effect, Fault, Operation, at};
@@ -24,8 +25,8 @@ use alluvium::storage::{Listed, Storage};
 use jiff::SignedDuration;
 
 use crate::support::{
-    Before, CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, options, prune_options, pruned,
-    restored, take,
+    Before, CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, options, parts_of, prune_options,
+    pruned, restored, take,
 };
 
 // ---- Copies stored twice ----
@@ -207,6 +208,39 @@ fn take_whole_and_as_deltas(storage: &Memory, world: &Arc<World>) {
     };
     fault.when(meanwhile, Effect::Fail);
     take(&first, "other", &dump(8000, 1)).expect("take");
+}
+
+/// A pack is to be repacked, and the only copy of a blob in it is rotten: the pack stays as it is, and the others go.
+#[test]
+fn a_pack_that_can_not_be_repacked_stays() {
+    let (storage, world) = (Memory::new(), World::new(209));
+    let repo = init(storage.clone(), &world);
+    let (kept, other) = (noise(200_000, 1), noise(200_000, 2));
+    // Alternating pieces, so that each pack is partly used.
+    let both: Vec<u8> = kept.chunks(20_000).zip(other.chunks(20_000)).flat_map(|(a, b)| [a, b].concat()).collect();
+    let first = take(&repo, "shop", &both).expect("take").id;
+    take(&repo, "kept", &kept).expect("take");
+    forget_ids(&repo, &[first]).expect("forget");
+    let ids: BTreeSet<BlobId> = {
+        let (snapshots, _) = repo.snapshots().expect("snapshots");
+        let indexed = repo.index_to_read(&Silent).expect("index");
+        let reader = Reader::new(&indexed).expect("reader");
+        let part = &parts_of(&repo, &snapshots[0])[0];
+        reader.entries(&part.recipe).map(|entry| entry.expect("recipe").id).collect()
+    };
+    let used: Vec<_> = copies(&repo).into_iter().filter(|(.., entry)| ids.contains(&entry.id)).collect();
+    rot(&storage, &used[used.len() / 2]);
+    let report = Collect::default();
+    let repo = open(storage.clone(), &world).expect("open");
+    let plan = prune(&repo, &prune_options(), false, &report, &Cancel::new()).expect("prune");
+    assert!(plan.deleted_packs > 0 && plan.deleted_packs < plan.repack_packs + plan.unused_packs, "{plan:?}");
+    let object = object_name(used[used.len() / 2].0);
+    assert!(report.problems().iter().any(|problem| problem.object == object), "{:?}", report.problems());
+    assert!(storage.stat(&object).expect("stat").is_some());
+    // Everything else is there.
+    let found =
+        check(&open(storage, &world).expect("open"), Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
+    assert_eq!(found.problems.len(), 1, "{:?}", found.problems);
 }
 
 /// What has one copy is not read, however much goes.

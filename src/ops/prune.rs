@@ -316,8 +316,8 @@ fn prune_once(
     work.rewrite_index(&survey.ghosts.iter().map(|ghost| (*ghost, 0)).collect())?;
     work.condemn_and_delete(&unused)?;
     if !repack.is_empty() {
-        work.repack(&repack, options)?;
-        work.condemn_and_delete(&repack)?;
+        let repacked = work.repack(&repack, options)?;
+        work.condemn_and_delete(&repacked)?;
     }
     work.compact_index()?;
     Ok(plan)
@@ -567,33 +567,27 @@ impl Work<'_, '_> {
         Ok(())
     }
 
-    /// Stores what is used of `packs` again, in packs of this session.
-    fn repack(&mut self, packs: &[PackId], options: &PruneOptions) -> Result<()> {
+    /// Stores what is used of `packs` again, in packs of this session. Returns those that may go: a pack that can't
+    /// be read, or a used blob of it from no copy, is reported and left as it is.
+    fn repack(&mut self, packs: &[PackId], options: &PruneOptions) -> Result<Vec<PackId>> {
         let indexed = &self.survey.indexed;
         let reader = Reader::new(indexed)?;
         self.report.task("Repacking", Unit::Things, Some(packs.len() as u64));
-        let sizes: HashMap<PackId, u64> = self.survey.packs.iter().map(|p| (p.id, p.size)).collect();
-        // From the packs themselves, and as many as were marked: the local cache is not trusted with this.
-        let used_entries = |pack: &PackId| -> Result<Vec<(u32, BlobEntry)>> {
-            let used = self.survey.marks.used.get(pack).ok_or_else(|| refused(&object_name(*pack), "is not marked"))?;
-            let read = self.repo.read_pack(*pack, sizes[pack])?;
-            let entries: Vec<(u32, BlobEntry)> = with_offsets(&read.indexed.entries)
-                .filter(|(at, _)| used.contains(at))
-                .map(|(at, e)| (at, e.clone()))
-                .collect();
-            if entries.len() == used.len() {
-                Ok(entries)
-            } else {
-                Err(refused(&object_name(*pack), "does not hold what the index says"))
-            }
-        };
         if !self.repo.rules.keep(Rule::RepackFirst) {
             self.repacked.extend(packs);
-            return Ok(());
+            return Ok(packs.to_vec());
         }
+        let leave = |pack: &PackId, e: &Error| {
+            self.report.problem(Problem::new(object_name(*pack), format!("{e}; the pack is not repacked")));
+        };
+        let sizes: HashMap<PackId, u64> = self.survey.packs.iter().map(|p| (p.id, p.size)).collect();
         let mut moving = Vec::with_capacity(packs.len());
         for pack in packs {
-            moving.push((*pack, used_entries(pack)?));
+            match self.used_entries(pack, sizes[pack]) {
+                Ok(entries) => moving.push((*pack, entries)),
+                Err(e) if e.kind() == Kind::Damaged => leave(pack, &e),
+                Err(e) => return Err(e),
+            }
         }
         // Of two used copies the one of the lower version does for both.
         let mut lowest: HashMap<BlobId, u8> = HashMap::new();
@@ -605,25 +599,38 @@ impl Work<'_, '_> {
         let is_lowest = |entry: &BlobEntry| lowest.get(&entry.id).is_none_or(|lowest| *lowest >= entry.version());
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = if self.repo.storage.in_order() { 1 } else { cores };
+        let mut stored: HashSet<BlobId> = HashSet::with_capacity(lowest.len());
         write(self.session, options.write, self.report, self.cancel, |writer| {
             for (done, (pack, entries)) in moving.iter().enumerate() {
                 let moving: Vec<_> = entries.iter().filter(|(_, entry)| is_lowest(entry)).collect();
                 for group in moving.chunks(READ_AT_ONCE) {
                     self.cancel.check()?;
                     let read = each(threads, group, |(offset, entry)| self.read_blob(&reader, *pack, *offset, entry));
+                    let mut flaw = None;
                     for ((_, entry), read) in group.iter().zip(read) {
-                        match read? {
-                            Movable::AsItIs(encoded) => writer.store_as_it_is(entry, &encoded)?,
-                            Movable::Anew(raw) => writer.store_again(entry.id, raw)?,
+                        match read {
+                            Ok(Movable::AsItIs(encoded)) => writer.store_as_it_is(entry, &encoded)?,
+                            Ok(Movable::Anew(raw)) => writer.store_again(entry.id, raw)?,
+                            Err(e) if e.kind() == Kind::Damaged => {
+                                flaw = Some(e);
+                                continue;
+                            }
+                            Err(e) => return Err(e),
                         }
+                        stored.insert(entry.id);
+                    }
+                    if let Some(flaw) = flaw {
+                        leave(pack, &flaw);
+                        break;
                     }
                 }
                 self.report.progress(done as u64 + 1);
             }
             Ok(())
         })?;
+        moving.retain(|(_, entries)| entries.iter().all(|(_, entry)| stored.contains(&entry.id)));
         // Every used blob now has a copy outside the packs that are to go, as good as a base; or they stay.
-        let going: HashSet<PackId> = packs.iter().copied().collect();
+        let going: HashSet<PackId> = moving.iter().map(|(pack, _)| *pack).collect();
         for (pack, entries) in &moving {
             for (_, entry) in entries {
                 let will_do = |l: &Location| !going.contains(&l.pack) && l.version() <= entry.version();
@@ -635,8 +642,23 @@ impl Work<'_, '_> {
                 }
             }
         }
-        self.repacked.extend(going);
-        Ok(())
+        self.repacked.extend(&going);
+        Ok(moving.into_iter().map(|(pack, _)| pack).collect())
+    }
+
+    /// What is used of a pack, from the pack itself, and as much as was marked: the local cache is not trusted with this.
+    fn used_entries(&self, pack: &PackId, size: u64) -> Result<Vec<(u32, BlobEntry)>> {
+        let used = self.survey.marks.used.get(pack).ok_or_else(|| refused(&object_name(*pack), "is not marked"))?;
+        let read = self.repo.read_pack(*pack, size)?;
+        let entries: Vec<(u32, BlobEntry)> = with_offsets(&read.indexed.entries)
+            .filter(|(at, _)| used.contains(at))
+            .map(|(at, e)| (at, e.clone()))
+            .collect();
+        if entries.len() == used.len() {
+            Ok(entries)
+        } else {
+            Err(Error::damaged(object_name(*pack), "does not hold what the index says"))
+        }
     }
 
     /// Reads a blob of `pack` that is to be stored again: as it is, so that a delta stays one; or, where this copy can't be
