@@ -5,6 +5,7 @@
 //! cargo bench --bench simulation -- --seed 4711                      # replays one, call by call
 //! cargo bench --bench simulation -- --without Fence                  # switches a rule off; must find a loss
 //! cargo bench --bench simulation -- --histories 500 --twice          # the same seed is the same history
+//! cargo bench --bench simulation -- --histories 5000 --first 4 --step 4    # every history with a thief
 //! ```
 #![allow(missing_docs, clippy::print_stdout, clippy::exit)]
 #![allow(dead_code, reason = "the tests use more of what they share")]
@@ -55,24 +56,25 @@ fn main() {
         }
         return;
     }
-    let (first, histories) = (number("--first", 1), number("--histories", 2000));
+    let (first, histories, step) = (number("--first", 1), number("--histories", 2000), number("--step", 1));
     let threads = number("--threads", std::thread::available_parallelism().map_or(2, |n| n.get() as u64));
     let all = words.iter().any(|w| w == "--all");
     let twice = words.iter().any(|w| w == "--twice");
     let begun = Instant::now();
-    let (next, found) = (AtomicU64::new(first), AtomicBool::new(false));
+    let (next, found) = (AtomicU64::new(0), AtomicBool::new(false));
     let sums: [AtomicU64; 5] = Default::default();
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
-                    let seed = next.fetch_add(1, Ordering::SeqCst);
-                    if seed >= first + histories || (!all && found.load(Ordering::SeqCst)) {
+                    let number = next.fetch_add(1, Ordering::SeqCst);
+                    if number >= histories || (!all && found.load(Ordering::SeqCst)) {
                         break;
                     }
-                    if seed > first && (seed - first).is_multiple_of(PROGRESS) {
-                        println!("{} histories in {:.0} s", seed - first, begun.elapsed().as_secs_f64());
+                    if number > 0 && number.is_multiple_of(PROGRESS) {
+                        println!("{number} histories in {:.0} s", begun.elapsed().as_secs_f64());
                     }
+                    let seed = first + number * step;
                     let played = play(seed, without, twice);
                     if twice && let Some((first, again)) = played.differs(&play(seed, without, true)) {
                         println!("seed {seed}: two histories: {first:?}, then {again:?}");
