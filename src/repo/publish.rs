@@ -163,14 +163,8 @@ fn publish_once(
             break;
         }
         for pack in condemned {
-            // Only of a session that was taken for dead does prune delete what it relies on. Its name may be taken by
-            // what is no fence: then a pack that is gone says the same.
-            store_again(session, pack, options, report, cancel).map_err(|e| {
-                if matches!(e.kind(), Kind::NotFound | Kind::Damaged) {
-                    session.supersede();
-                }
-                session.check_alive().err().unwrap_or(e)
-            })?;
+            // Only of a session that was taken for dead does prune delete what it relies on.
+            store_again(session, pack, options, report, cancel).map_err(|e| session.why_it_ended(e))?;
             session.relies_no_longer(pack);
         }
     }

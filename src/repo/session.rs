@@ -283,6 +283,28 @@ impl<'r> Session<'r> {
         }
     }
 
+    /// True when something has the name of this session's manifest. Where a pack that the session relies on is gone, too,
+    /// prune has taken it for dead, whoever was faster with the name.
+    ///
+    /// # Errors
+    /// `Storage`.
+    fn is_name_taken(&self) -> Result<bool> {
+        Ok(self.repo().storage.stat(&manifest::object_name(self.id))?.is_some())
+    }
+
+    /// What ended a session that could not store again what it relied on: `error`, or the prune that took it for dead.
+    pub(super) fn why_it_ended(&self, error: Error) -> Error {
+        if !matches!(error.kind(), Kind::NotFound | Kind::Damaged) {
+            return self.check_alive().err().unwrap_or(error);
+        }
+        self.supersede();
+        match self.is_name_taken() {
+            Ok(true) => self.fenced(),
+            Ok(false) => error,
+            Err(e) => e,
+        }
+    }
+
     fn fenced(&self) -> Error {
         self.supersede();
         fenced(self.id)
@@ -368,8 +390,9 @@ impl<'r> Session<'r> {
         }
         let Some(error) = first else { return Ok(()) };
         self.indexed.avoid(missing);
-        // Prune has taken this session for dead, and with it its packs.
-        self.check_alive()?;
+        if self.is_name_taken()? {
+            return Err(self.fenced());
+        }
         // Whatever listed this pack is wrong: the next session reads the index afresh.
         repo.cache.invalidate()?;
         self.supersede();
