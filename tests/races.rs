@@ -162,36 +162,62 @@ fn neither_does_a_rotten_base() {
 }
 
 /// Of two copies of a chunk one is whole in itself, and rots; the other is the difference to a base that nothing else
-/// needs, in a pack that stays. That the base goes makes it unreadable: so the rotten one is verified before.
+/// needs, in a pack that stays. That the base goes makes it unreadable: so the rotten one is verified before. Or a
+/// crash left the base in a pack that no index object lists: with a repair the other copy is there again.
 #[test]
 fn no_base_goes_before_the_other_copy_is_verified() {
-    let mut bases_went = 0;
+    let (mut bases_went, mut refused) = (0, 0);
     // Which copy is counted on is up to the ids of index objects.
     for seed in 210..216 {
         let (storage, world) = (Memory::new(), World::new(seed));
-        let sizes = InitOptions { chunk_bytes: 32 << 10, pack_bytes: 1 << 20, kdf: CHEAP };
-        Repository::init(&storage, world.as_ref(), PASSPHRASE, "test", sizes).expect("init");
         take_whole_and_as_deltas(&storage, &world);
         let repo = open(storage.clone(), &world).expect("open");
         let (expected, all) = (contents(&repo), copies(&repo));
         let deltas: BTreeSet<BlobId> = all.iter().filter(|(.., e)| e.base.is_some()).map(|(.., e)| e.id).collect();
         let whole: Vec<_> = all.iter().filter(|(.., e)| e.base.is_none() && deltas.contains(&e.id)).collect();
         assert!(whole.len() > 5, "{} of {} chunks are stored as deltas, too", whole.len(), all.len());
-        for rotten in whole {
-            let storage = storage.fork();
+        for (rotten, unlisted) in whole.into_iter().flat_map(|rotten| [(rotten, false), (rotten, true)]) {
+            let (storage, context) = (storage.fork(), format!("seed {seed}, unlisted: {unlisted}: {rotten:?}"));
             rot(&storage, rotten);
+            if unlisted {
+                lose_index_of_forgotten(&storage, &world);
+            }
             let repo = open(storage.clone(), &world).expect("open");
             let options = PruneOptions { max_unused: MaxUnused::Unlimited, ..prune_options() };
-            let plan = prune(&repo, &options, false, &Silent, &Cancel::new()).expect("prune");
-            bases_went += plan.deleted_packs;
-            assert!(contents(&open(storage, &world).expect("open")) == expected, "seed {seed}: {rotten:?}");
+            match prune(&repo, &options, false, &Silent, &Cancel::new()) {
+                Ok(plan) => bases_went += plan.deleted_packs,
+                Err(e) => {
+                    assert!(unlisted && e.kind() == Kind::Damaged, "{context}: {e}");
+                    refused += 1;
+                }
+            }
+            let repo = open(storage, &world).expect("open");
+            if unlisted {
+                repair::repair_index(&repo, &Silent, &Cancel::new()).expect("repair");
+            }
+            assert!(contents(&repo) == expected, "{context}");
         }
     }
-    assert!(bases_went > 0);
+    assert!(bases_went > 0 && refused > 0, "{bases_went} went, {refused} refused");
 }
 
-/// A snapshot whose chunks are whole, and one, with more in its pack, that has the same chunks as deltas to what is forgotten.
-fn take_whole_and_as_deltas(storage: &Memory, world: &Arc<World>) {
+/// Deletes the index objects that list nothing but packs of forgotten snapshots.
+fn lose_index_of_forgotten(storage: &Memory, world: &Arc<World>) {
+    let repo = open(storage.clone(), world).expect("open");
+    let snapshots = repo.list_snapshots().expect("list");
+    for id in repo.list_index().expect("index").into_keys() {
+        let object = repo.read_index_object(id).expect("an index object");
+        if object.packs.iter().all(|pack| !snapshots.contains(&pack.session)) {
+            storage.delete(&index_name(id)).expect("delete");
+        }
+    }
+}
+
+/// A snapshot whose chunks are whole, and one, with more in its pack, that has the same chunks as deltas to what is
+/// forgotten. Returns the machine that took the first, whose cache lists that before the other.
+fn take_whole_and_as_deltas(storage: &Memory, world: &Arc<World>) -> (Repository, Fault<Memory>) {
+    let sizes = InitOptions { chunk_bytes: 32 << 10, pack_bytes: 1 << 20, kdf: CHEAP };
+    Repository::init(storage, world.as_ref(), PASSPHRASE, "test", sizes).expect("init");
     // The first session began before the bases were stored.
     let fault = Fault::new(storage.clone());
     let (first, second) = (open(fault.clone(), world).expect("open"), open(storage.clone(), world).expect("open"));
@@ -208,6 +234,7 @@ fn take_whole_and_as_deltas(storage: &Memory, world: &Arc<World>) {
     };
     fault.when(meanwhile, Effect::Fail);
     take(&first, "other", &dump(8000, 1)).expect("take");
+    (first, fault)
 }
 
 /// A pack is to be repacked, and the only copy of a blob in it is rotten: the pack stays as it is, and the others go.

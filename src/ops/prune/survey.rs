@@ -168,11 +168,12 @@ impl<'r> Survey<'r> {
             }
             let lacking = lacking(&snapshots, &marks);
             doubt = doubt.or_else(|| doubt_of_unverified(&unverified, &marks));
-            let spared = holders(&indexed, &unread)?;
+            let spared = Spared::of(&indexed, unread.iter())?;
             for pack in packs.iter_mut().filter(|pack| going.contains(&pack.id)) {
-                pack.stays = spared.contains(&pack.id);
-                pack.stays |=
-                    unlisted.get(&pack.id).is_some_and(|u| u.unread || u.blobs.iter().any(|id| unread.contains(id)));
+                pack.stays = spared.packs.contains(&pack.id);
+                pack.stays |= unlisted
+                    .get(&pack.id)
+                    .is_some_and(|u| u.unread || u.blobs.iter().any(|id| spared.blobs.contains(id)));
                 // What a snapshot lacks may be in a pack that can't say what it holds.
                 pack.stays |= unlisted.contains_key(&pack.id) && !marks.missing.is_empty();
                 // So may be what the lost part of its author's recipe names.
@@ -408,7 +409,10 @@ fn duplicates(
             }
         }
     }
-    let mut bases = GoingBases { indexed, marks, going, judged: HashMap::new() };
+    // A repair would list these again.
+    let unlisted = going.iter().filter(|pack| !known.contains_key(*pack)).filter_map(|pack| unlisted.get(pack));
+    let unlisted = unlisted.flat_map(|pack| pack.blobs.iter().copied()).collect();
+    let mut bases = GoingBases { indexed, marks, going, unlisted, judged: HashMap::new() };
     for pack in known.keys().filter(|pack| !going.contains(*pack)) {
         let used = marks.used.get(pack);
         for (offset, entry) in repo.cache.entries(pack)? {
@@ -421,17 +425,28 @@ fn duplicates(
     Ok(duplicates)
 }
 
-/// The packs that hold copies of `blobs`, or of what a copy is a difference to.
-fn holders(indexed: &Indexed<'_>, blobs: &HashSet<BlobId>) -> Result<HashSet<PackId>> {
-    let (mut packs, mut seen) = (HashSet::new(), HashSet::new());
-    let mut waiting: Vec<(BlobId, u8)> = blobs.iter().map(|id| (*id, u8::MAX)).collect();
-    while let Some((id, below)) = waiting.pop() {
-        for copy in indexed.copies(&id)?.iter().filter(|copy| copy.version() < below) {
-            packs.insert(copy.pack);
-            waiting.extend(copy.base.map(|base| (base.id, base.version)).filter(|base| seen.insert(*base)));
+/// What stays for blobs that have no copy to count on.
+struct Spared {
+    /// The blobs, and what copies of them are differences to.
+    blobs: HashSet<BlobId>,
+    /// The packs that hold copies of these.
+    packs: HashSet<PackId>,
+}
+
+impl Spared {
+    fn of<'b>(indexed: &Indexed<'_>, blobs: impl Iterator<Item = &'b BlobId>) -> Result<Self> {
+        let mut seen = HashSet::new();
+        let mut spared = Self { blobs: HashSet::new(), packs: HashSet::new() };
+        let mut waiting: Vec<(BlobId, u8)> = blobs.map(|id| (*id, u8::MAX)).collect();
+        while let Some((id, below)) = waiting.pop() {
+            spared.blobs.insert(id);
+            for copy in indexed.copies(&id)?.iter().filter(|copy| copy.version() < below) {
+                spared.packs.insert(copy.pack);
+                waiting.extend(copy.base.map(|base| (base.id, base.version)).filter(|base| seen.insert(*base)));
+            }
         }
+        Ok(spared)
     }
-    Ok(packs)
 }
 
 /// Which bases lose a copy.
@@ -439,6 +454,8 @@ struct GoingBases<'g> {
     indexed: &'g Indexed<'g>,
     marks: &'g Marks,
     going: &'g BTreeSet<PackId>,
+    /// The blobs of those of them that no index object lists.
+    unlisted: HashSet<BlobId>,
     judged: HashMap<(BlobId, u8), bool>,
 }
 
@@ -449,6 +466,9 @@ impl GoingBases<'_> {
         let key = (base.id, base.version);
         if let Some(known) = self.judged.get(&key) {
             return Ok(*known);
+        }
+        if self.unlisted.contains(&base.id) {
+            return Ok(true);
         }
         let mut loses = false;
         for copy in self.indexed.copies(&base.id)?.iter().filter(|copy| copy.version() < base.version) {
