@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use alluvium::env::Cancel;
 use alluvium::error::{Error, Kind, Result};
+use alluvium::format::coordination::generation_name;
 use alluvium::format::index::object_name as index_name;
 use alluvium::format::keyslot::SlotKind;
 use alluvium::format::pack::{BlobEntry, object_name};
@@ -268,6 +269,43 @@ fn a_pack_that_can_not_be_repacked_stays() {
     let found =
         check(&open(storage, &world).expect("open"), Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
     assert_eq!(found.problems.len(), 1, "{:?}", found.problems);
+}
+
+/// A generation is damaged while its prune is about to delete bases: it counts on whole copies. A repair that counts on
+/// the deltas condemns the bases all the same, so that nobody relies on them.
+#[test]
+fn a_repair_condemns_bases_that_a_prune_is_about_to_delete() {
+    let mut cases = 0;
+    for seed in 216..224 {
+        let (storage, world) = (Memory::new(), World::new(seed));
+        let (first, fault) = take_whole_and_as_deltas(&storage, &world);
+        let (copy, others, once) = (storage.clone(), Arc::clone(&world), std::sync::Once::new());
+        let repaired = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&repaired);
+        let meanwhile = move |call: &Call| {
+            if call.operation == Operation::Delete && call.name.starts_with("packs/") {
+                once.call_once(|| {
+                    let fresh = || open(copy.clone(), &others).expect("open");
+                    let (newest, _) = fresh().newest_generation().expect("generation");
+                    copy.tamper(&generation_name(newest), |bytes| bytes.fill(7)).expect("tamper");
+                    let done = repair::repair_index(&fresh(), &Silent, &Cancel::new()).expect("repair");
+                    assert!(done.generation_replaced);
+                    take(&fresh(), "late", &dump(8000, 0)).expect("take");
+                    seen.store(true, Ordering::SeqCst);
+                });
+            }
+            false
+        };
+        fault.when(meanwhile, Effect::Fail);
+        let options = PruneOptions { max_unused: MaxUnused::Unlimited, ..prune_options() };
+        drop(prune(&first, &options, false, &Silent, &Cancel::new()));
+        if repaired.load(Ordering::SeqCst) {
+            let after = open(storage, &world).expect("open");
+            assert_eq!(contents(&after).len(), 3, "seed {seed}");
+            cases += 1;
+        }
+    }
+    assert!(cases > 0);
 }
 
 /// What has one copy is not read, however much goes.

@@ -22,7 +22,7 @@ use crate::repo::packs::ReadPack;
 use crate::repo::{Indexed, Repository};
 use crate::report::{Counter, Problem, Report, Unit};
 
-use super::mark::{damaged, mark};
+use super::mark::{Marks, damaged, mark};
 use super::reindex::{publish_proven, replace};
 
 /// What a repair did.
@@ -264,10 +264,10 @@ fn replace_generation(
     let (snapshots, _) = repo.snapshots()?;
     let flaw = |id: &BlobId, l: &Location| indexed.is_distrusted(id, l.pack).then(|| damaged(id));
     let marks = mark(&indexed, &snapshots, &flaw, report, cancel)?;
-    let mut alone = HashSet::new();
+    let (bases, mut alone) = (bases_of_others(&indexed, &marks, listed)?, HashSet::new());
     for (&pack, used) in &marks.used {
         cancel.check()?;
-        if holds_the_only_copy(&indexed, pack, used, listed)? {
+        if holds_the_only_copy(&indexed, pack, used, &bases, listed)? {
             alone.insert(pack);
         }
     }
@@ -285,20 +285,44 @@ fn replace_generation(
     Ok(())
 }
 
-/// True when another listed pack lacks one of the blobs at `used` of `pack`.
+/// What marked copies are differences to of which there are others, or which are such bases themselves: a prune that
+/// counts on the others may be about to delete it.
+fn bases_of_others(indexed: &Indexed<'_>, marks: &Marks, listed: &BTreeMap<PackId, u64>) -> Result<HashSet<BlobId>> {
+    let mut deltas = Vec::new();
+    for (&pack, used) in &marks.used {
+        let entries = indexed.repo.cache.entries(&pack)?.into_iter().filter(|(offset, _)| used.contains(offset));
+        deltas.extend(entries.filter_map(|(_, entry)| Some((entry.base?, entry.id, pack))));
+    }
+    // Versions fall along a chain: what needs a base comes before it.
+    deltas.sort_unstable_by_key(|(base, id, pack)| (std::cmp::Reverse(base.version), *id, *pack));
+    let mut bases = HashSet::new();
+    for (base, id, pack) in deltas {
+        if bases.contains(&id) || has_another_copy(indexed, &id, pack, listed)? {
+            bases.insert(base.id);
+        }
+    }
+    Ok(bases)
+}
+
+/// True when every other listed pack lacks one of the blobs at `used` of `pack`. Those of `bases` do not count.
 fn holds_the_only_copy(
     indexed: &Indexed<'_>,
     pack: PackId,
     used: &HashSet<u32>,
+    bases: &HashSet<BlobId>,
     listed: &BTreeMap<PackId, u64>,
 ) -> Result<bool> {
     for (_, entry) in indexed.repo.cache.entries(&pack)?.iter().filter(|(offset, _)| used.contains(offset)) {
-        let copies = indexed.copies(&entry.id)?;
-        if !copies.iter().any(|copy| copy.pack != pack && listed.contains_key(&copy.pack)) {
+        if !bases.contains(&entry.id) && !has_another_copy(indexed, &entry.id, pack, listed)? {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// True when another listed pack than `pack` holds a copy.
+fn has_another_copy(indexed: &Indexed<'_>, id: &BlobId, pack: PackId, listed: &BTreeMap<PackId, u64>) -> Result<bool> {
+    Ok(indexed.copies(id)?.iter().any(|copy| copy.pack != pack && listed.contains_key(&copy.pack)))
 }
 
 /// Removes what does not count or is damaged under `prune/`, except what was damaged since `found`. Where
