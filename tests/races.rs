@@ -308,6 +308,54 @@ fn a_repair_condemns_bases_that_a_prune_is_about_to_delete() {
     assert!(cases > 0);
 }
 
+/// A check sets aside what it could not read, for the moment. Where only a snapshot of a write-only slot needs that, a
+/// prune goes on, and leaves it where it is.
+#[test]
+fn what_was_set_aside_in_vain_stays_for_a_write_only_slot() {
+    for (seed, is_partly_used) in [(224, false), (225, true)] {
+        for rots in [false, true] {
+            let (storage, world) = (Memory::new(), World::new(seed));
+            let owner = init(storage.clone(), &world);
+            key::add(&owner, SlotKind::WriteOnly, "host", OTHER, CHEAP).expect("add");
+            // So small that its recipe stands in the manifest.
+            let data = noise(20_000, 1);
+            let old = take(&owner, "shop", &data).expect("take").id;
+            let host = open_with(storage.clone(), &world, OTHER).expect("open");
+            take(&host, "host", &data).expect("take");
+            let kept = if is_partly_used { &data[..10_000] } else { &b"other"[..] };
+            take(&owner, "kept", kept).expect("take");
+            forget_ids(&owner, &[old]).expect("forget");
+            let expected = contents(&owner);
+            // What the snapshot of the host alone needs.
+            let (snapshots, _) = owner.snapshots().expect("snapshots");
+            let of_host = snapshots.iter().find(|s| s.manifest.source == "host").expect("a snapshot");
+            let last = parts_of(&owner, of_host)[0].recipe.chunks.last().expect("chunks").id;
+            let chunk = copies(&owner).into_iter().find(|(.., entry)| entry.id == last).expect("the last chunk");
+            let fault = Fault::new(storage.clone());
+            let checker = open(fault.clone(), &world).expect("open");
+            if rots {
+                rot(&storage, &chunk);
+            } else {
+                let name = object_name(chunk.0);
+                let reads = move |call: &Call| call.operation == Operation::GetRange && call.name == name;
+                fault.when(reads, Effect::Fail);
+            }
+            check(&checker, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
+            fault.heal();
+            if rots {
+                // The disk gives it again.
+                rot(&storage, &chunk);
+            }
+            assert!(!owner.newest_generation().expect("generation").1.distrusted.is_empty());
+            let done = pruned(&open(storage.clone(), &world).expect("open"));
+            // With the pack a chunk was set aside that a snapshot of a full slot needs.
+            assert_eq!(done.is_err(), is_partly_used && !rots, "{done:?}");
+            let after = open(storage, &world).expect("open");
+            assert!(contents(&after) == expected, "partly used: {is_partly_used}, rots: {rots}");
+        }
+    }
+}
+
 /// What has one copy is not read, however much goes.
 #[test]
 fn prune_reads_no_blob_that_has_one_copy() {

@@ -32,6 +32,8 @@ pub struct Marks {
     pub contradictory: Vec<Problem>,
     /// Why a chunk of a list or recipe could not be read for now: what it names is not marked.
     pub unread: Option<Error>,
+    /// The blobs that `missing` is about.
+    pub lost: HashSet<BlobId>,
     /// Those of `missing`, by object and words, that are chunks of lists or recipes: what they name is not marked.
     pub unmarked_below: HashSet<(String, String)>,
 }
@@ -288,8 +290,13 @@ impl Walk<'_> {
     fn chunk(&mut self, id: &BlobId) -> Result<std::result::Result<(), Lost>> {
         match self.judge(id, u8::MAX)? {
             Ok(judged) => self.mark(id, u8::MAX, &judged).map(Ok),
-            Err(lost) => Ok(Err(lost)),
+            Err(lost) => self.lose(id).map(|()| Err(lost)),
         }
+    }
+
+    /// Notes that nothing can be counted on, and who holds what there is of it.
+    fn lose(&mut self, id: &BlobId) -> Result<()> {
+        if self.marks.lost.insert(*id) { self.hold(id, u8::MAX) } else { Ok(()) }
     }
 
     /// The copies of a lower version than `below` that are counted on: the first that is sound with its whole chain and has
@@ -423,6 +430,7 @@ impl Walk<'_> {
                 Err(lost) => problem.get_or_insert(lost),
             };
         }
+        self.lose(id)?;
         let lost = problem.unwrap_or_else(|| not_listed(id));
         self.marks.unmarked_below.insert((lost.object.clone(), lost.what.clone()));
         Ok(Err(lost))

@@ -168,7 +168,8 @@ impl<'r> Survey<'r> {
             }
             let lacking = lacking(&snapshots, &marks);
             doubt = doubt.or_else(|| doubt_of_unverified(&unverified, &marks));
-            let spared = Spared::of(&indexed, unread.iter())?;
+            // What is damaged may only have been read wrongly.
+            let spared = Spared::of(&indexed, unread.iter().chain(&marks.lost))?;
             for pack in packs.iter_mut().filter(|pack| going.contains(&pack.id)) {
                 pack.stays = spared.packs.contains(&pack.id);
                 pack.stays |= unlisted
