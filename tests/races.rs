@@ -356,6 +356,48 @@ fn what_was_set_aside_in_vain_stays_for_a_write_only_slot() {
     }
 }
 
+/// As before, where it is the recipe that was set aside in vain, in a pack of the write-only slot: what it names lies in
+/// packs of the full slot, and stays as well.
+#[test]
+fn a_recipe_that_was_set_aside_in_vain_keeps_what_it_names() {
+    for rots in [false, true] {
+        let (storage, world) = (Memory::new(), World::new(226));
+        let owner = init(storage.clone(), &world);
+        key::add(&owner, SlotKind::WriteOnly, "host", OTHER, CHEAP).expect("add");
+        let (front, data) = (noise(150_000, 1), noise(300_000, 1));
+        let old = take(&owner, "shop", &front).expect("take").id;
+        let host = open_with(storage.clone(), &world, OTHER).expect("open");
+        take(&host, "host", &data).expect("take");
+        take(&owner, "kept", b"other").expect("take");
+        forget_ids(&owner, &[old]).expect("forget");
+        let expected = contents(&owner);
+        let (snapshots, _) = owner.snapshots().expect("snapshots");
+        let of_host = snapshots.iter().find(|s| s.manifest.source == "host").expect("a snapshot");
+        let recipe = parts_of(&owner, of_host).remove(0).recipe;
+        assert!(recipe.depth > 0);
+        let first = recipe.chunks[0].id;
+        let chunk = copies(&owner).into_iter().find(|(.., entry)| entry.id == first).expect("a chunk of the recipe");
+        let fault = Fault::new(storage.clone());
+        let checker = open(fault.clone(), &world).expect("open");
+        if rots {
+            rot(&storage, &chunk);
+        } else {
+            let name = object_name(chunk.0);
+            let reads = move |call: &Call| call.operation == Operation::GetRange && call.name == name;
+            fault.when(reads, Effect::Fail);
+        }
+        check(&checker, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
+        fault.heal();
+        if rots {
+            // The disk gives it again.
+            rot(&storage, &chunk);
+        }
+        assert!(!owner.newest_generation().expect("generation").1.distrusted.is_empty());
+        pruned(&open(storage.clone(), &world).expect("open")).expect("prune");
+        assert!(contents(&open(storage, &world).expect("open")) == expected, "rots: {rots}");
+    }
+}
+
 /// What has one copy is not read, however much goes.
 #[test]
 fn prune_reads_no_blob_that_has_one_copy() {

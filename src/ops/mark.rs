@@ -383,57 +383,72 @@ impl Walk<'_> {
             return Ok(Arc::clone(below));
         }
         let mut below = Below::default();
-        match self.readable(id, level)? {
-            Ok(Content::Entries(entries)) => match level {
+        let (content, lost) = self.readable(id, level)?;
+        match content {
+            Some(Content::Entries(entries)) => match level {
                 Level::Recipe(depth) => self.entries(&entries, depth - 1, &mut below)?,
                 Level::List(depth) => self.list(&entries, depth - 1, &mut below)?,
             },
-            Ok(Content::Parts(parts)) => self.parts(&parts, &mut below)?,
-            Err(Lost { object, what }) => drop(below.lost.insert((object, what))),
+            Some(Content::Parts(parts)) => self.parts(&parts, &mut below)?,
+            None => {}
         }
+        below.lost.extend(lost.map(|Lost { object, what }| (object, what)));
         let below = Arc::new(below);
         self.lists.insert((*id, level), Arc::clone(&below));
         Ok(below)
     }
 
-    /// What stands in the first copy that can be read and decoded, which is marked.
-    fn readable(&mut self, id: &BlobId, level: Level) -> Result<std::result::Result<Content, Lost>> {
-        let mut problem = None;
+    /// What stands in the first copy that can be read and decoded, which is marked. One that is not to be counted on does
+    /// where there is no other: it is lost, and what it names is not.
+    fn readable(&mut self, id: &BlobId, level: Level) -> Result<(Option<Content>, Option<Lost>)> {
+        let (mut problem, mut flawed) = (None, Vec::new());
         let copies = self.indexed.copies(id)?;
         for &copy in &copies {
-            let read = match self.is_clean(id, &copy)? {
-                Err(lost) => Err(lost),
-                Ok(clean) => match self.reader.copy(id, &copy).and_then(|raw| decoded(id, &raw, level)) {
-                    Ok(content) => Ok((content, clean)),
-                    Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Storage | Kind::Denied) => {
-                        if matches!(e.kind(), Kind::Storage | Kind::Denied) {
-                            self.marks.unread.get_or_insert(e);
-                        }
-                        Err(Lost { object: object_name(copy.pack), what: damaged(id) })
-                    }
-                    Err(e) => return Err(e),
-                },
-            };
-            match read {
-                Ok((content, clean)) => {
-                    let mut counted = Counted { copies: vec![copy], clean };
-                    if !clean && self.indexed.repo.rules.keep(Rule::SpareCopies) {
-                        for other in copies.iter().filter(|other| **other != copy) {
-                            if self.is_clean(id, other)?.is_ok() {
-                                counted.copies.push(*other);
-                            }
-                        }
-                    }
-                    self.mark(id, u8::MAX, &counted)?;
-                    return Ok(Ok(content));
+            let clean = match self.is_clean(id, &copy)? {
+                Ok(clean) => clean,
+                Err(lost) => {
+                    problem.get_or_insert(lost);
+                    flawed.push(copy);
+                    continue;
                 }
-                Err(lost) => problem.get_or_insert(lost),
             };
+            let Some(content) = self.read(id, &copy, level)? else {
+                problem.get_or_insert_with(|| Lost { object: object_name(copy.pack), what: damaged(id) });
+                continue;
+            };
+            let mut counted = Counted { copies: vec![copy], clean };
+            if !clean && self.indexed.repo.rules.keep(Rule::SpareCopies) {
+                for other in copies.iter().filter(|other| **other != copy) {
+                    if self.is_clean(id, other)?.is_ok() {
+                        counted.copies.push(*other);
+                    }
+                }
+            }
+            self.mark(id, u8::MAX, &counted)?;
+            return Ok((Some(content), None));
         }
         self.lose(id)?;
         let lost = problem.unwrap_or_else(|| not_listed(id));
+        for copy in flawed {
+            if let Some(content) = self.read(id, &copy, level)? {
+                return Ok((Some(content), Some(lost)));
+            }
+        }
         self.marks.unmarked_below.insert((lost.object.clone(), lost.what.clone()));
-        Ok(Err(lost))
+        Ok((None, Some(lost)))
+    }
+
+    /// What stands in a copy; `None` where it can't be read or decoded, or not for now, which is noted.
+    fn read(&mut self, id: &BlobId, copy: &Location, level: Level) -> Result<Option<Content>> {
+        match self.reader.copy(id, copy).and_then(|raw| decoded(id, &raw, level)) {
+            Ok(content) => Ok(Some(content)),
+            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => Ok(None),
+            Err(e) if matches!(e.kind(), Kind::Storage | Kind::Denied) => {
+                self.marks.unread.get_or_insert(e);
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
     }
 }
 
