@@ -385,6 +385,32 @@ fn what_is_not_there_is_not_the_last_good_snapshot() {
     }
 }
 
+/// A repair took a pack that was cut out of the index, and with it what was in front of the cut.
+#[test]
+fn a_repair_keeps_what_is_left_of_a_pack_that_was_cut() {
+    let (storage, world) = (Memory::new(), World::new(82));
+    let repo = init(storage.clone(), &world);
+    let data = noise(10_000, 1);
+    let front = take(&repo, "shop", &data).expect("take");
+    let (snapshots, _) = repo.snapshots().expect("snapshots");
+    let snapshot = snapshots.iter().find(|s| s.id == front.id).expect("a snapshot");
+    let last = storage.names().into_iter().find(|name| name.starts_with("packs/")).expect("a pack");
+    storage.tamper(&last, |bytes| bytes.truncate(bytes.len() - 20)).expect("cut");
+    assert!(restored(&open(storage.clone(), &world).expect("open"), snapshot).is_ok());
+    let fresh = || open(storage.clone(), &world).expect("open");
+    let done = repair::repair_index(&fresh(), &Silent, &Cancel::new()).expect("repair");
+    assert_eq!(done.packs_dropped, 0);
+    assert!(done.problems.iter().any(|p| p.object == last && p.what.contains("stays in the index")));
+    assert!(restored(&fresh(), snapshot).is_ok());
+    // A check sets it aside, a new snapshot stores all of it again: now the pack is of no use.
+    assert!(!problems(&fresh()).is_empty());
+    take(&fresh(), "shop", &data).expect("take");
+    let done = repair::repair_index(&fresh(), &Silent, &Cancel::new()).expect("repair");
+    assert_eq!(done.packs_dropped, 1);
+    pruned(&fresh()).expect("prune");
+    assert!(restored(&fresh(), snapshot).is_ok() && storage.stat(&last).expect("stat").is_none());
+}
+
 /// While no snapshot of a source is known to be whole, a policy removes none: a repair may bring any back.
 #[test]
 fn a_policy_removes_nothing_where_nothing_is_whole() {

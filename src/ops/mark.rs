@@ -50,6 +50,33 @@ pub struct Lost {
     pub what: String,
 }
 
+/// What stays for blobs that have no copy to count on.
+#[derive(Debug)]
+pub struct Spared {
+    /// The blobs, and what copies of them are differences to.
+    pub blobs: HashSet<BlobId>,
+    /// The packs that hold copies of these.
+    pub packs: HashSet<PackId>,
+}
+
+impl Spared {
+    /// # Errors
+    /// Of the local cache.
+    pub fn of<'b>(indexed: &Indexed<'_>, blobs: impl Iterator<Item = &'b BlobId>) -> Result<Self> {
+        let mut seen = HashSet::new();
+        let mut spared = Self { blobs: HashSet::new(), packs: HashSet::new() };
+        let mut waiting: Vec<(BlobId, u8)> = blobs.map(|id| (*id, u8::MAX)).collect();
+        while let Some((id, below)) = waiting.pop() {
+            spared.blobs.insert(id);
+            for copy in indexed.copies(&id)?.iter().filter(|copy| copy.version() < below) {
+                spared.packs.insert(copy.pack);
+                waiting.extend(copy.base.map(|base| (base.id, base.version)).filter(|base| seen.insert(*base)));
+            }
+        }
+        Ok(spared)
+    }
+}
+
 /// Walks `snapshots` and marks what they need, each chunk at the best copy in which `flaw` finds nothing. Where all
 /// copies are condemned, each of them is marked: which one another prune is about to delete, nobody here knows.
 /// Nothing is missing merely because the local cache lacks it: then it is rebuilt, and all are walked again.

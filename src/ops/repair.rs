@@ -22,7 +22,7 @@ use crate::repo::packs::ReadPack;
 use crate::repo::{Indexed, Repository};
 use crate::report::{Counter, Problem, Report, Unit};
 
-use super::mark::{Marks, damaged, mark};
+use super::mark::{Marks, Spared, damaged, mark};
 use super::reindex::{publish_proven, replace};
 
 /// What a repair did.
@@ -76,7 +76,7 @@ pub fn repair_index(repo: &Repository, report: &dyn Report, cancel: &Cancel) -> 
     let (added, keys) = read_unlisted(repo, &sound, &listed, &mut repaired, report, cancel)?;
     repaired.packs_added = added.len() as u64;
     publish_proven(repo, added, &keys)?;
-    settle_lines(repo, sound, &listed, &condemned, &mut repaired, report)?;
+    settle_lines(repo, sound, &listed, &condemned, &mut repaired, report, cancel)?;
     // Everything that a broken index object could have listed and that still exists was just read from the
     // packs themselves. Where a pack could not be read, the broken object would not have helped either.
     for id in broken {
@@ -138,6 +138,8 @@ fn read_unlisted(
 enum Line {
     Stays,
     Goes,
+    /// Goes if no snapshot needs what the pack may still hold; what is wrong with that.
+    Cut(String),
     /// By the trailer, with the wrapped data key of the pack.
     Replaced(Box<ReadPack>),
 }
@@ -151,6 +153,7 @@ fn settle_lines(
     condemned: &HashSet<PackId>,
     repaired: &mut Repaired,
     report: &dyn Report,
+    cancel: &Cancel,
 ) -> Result<()> {
     // The objects that list a pack: each trailer is read once.
     let mut listing: BTreeMap<PackId, Vec<(usize, usize)>> = BTreeMap::new();
@@ -160,9 +163,20 @@ fn settle_lines(
         }
     }
     let mut wrong: BTreeMap<usize, HashMap<usize, Line>> = BTreeMap::new();
+    let mut cut: Vec<PackId> = Vec::new();
+    let mut settled_packs = Vec::new();
     for (id, places) in listing {
         let lines: Vec<&IndexedPack> = places.iter().map(|(at, line)| &sound[*at].1.packs[*line]).collect();
         let settled = settle_pack(repo, id, &lines, listed.get(&id).copied(), condemned.contains(&id), repaired)?;
+        if settled.iter().any(|line| matches!(line, Line::Cut(_))) {
+            cut.push(id);
+        }
+        settled_packs.push((id, places, settled));
+    }
+    let needed = needed_of(repo, &cut, report, cancel)?;
+    for (id, places, mut settled) in settled_packs {
+        let lines: Vec<&IndexedPack> = places.iter().map(|(at, line)| &sound[*at].1.packs[*line]).collect();
+        settle_cut(id, &mut settled, needed.contains(&id), repaired);
         if settled.iter().all(|line| matches!(line, Line::Goes)) {
             repaired.packs_dropped += 1;
         } else if settled.iter().any(|line| matches!(line, Line::Replaced(_))) {
@@ -183,7 +197,7 @@ fn settle_lines(
         let mut keys = object.keys;
         let packs = object.packs.into_iter().enumerate().filter_map(|(line, pack)| match lines.remove(&line) {
             None | Some(Line::Stays) => Some(pack),
-            Some(Line::Goes) => None,
+            Some(Line::Goes | Line::Cut(_)) => None,
             Some(Line::Replaced(read)) => {
                 let ReadPack { indexed, key, .. } = *read;
                 keys.retain(|known| known.id != key.id);
@@ -237,9 +251,39 @@ fn settle_pack(
             Ok(lines.iter().map(right).collect())
         }
         Err(e) => {
-            out(&Problem::new(name.clone(), &e).what);
-            Ok(all(|| Line::Goes))
+            let what = Problem::new(name, &e).what;
+            Ok(lines.iter().map(|_| Line::Cut(what.clone())).collect())
         }
+    }
+}
+
+/// Which of the packs in `cut` hold what snapshots need and no other pack has. What is in front of a cut is still there,
+/// and only the index knows where.
+fn needed_of(repo: &Repository, cut: &[PackId], report: &dyn Report, cancel: &Cancel) -> Result<HashSet<PackId>> {
+    if cut.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let indexed = repo.index_to_read(report)?;
+    let (snapshots, _) = repo.snapshots()?;
+    let flaw = |id: &BlobId, l: &Location| cut.contains(&l.pack).then(|| damaged(id));
+    let marks = mark(&indexed, &snapshots, &flaw, report, cancel)?;
+    Ok(Spared::of(&indexed, marks.lost.iter())?.packs)
+}
+
+/// What becomes of the lines of a pack that was cut, if it was.
+fn settle_cut(id: PackId, lines: &mut [Line], needed: bool, repaired: &mut Repaired) {
+    let Some(Line::Cut(what)) = lines.iter().find(|line| matches!(line, Line::Cut(_))) else { return };
+    let what = if needed {
+        format!(
+            "{what}; snapshots need what may be left of it, so it stays in the index. Take them again, or restore what can be \
+             restored and forget them, then repair again"
+        )
+    } else {
+        format!("{what}; taken out of the index, so that its data is stored again")
+    };
+    repaired.problems.push(Problem::new(object_name(id), what));
+    for line in lines.iter_mut().filter(|line| matches!(line, Line::Cut(_))) {
+        *line = if needed { Line::Stays } else { Line::Goes };
     }
 }
 

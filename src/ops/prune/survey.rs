@@ -16,7 +16,7 @@ use crate::repo::snapshots::Snapshot;
 use crate::repo::{Indexed, Repository};
 use crate::report::{Problem, Report};
 
-use super::super::mark::{Marks, damaged, mark};
+use super::super::mark::{Marks, Spared, damaged, mark};
 use super::super::reindex::publish_proven;
 use super::verify::{Duplicates, Round, Verifier};
 use super::{MaxUnused, Plan, PruneOptions};
@@ -424,30 +424,6 @@ fn duplicates(
         }
     }
     Ok(duplicates)
-}
-
-/// What stays for blobs that have no copy to count on.
-struct Spared {
-    /// The blobs, and what copies of them are differences to.
-    blobs: HashSet<BlobId>,
-    /// The packs that hold copies of these.
-    packs: HashSet<PackId>,
-}
-
-impl Spared {
-    fn of<'b>(indexed: &Indexed<'_>, blobs: impl Iterator<Item = &'b BlobId>) -> Result<Self> {
-        let mut seen = HashSet::new();
-        let mut spared = Self { blobs: HashSet::new(), packs: HashSet::new() };
-        let mut waiting: Vec<(BlobId, u8)> = blobs.map(|id| (*id, u8::MAX)).collect();
-        while let Some((id, below)) = waiting.pop() {
-            spared.blobs.insert(id);
-            for copy in indexed.copies(&id)?.iter().filter(|copy| copy.version() < below) {
-                spared.packs.insert(copy.pack);
-                waiting.extend(copy.base.map(|base| (base.id, base.version)).filter(|base| seen.insert(*base)));
-            }
-        }
-        Ok(spared)
-    }
 }
 
 /// Which bases lose a copy.
