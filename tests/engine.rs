@@ -2,8 +2,8 @@
 //! refused. Work is asserted by counters and recorded storage calls, never by time.
 
 use std::collections::BTreeSet;
-use std::io::Read;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 
 use alluvium::env::Cancel;
 use alluvium::error::Kind;
@@ -24,15 +24,15 @@ use alluvium::repo::snapshots::inline_list;
 use alluvium::repo::{InitOptions, Repository};
 use alluvium::report::{Collect, Counter, Silent};
 use alluvium::storage::Storage;
-use alluvium::storage::fault::{Effect, Fault, Operation, on};
+use alluvium::storage::fault::{Call, Effect, Fault, Operation, on};
 use alluvium::storage::memory::Memory;
 use alluvium::transform::seal::OVERHEAD;
 use jiff::SignedDuration;
 use proptest::prelude::*;
 
 use crate::support::{
-    Before, CHEAP, PASSPHRASE, World, dump, forget_ids, indexed, init, noise, open, open_with, options, parts_of,
-    pruned, restored, take, take_with, wanted,
+    Before, CHEAP, Interrupting, PASSPHRASE, World, dump, forget_ids, indexed, init, noise, open, open_with, options,
+    parts_of, pruned, restored, take, take_with, wanted,
 };
 
 fn ids(repo: &Repository) -> Vec<alluvium::id::SnapshotId> {
@@ -270,33 +270,6 @@ fn a_write_only_slot_stores_and_deduplicates_and_reads_nothing() {
     assert_eq!(restored(&back, &back.snapshots().expect("snapshots").0[0]).expect("restore"), data);
 }
 
-/// A stream that does something when half of it was read.
-struct Interrupting<'a> {
-    data: &'a [u8],
-    at: usize,
-    work: Option<Box<dyn FnOnce() + Send + 'a>>,
-}
-
-impl<'a> Interrupting<'a> {
-    fn new(data: &'a [u8], work: impl FnOnce() + Send + 'a) -> Self {
-        Self { data, at: 0, work: Some(Box::new(work)) }
-    }
-}
-
-impl Read for Interrupting<'_> {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        if self.at >= self.data.len() / 2
-            && let Some(work) = self.work.take()
-        {
-            work();
-        }
-        let n = into.len().min(self.data.len() - self.at).min(64 << 10);
-        into[..n].copy_from_slice(&self.data[self.at..self.at + n]);
-        self.at += n;
-        Ok(n)
-    }
-}
-
 /// Rule I4: a prune that condemns what a running writer relies on loses nothing, for a full and for a write-only writer.
 #[test]
 fn a_prune_during_a_snapshot_loses_nothing() {
@@ -331,6 +304,50 @@ fn a_prune_during_a_snapshot_loses_nothing() {
         whole(&open(storage, &world).expect("open"));
         assert!(check(&repo, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check").problems.is_empty());
         assert!(waited > 0);
+    }
+}
+
+/// What a prune has condemned is stored again where the listing of the index is short, too: the session is taken for dead
+/// afterwards, and the next one counts on what it has stored.
+#[test]
+fn a_short_listing_makes_nothing_garbage_that_is_needed() {
+    let (storage, world) = (Memory::new(), World::new(12));
+    let repo = init(storage.clone(), &world);
+    let data = noise(6_000_000, 9);
+    let old = take(&repo, "shop", &data).expect("take").id;
+    world.pass(SignedDuration::from_hours(24));
+    take(&repo, "other", &dump(100, 0)).expect("take");
+    let fault = Fault::new(storage.clone());
+    let writer = open(fault.clone(), &world).expect("open");
+    let condemned = Arc::new(AtomicBool::new(false));
+    let cut = Arc::clone(&condemned);
+    let is_cut = move |call: &Call| {
+        call.operation == Operation::List && call.name == "index/" && cut.swap(false, Ordering::SeqCst)
+    };
+    fault.when(is_cut, Effect::Cut(0));
+    let (keeper, later, once) = (open(storage.clone(), &world).expect("open"), Arc::clone(&world), Once::new());
+    let fences = move |call: &Call| {
+        if call.operation == Operation::PutNew && call.name.starts_with("snapshots/") {
+            once.call_once(|| {
+                later.pass(SignedDuration::from_hours(24));
+                pruned(&keeper).expect("prune");
+            });
+        }
+        false
+    };
+    fault.when(fences, Effect::Fail);
+    let interrupting = Interrupting::new(&data, || {
+        forget_ids(&repo, &[old]).expect("forget");
+        assert!(pruned(&repo).expect("prune").waiting_packs > 0);
+        condemned.store(true, Ordering::SeqCst);
+    });
+    let source = Source::Stream { input: Box::new(interrupting), bytes: None };
+    let taken = snapshot(&writer, source, &options("shop"), &Silent, &Cancel::new());
+    assert!(!condemned.load(Ordering::SeqCst), "no listing was cut");
+    let back = open(storage, &world).expect("open");
+    match taken {
+        Ok(taken) => assert!(restored(&back, &back.snapshot(taken.id).expect("snapshot")).expect("restore") == data),
+        Err(e) => assert_eq!(e.kind(), Kind::Busy, "{e}"),
     }
 }
 

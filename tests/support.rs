@@ -1,6 +1,7 @@
 //! What the tests share: a world with its own clock and entropy, repositories in memory, data that looks like dumps.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -114,6 +115,33 @@ impl Storage for Before {
     }
     fn location(&self) -> String {
         self.inner.location()
+    }
+}
+
+/// A stream that does something when half of it was read.
+pub struct Interrupting<'a> {
+    data: &'a [u8],
+    at: usize,
+    work: Option<Box<dyn FnOnce() + Send + 'a>>,
+}
+
+impl<'a> Interrupting<'a> {
+    pub fn new(data: &'a [u8], work: impl FnOnce() + Send + 'a) -> Self {
+        Self { data, at: 0, work: Some(Box::new(work)) }
+    }
+}
+
+impl Read for Interrupting<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if self.at >= self.data.len() / 2
+            && let Some(work) = self.work.take()
+        {
+            work();
+        }
+        let n = into.len().min(self.data.len() - self.at).min(64 << 10);
+        into[..n].copy_from_slice(&self.data[self.at..self.at + n]);
+        self.at += n;
+        Ok(n)
     }
 }
 

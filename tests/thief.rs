@@ -460,6 +460,18 @@ impl<'r> Thief<'r> {
     }
 
     /// A pack with a valid trailer and garbage for every chunk, listed as it is.
+    /// A pack of garbage that claims to hold these blobs, as large as they are.
+    pub fn garbage_copies(&self, entries: &[BlobEntry]) -> Result<()> {
+        let (key, session) = (self.new_data_key(), SnapshotId(self.random()));
+        let garbage = |entry: &BlobEntry| (entry.clone(), self.garbage_bytes(entry.stored_len as usize));
+        for entries in entries.chunks(500) {
+            let blobs = entries.iter().map(garbage).collect();
+            let pack = self.put_pack(self.random(), session, &key, self.claim(), blobs)?;
+            self.put_index(self.random(), vec![key.wrapped.clone()], vec![pack])?;
+        }
+        Ok(())
+    }
+
     pub fn packs_of_garbage(&self, time: i64) -> Result<Lies> {
         let (key, session) = (self.new_data_key(), SnapshotId(self.random()));
         let claim = Claim { author: self.repo.keys.slot(), time };

@@ -13,6 +13,7 @@ use alluvium::id::{PackId, SlotId, SnapshotId};
 use alluvium::ops::check::{Subset, check};
 use alluvium::ops::forget::{self, Filter};
 use alluvium::ops::retention::{Count, Policy};
+use alluvium::ops::snapshot::{Source, snapshot};
 use alluvium::ops::stats::{savings, stats};
 use alluvium::ops::{key, repair};
 use alluvium::repo::Repository;
@@ -24,8 +25,8 @@ use alluvium::storage::memory::Memory;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::support::{
-    Before, CHEAP, PASSPHRASE, World, dump, forget_ids, indexed, init, noise, open, open_with, parts_of, pruned,
-    restored, take,
+    Before, CHEAP, Interrupting, PASSPHRASE, World, dump, forget_ids, indexed, init, noise, open, open_with, options,
+    parts_of, pruned, restored, take,
 };
 use crate::thief::Thief;
 
@@ -67,7 +68,8 @@ impl Scene {
         let repo = self.fresh();
         repair::repair_index(&repo, &Silent, &Cancel::new()).expect("repair");
         let bytes = repo.snapshot(id).and_then(|snapshot| restored(&repo, &snapshot));
-        assert_eq!(bytes.as_deref().map_err(ToString::to_string), Ok(data), "{context}");
+        let bytes = bytes.unwrap_or_else(|e| panic!("{context}: {e}"));
+        assert!(bytes == data, "{context}: other bytes");
     }
 
     /// How many of `honest` a policy removes.
@@ -242,6 +244,31 @@ fn scene_of(scene: &Scene) -> Scene {
 }
 
 // ---- Whose word displaces what ----
+
+/// While a snapshot is taken, a thief claims its chunks, and something on the machine reads the index again.
+#[test]
+fn what_is_claimed_meanwhile_is_not_relied_on() {
+    let scene = Scene::new(20, SlotKind::WriteOnly);
+    let data = noise(6_000_000, 4);
+    let aside = open(scene.storage.fork(), &scene.world).expect("open");
+    take(&aside, "shop", &data).expect("take");
+    let packs = aside.cache.packs().expect("packs");
+    let entries = packs.iter().flat_map(|pack| aside.cache.entries(&pack.id).expect("entries")).map(|(_, entry)| entry);
+    let entries: Vec<_> = entries.collect();
+    let (owner, claimed) = (&scene.owner, AtomicBool::new(false));
+    let interrupting = Interrupting::new(&data, || {
+        Thief::new(&scene.other).garbage_copies(&entries).expect("attack");
+        let _ = indexed(owner);
+        claimed.store(true, Ordering::SeqCst);
+    });
+    let source = Source::Stream { input: Box::new(interrupting), bytes: None };
+    let taken = snapshot(owner, source, &options("shop"), &Silent, &Cancel::new());
+    assert!(claimed.load(Ordering::SeqCst));
+    match taken {
+        Ok(taken) => scene.expect_whole(taken.id, &data, "taken meanwhile"),
+        Err(e) => assert_eq!(e.kind(), Kind::Busy, "{e}"),
+    }
+}
 
 /// Without its certificate a slot is nobody: no session relies on what it stored.
 #[test]

@@ -7,7 +7,7 @@ use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::format::keyslot::SlotKind;
 use crate::format::manifest::{Header, Listing, Manifest};
-use crate::format::pack::object_name;
+use crate::format::pack::{BlobEntry, object_name};
 use crate::format::recipe::RecipeEntry;
 use crate::id::{BlobId, PackId, SnapshotId};
 use crate::report::Report;
@@ -187,6 +187,17 @@ fn store_again(
     // From the pack itself: the cache may be another process's ruin.
     let size = indexed.repo.storage.stat(&object_name(pack))?.unwrap_or(0);
     let entries = indexed.repo.read_pack(pack, size)?.indexed.entries;
+    let is_unknown = |entry: &BlobEntry| Ok(indexed.known_chain(&entry.id, entry.version() + 1)?.is_none());
+    if entries.iter().map(is_unknown).collect::<Result<Vec<bool>>>()?.contains(&true) {
+        // Deltas whose bases are gone, or the index was read by a listing that is short.
+        session.prove_index(report)?;
+        if indexed.repo.cache.entries(&pack)?.is_empty() {
+            return Err(Error::damaged(
+                object_name(pack),
+                "this snapshot needs it, and no index object lists it any more",
+            ));
+        }
+    }
     write(session, options, report, cancel, |writer| {
         for entry in entries {
             cancel.check()?;

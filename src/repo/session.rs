@@ -354,6 +354,30 @@ impl<'r> Session<'r> {
         lock(&self.relied).remove(&pack);
     }
 
+    /// Whether packs may be relied on was judged when the index was read. Other processes of this machine add to the local
+    /// cache all the time, also what slots claim that nobody may rely on.
+    ///
+    /// # Errors
+    /// `Busy`, and the session is superseded; of the local cache.
+    fn check_authors(&self, relied: &BTreeSet<PackId>) -> Result<()> {
+        let (repo, state) = (self.repo(), &self.indexed.state);
+        let mut unvouched = repo.unvouched(state)?;
+        unvouched.extend(repo.listed_by_distrusted(state)?);
+        let Some(pack) = relied.iter().find(|pack| unvouched.contains(*pack)) else { return Ok(()) };
+        self.supersede();
+        let what = "was claimed meanwhile by a slot on which this snapshot may not rely; nothing was published";
+        Err(Error::new(Kind::Busy, format!("{} {what}", pack::object_name(*pack))).hint("take the snapshot again"))
+    }
+
+    /// Reads the index again, by a listing that is neither old nor short.
+    ///
+    /// # Errors
+    /// `Storage`; `Damaged` when the listing stays behind.
+    pub(super) fn prove_index(&self, report: &dyn Report) -> Result<()> {
+        let (generation, state) = (self.indexed.generation, self.indexed.state.clone());
+        self.repo().index_proven(generation, state, report).map(drop)
+    }
+
     /// Rule I5: every pack that the snapshot relies on exists with the size that the index says.
     fn check_packs(&mut self) -> Result<()> {
         let repo = self.repo();
@@ -362,6 +386,7 @@ impl<'r> Session<'r> {
         }
         let written = lock(&self.written).clone();
         let relied = lock(&self.relied).clone();
+        self.check_authors(&relied)?;
         let known = || -> Result<HashMap<PackId, u64>> {
             Ok(repo.cache.packs()?.into_iter().map(|p| (p.id, p.size)).collect())
         };
