@@ -142,7 +142,7 @@ pub enum Command {
     /// Manage the passphrases
     #[command(subcommand)]
     Key(Key),
-    /// Mend a repository
+    /// Repair a repository
     #[command(subcommand)]
     Repair(Repair),
     /// A tour: backs up a made-up shop, damages it, restores it

@@ -38,7 +38,7 @@ pub struct Repaired {
     pub index_objects_replaced: u64,
     /// True when an unreadable generation was replaced.
     pub generation_replaced: bool,
-    /// What could not be mended.
+    /// What could not be repaired.
     pub problems: Vec<Problem>,
 }
 

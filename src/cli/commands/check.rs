@@ -120,7 +120,7 @@ fn summary(context: &mut Context<'_>, checked: &Checked) {
     }
 }
 
-/// Mends the index.
+/// Repairs the index.
 ///
 /// # Errors
 /// Those of [`ops::repair::repair_index`].
