@@ -92,7 +92,7 @@ pub struct Global {
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Say more
+    /// Print more detail
     #[arg(short, long, global = true)]
     pub verbose: bool,
 }
@@ -100,7 +100,7 @@ pub struct Global {
 /// What can be done.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make a new repository
+    /// Create a repository
     Init(Box<Init>),
     /// Back up a stream, a command's output, or files
     Snapshot(Snapshot),
