@@ -21,7 +21,7 @@ use crate::format::coordination::Generation;
 use crate::format::manifest::object_name;
 use crate::format::pack::object_name as pack_name;
 use crate::id::{BlobId, PackId, SlotId, SnapshotId};
-use crate::repo::index::Location;
+use crate::repo::index::{KnownPack, Location};
 use crate::repo::snapshots::Snapshot;
 use crate::repo::{Indexed, Repository};
 use crate::report::{Counter, Problem, Report, Silent};
@@ -139,7 +139,7 @@ struct Walker<'r> {
     indexed: Indexed<'r>,
     /// Packs that the storage lists, and those that the index lists, with their sizes.
     listed: BTreeMap<PackId, u64>,
-    known: HashMap<PackId, u64>,
+    known: HashMap<PackId, KnownPack>,
     /// What is wrong with packs that are not listed with the right size.
     looked_up: RefCell<HashMap<PackId, Option<String>>>,
     harmed: BTreeMap<SnapshotId, Vec<Problem>>,
@@ -150,20 +150,22 @@ impl<'r> Walker<'r> {
         // In this order a writer at work disturbs nothing: what snapshots need is in an index that is
         // read later, and what the index lists is in a listing that is made later still.
         let indexed = repo.index_at(base.0, base.1.clone(), &Silent)?;
-        let known = repo.cache.packs()?.into_iter().map(|pack| (pack.id, pack.size)).collect();
+        let known = repo.cache.packs()?.into_iter().map(|pack| (pack.id, pack)).collect();
         let listed = repo.list_packs()?;
         Ok(Self { indexed, listed, known, looked_up: RefCell::default(), harmed: BTreeMap::new() })
     }
 
     /// True when the snapshot can be restored by what is there: every chunk, recipe chunk and base is
     /// in a pack that the index lists, that the storage lists with the index's size, and of which a
-    /// check has not found this copy damaged.
+    /// check has not found this copy damaged. What another write-only slot claims to have does not count.
     fn is_restorable(&mut self, snapshot: &Snapshot) -> Result<bool> {
         if self.harmed.contains_key(&snapshot.id) {
             return Ok(false);
         }
         let flaw = |id: &BlobId, copy: &Location| {
-            self.pack_flaw(copy.pack).or_else(|| self.indexed.is_distrusted(id, copy.pack).then(|| damaged(id)))
+            self.pack_flaw(copy.pack)
+                .or_else(|| self.indexed.is_distrusted(id, copy.pack).then(|| damaged(id)))
+                .or_else(|| self.claim_flaw(copy.pack, snapshot.author))
         };
         let marks = mark(&self.indexed, std::slice::from_ref(snapshot), &flaw, &Silent, &Cancel::new())?;
         if marks.missing.is_empty() {
@@ -173,8 +175,15 @@ impl<'r> Walker<'r> {
         Ok(false)
     }
 
+    /// No session relied on what a write-only slot stored, but those of that slot.
+    fn claim_flaw(&self, pack: PackId, author: SlotId) -> Option<String> {
+        let writer = self.known.get(&pack)?.claim.author;
+        let is_claim = writer != author && !self.indexed.repo.keys.is_full(writer);
+        is_claim.then(|| format!("only slot {writer} claims to have it, which is write-only"))
+    }
+
     fn pack_flaw(&self, pack: PackId) -> Option<String> {
-        let known = self.known.get(&pack).copied();
+        let known = self.known.get(&pack).map(|pack| pack.size);
         if known.is_some() && self.listed.get(&pack).copied() == known {
             return None;
         }
