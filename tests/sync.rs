@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use alluvium::env::{Cancel, Env};
 use alluvium::error::{Kind, Result};
-use alluvium::format::coordination::generation_name;
+use alluvium::format::coordination::{Distrusted, Generation, generation_name};
 use alluvium::format::keyslot::SlotKind;
 use alluvium::format::manifest::Original;
 use alluvium::id::{SlotId, SnapshotId};
@@ -941,6 +941,26 @@ fn garbage_of_a_thief_does_not_become_a_twins_own() {
     assert_eq!(claims.copy(&synced, mail).0, mine);
     assert!(synced.packs_copied == 1 && synced.chunks_resealed > 0, "{synced:?}");
     check_clean(&claims.open_dest(), "a twin");
+}
+
+/// What a check has found damaged in a pack is not taken over with the pack: nobody would know it there.
+#[test]
+fn a_pack_that_is_known_to_be_damaged_is_not_taken_over() {
+    let (world, source, dest) = (World::new(35), Memory::new(), Memory::new());
+    let repo = init(source, &world);
+    let data = noise(30_000, 3);
+    take(&repo, "shop", &data).expect("take");
+    partner(&repo, &dest, &world, Way::Packs);
+    let pack = repo.cache.packs().expect("packs")[0].id;
+    let (_, first) = repo.cache.entries(&pack).expect("entries").swap_remove(0);
+    let (number, state) = repo.newest_generation().expect("generation");
+    let distrusted = vec![Distrusted { pack, blobs: vec![first.id] }];
+    repo.publish_generation(number + 1, &Generation { distrusted, ..state }).expect("publish");
+    let dest = open_with(dest, &world, TO).expect("open");
+    let synced = run(&repo, &dest).expect("sync");
+    assert_eq!((synced.way, synced.packs_copied), (Way::Packs, 0));
+    let copy = synced.copied[0].id.expect("an id");
+    assert!(restored(&dest, &dest.snapshot(copy).expect("snapshot")).expect("restore") == data);
 }
 
 /// While nobody can read who is distrusted, no pack is taken over.

@@ -148,7 +148,7 @@ impl<'s> Packer<'s> {
 /// prune that has condemned the old one here may be about to delete it.
 ///
 /// This slot signs it then, and all that it holds, though no blob is opened: so a full slot must have written it,
-/// which is not distrusted. Who wrote what and when is what `from` says, as [`Indexed::vouched`] returns it.
+/// which is not distrusted, and no check may have found anything of it damaged. Who wrote what and when is what `from` says, as [`Indexed::vouched`] returns it.
 ///
 /// # Errors
 /// `Damaged` when `bytes` are not the pack that its trailer describes, or when its writer is not trusted that far.
@@ -156,6 +156,10 @@ pub fn take_over(session: &Session<'_>, from: &Indexed<'_>, id: PackId, mut byte
     let repo = session.repo();
     let env = repo.env.as_ref();
     let (state, source) = (&from.state, from.repo);
+    if state.distrusted.iter().any(|distrusted| distrusted.pack == id) {
+        let what = "was found damaged: what it holds is taken over blob by blob";
+        return Err(Error::damaged(pack::object_name(id), what));
+    }
     let read = source.describe_pack(id, &bytes)?;
     // The trailer is signed; what the index says of the author may be a lie.
     let author = read.indexed.claim.author;
