@@ -351,6 +351,67 @@ fn a_short_listing_makes_nothing_garbage_that_is_needed() {
     }
 }
 
+/// What a session has stored again does not tell the next one that it has all that lay in the condemned pack.
+#[test]
+fn a_pack_that_was_stored_again_is_not_forgotten() {
+    let (storage, world) = (Memory::new(), World::new(13));
+    let repo = init(storage, &world);
+    take(&repo, "shop", &noise(20_000, 1)).expect("take");
+    let pack = repo.cache.packs().expect("packs")[0].id;
+    let id = repo.cache.entries(&pack).expect("entries")[0].1.id;
+    let who = Writing { host: "host".into(), purpose: "snapshot".into() };
+    let mut session = Session::begin(&repo, &who, &Silent).expect("begin");
+    let chain = session.indexed.usable_chain(&id, u8::MAX).expect("chain").expect("usable");
+    session.rely_on(&chain);
+    session.relies_no_longer(pack);
+    let former = session.begin_again(&Silent).expect("begin again");
+    assert!(format!("{former:?}").contains(&pack.to_string()), "{former:?}");
+}
+
+/// A check finds damaged what a session has written itself, before that publishes: it publishes nothing that lacks it. What
+/// was set aside in vain is stored again.
+#[test]
+fn what_is_found_damaged_of_its_own_is_not_published() {
+    for in_vain in [false, true] {
+        let (storage, world) = (Memory::new(), World::new(14));
+        let repo = init(storage.clone(), &world);
+        let data = noise(500_000, 9);
+        let fault = Fault::new(storage.clone());
+        let writer = open(fault.clone(), &world).expect("open");
+        let armed = Arc::new(AtomicBool::new(false));
+        let (is_armed, medium) = (Arc::clone(&armed), storage.clone());
+        let finds = move |call: &Call| {
+            if call.operation == Operation::List && call.name == "prune/" && is_armed.swap(false, Ordering::SeqCst) {
+                let _ = indexed(&repo);
+                let packs = repo.cache.packs().expect("packs");
+                let pack = packs.iter().max_by_key(|pack| pack.size).expect("a pack").id;
+                let rot = || {
+                    let name = pack::object_name(pack);
+                    medium.tamper(&name, |bytes| bytes[20_000] ^= 1).expect("tamper");
+                };
+                rot();
+                check(&repo, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
+                if in_vain {
+                    rot();
+                }
+            }
+            false
+        };
+        fault.when(finds, Effect::Fail);
+        let interrupting = Interrupting::new(&data, || armed.store(true, Ordering::SeqCst));
+        let source = Source::Stream { input: Box::new(interrupting), bytes: None };
+        let taken = snapshot(&writer, source, &options("shop"), &Silent, &Cancel::new());
+        assert!(!armed.load(Ordering::SeqCst));
+        assert_eq!(taken.is_ok(), in_vain, "{taken:?}");
+        let back = open(storage, &world).expect("open");
+        if let Ok(taken) = taken {
+            assert!(restored(&back, &back.snapshot(taken.id).expect("snapshot")).expect("restore") == data);
+            let found = check(&back, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
+            assert!(found.problems.iter().all(|problem| problem.snapshots.is_empty()), "{:?}", found.problems);
+        }
+    }
+}
+
 /// A writer that was taken for dead can't publish, and what it had stored is garbage.
 #[test]
 fn a_fenced_writer_publishes_nothing() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -163,6 +164,20 @@ pub fn open(storage: impl Storage + 'static, world: &Arc<World>) -> Result<Repos
 
 pub fn open_with(storage: impl Storage + 'static, world: &Arc<World>, passphrase: &[u8]) -> Result<Repository> {
     Repository::open(Arc::new(storage), Arc::clone(world) as Arc<dyn Env>, passphrase, None)
+}
+
+/// Opens a repository with the cache in `folder`, which others may use at the same time.
+pub fn open_cached(storage: impl Storage + 'static, world: &Arc<World>, folder: &Path) -> Repository {
+    open_cached_with(storage, world, PASSPHRASE, folder)
+}
+
+pub fn open_cached_with(
+    storage: impl Storage + 'static,
+    world: &Arc<World>,
+    passphrase: &[u8],
+    folder: &Path,
+) -> Repository {
+    Repository::open(Arc::new(storage), Arc::clone(world) as Arc<dyn Env>, passphrase, Some(folder)).expect("open")
 }
 
 pub fn options(name: &str) -> SnapshotOptions {

@@ -7,7 +7,7 @@ use alluvium::env::{Cancel, Env};
 use alluvium::error::Kind;
 use alluvium::format::index::{self, IndexedPack};
 use alluvium::format::keyslot::SlotKind;
-use alluvium::format::pack::object_name;
+use alluvium::format::pack::{BlobEntry, object_name};
 use alluvium::format::{ObjectKind, certificate, epoch, manifest};
 use alluvium::id::{PackId, SlotId, SnapshotId};
 use alluvium::ops::check::{Subset, check};
@@ -20,13 +20,13 @@ use alluvium::repo::Repository;
 use alluvium::repo::session::{Session, Writing};
 use alluvium::report::{Problem, Silent};
 use alluvium::storage::Storage;
-use alluvium::storage::fault::{Effect, Fault, Operation, on};
+use alluvium::storage::fault::{Call, Effect, Fault, Operation, on};
 use alluvium::storage::memory::Memory;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::support::{
-    Before, CHEAP, Interrupting, PASSPHRASE, World, dump, forget_ids, indexed, init, noise, open, open_with, options,
-    parts_of, pruned, restored, take,
+    Before, CHEAP, Interrupting, PASSPHRASE, World, dump, forget_ids, indexed, init, noise, open, open_cached,
+    open_cached_with, open_with, options, parts_of, pruned, restored, take,
 };
 use crate::thief::Thief;
 
@@ -268,6 +268,88 @@ fn what_is_claimed_meanwhile_is_not_relied_on() {
         Ok(taken) => scene.expect_whole(taken.id, &data, "taken meanwhile"),
         Err(e) => assert_eq!(e.kind(), Kind::Busy, "{e}"),
     }
+}
+
+/// The entries of all packs that a snapshot of `data` would have, taken aside.
+fn entries_aside(scene: &Scene, data: &[u8]) -> Vec<BlobEntry> {
+    let aside = open(scene.storage.fork(), &scene.world).expect("open");
+    take(&aside, "shop", data).expect("take");
+    let packs = aside.cache.packs().expect("packs");
+    let entries = packs.iter().flat_map(|pack| aside.cache.entries(&pack.id).expect("entries"));
+    entries.map(|(_, entry)| entry).collect()
+}
+
+/// As before, and another process empties the local cache that all use, when the session is about to judge.
+#[test]
+fn what_is_claimed_meanwhile_is_not_relied_on_when_the_cache_is_emptied() {
+    let scene = Scene::new(21, SlotKind::WriteOnly);
+    let data = noise(6_000_000, 4);
+    let entries = entries_aside(&scene, &data);
+    let folder = tempfile::tempdir().expect("a folder");
+    let fault = Fault::new(scene.storage.clone());
+    let writer = open_cached(fault.clone(), &scene.world, folder.path());
+    let other = Arc::new(open_cached(scene.storage.clone(), &scene.world, folder.path()));
+    let (armed, empties) = (Arc::new(AtomicBool::new(false)), Arc::clone(&other));
+    let is_armed = Arc::clone(&armed);
+    let before_the_commit = move |call: &Call| {
+        if call.operation == Operation::List && call.name == "prune/" && is_armed.swap(false, Ordering::SeqCst) {
+            empties.cache.invalidate().expect("invalidate");
+        }
+        false
+    };
+    fault.when(before_the_commit, Effect::Fail);
+    let interrupting = Interrupting::new(&data, || {
+        Thief::new(&scene.other).garbage_copies(&entries).expect("attack");
+        let _ = indexed(&other);
+        armed.store(true, Ordering::SeqCst);
+    });
+    let source = Source::Stream { input: Box::new(interrupting), bytes: None };
+    let taken = snapshot(&writer, source, &options("shop"), &Silent, &Cancel::new());
+    assert!(!armed.load(Ordering::SeqCst));
+    match taken {
+        Ok(taken) => scene.expect_whole(taken.id, &data, "taken meanwhile"),
+        Err(e) => assert_eq!(e.kind(), Kind::Busy, "{e}"),
+    }
+}
+
+/// A write-only slot takes a snapshot of the same data with the same local cache: that costs the other one a session, and
+/// not its snapshot.
+#[test]
+fn a_write_only_slot_with_the_same_cache_stops_no_snapshot() {
+    let scene = Scene::new(22, SlotKind::WriteOnly);
+    let data = noise(6_000_000, 4);
+    let folder = tempfile::tempdir().expect("a folder");
+    let writer = open_cached(scene.storage.clone(), &scene.world, folder.path());
+    let host = open_cached_with(scene.storage.clone(), &scene.world, OTHER, folder.path());
+    let interrupting = Interrupting::new(&data, || drop(take(&host, "host", &data).expect("take")));
+    let source = Source::Stream { input: Box::new(interrupting), bytes: None };
+    let taken = snapshot(&writer, source, &options("shop"), &Silent, &Cancel::new()).expect("taken");
+    scene.expect_whole(taken.id, &data, "taken meanwhile");
+}
+
+/// Of the newest snapshot a pack is lost, and a thief claims to have what it held: that makes it no good one, for which
+/// others might go.
+#[test]
+fn claims_make_no_snapshot_a_good_one() {
+    let scene = Scene::new(23, SlotKind::WriteOnly);
+    let [old, new] = [1, 2].map(|seed| {
+        scene.a_day_later();
+        take(&scene.owner, "shop", &noise(200_000, seed)).expect("take").id
+    });
+    let packs = scene.owner.cache.packs().expect("packs");
+    let lost = packs.iter().find(|pack| pack.session == new).expect("a pack").id;
+    let entries = scene.owner.cache.entries(&lost).expect("entries");
+    let entries: Vec<BlobEntry> = entries.into_iter().map(|(_, entry)| entry).collect();
+    scene.storage.delete(&object_name(lost)).expect("delete");
+    assert_eq!(scene.removes(&[old, new], &keep_last(1)), 0, "the newest is harmed");
+    Thief::new(&scene.other).garbage_copies(&entries).expect("attack");
+    assert_eq!(scene.removes(&[old, new], &keep_last(1)), 0, "and a claim does not heal it");
+    // What a slot stored itself makes its own snapshots good.
+    let own = [3, 4].map(|seed| {
+        scene.a_day_later();
+        take(&scene.other, "host", &noise(20_000, seed)).expect("take").id
+    });
+    assert_eq!(scene.removes(&own, &keep_last(1)), 1);
 }
 
 /// Without its certificate a slot is nobody: no session relies on what it stored.

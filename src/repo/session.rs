@@ -27,12 +27,12 @@ use crate::format::limits::MANIFEST_BYTES_MAX;
 use crate::format::manifest::{self, Header, Manifest, SealedManifest};
 use crate::format::pack::WrappedKey;
 use crate::format::{ObjectKind, associated_data, pack};
-use crate::id::{BlobId, DataKeyId, PackId, SnapshotId};
+use crate::id::{BlobId, DataKeyId, PackId, SlotId, SnapshotId};
 use crate::report::{Report, Silent};
 use crate::storage::Storage;
 
 use super::fence::{PATIENCE, fence, live_sessions};
-use super::index::Location;
+use super::index::{KnownPack, Location};
 use super::keys::{DataKey, Keys};
 use super::parallel::{at_once, both, each};
 use super::rules::Rule;
@@ -66,6 +66,8 @@ pub struct Session<'r> {
     claimed: Mutex<HashSet<BlobId>>,
     /// Packs that the snapshot relies on: found by deduplication, or written here.
     relied: Mutex<BTreeSet<PackId>>,
+    /// Packs that it relied on and whose blobs were stored again: what the index hid of them was not.
+    replaced: Mutex<BTreeSet<PackId>>,
     /// Packs written here, with their sizes.
     written: Mutex<BTreeMap<PackId, u64>>,
     /// Data keys of a twin, sealed to this repository.
@@ -76,7 +78,8 @@ pub struct Session<'r> {
 /// What a session relied on that was replaced by another.
 #[derive(Debug)]
 pub struct Former {
-    /// The packs that it found chunks in, and those that it wrote.
+    /// The packs that it found chunks in, and those that it wrote; also those that it stored again, which are condemned:
+    /// after that a walk finds what the snapshot needs, chunk by chunk.
     packs: BTreeSet<PackId>,
     /// What was distrusted when it did.
     distrusted: Vec<Distrusted>,
@@ -123,6 +126,7 @@ impl<'r> Session<'r> {
     pub fn begin_again(&mut self, report: &dyn Report) -> Result<Former> {
         let mut packs = std::mem::take(&mut *lock(&self.relied));
         packs.extend(lock(&self.written).keys());
+        packs.extend(lock(&self.replaced).iter());
         let distrusted = std::mem::take(&mut self.indexed.state.distrusted);
         if !self.repo().storage.exclusive() {
             // There may be a single session.
@@ -132,8 +136,9 @@ impl<'r> Session<'r> {
         Ok(Former { packs, distrusted })
     }
 
-    /// Relies on all packs that the session before this one relied on, if every one of them is listed, not condemned and
-    /// no more distrusted than it was. Packs never change, so they hold what that session found in them.
+    /// Relies on all packs that the session before this one relied on, if every one of them is listed, not condemned,
+    /// no more distrusted than it was, and of a slot that may be relied on. Packs never change, so they hold what that
+    /// session found in them.
     ///
     /// # Errors
     /// Of the local cache.
@@ -145,6 +150,7 @@ impl<'r> Session<'r> {
             listed.contains(pack)
                 && !self.indexed.is_condemned(*pack)
                 && !self.indexed.missing().contains(pack)
+                && !self.indexed.is_unvouched(*pack)
                 && !distrusted_anew.contains(pack)
         };
         if !former.packs.iter().all(usable) {
@@ -194,6 +200,7 @@ impl<'r> Session<'r> {
                 superseded: AtomicBool::new(false),
                 claimed: Mutex::default(),
                 relied: Mutex::default(),
+                replaced: Mutex::default(),
                 written: Mutex::default(),
                 taken_over: Mutex::default(),
                 beat: Some(beat),
@@ -337,7 +344,9 @@ impl<'r> Session<'r> {
         let mut indexed = self.repo().index_at(number, state, report)?;
         indexed.avoid(vanished(self.repo())?.into_iter().chain(self.indexed.missing().iter().copied()));
         let (relied, before) = (lock(&self.relied), &self.indexed.state.distrusted);
-        let damaged = indexed.state.distrusted.iter().find(|d| relied.contains(&d.pack) && !before.contains(d));
+        let written = lock(&self.written);
+        let is_needed = |pack: &PackId| relied.contains(pack) || written.contains_key(pack);
+        let damaged = indexed.state.distrusted.iter().find(|d| is_needed(&d.pack) && !before.contains(d));
         // A write-only slot can't find out what it needs of the pack: it publishes, and a check says what is harmed.
         if let Some(damaged) = damaged.filter(|_| self.repo().keys.kind() == SlotKind::Full) {
             self.supersede();
@@ -352,6 +361,7 @@ impl<'r> Session<'r> {
     /// The snapshot no longer relies on `pack`: what it needed of it is stored elsewhere.
     pub fn relies_no_longer(&self, pack: PackId) {
         lock(&self.relied).remove(&pack);
+        lock(&self.replaced).insert(pack);
     }
 
     /// Whether packs may be relied on was judged when the index was read. Other processes of this machine add to the local
@@ -359,11 +369,15 @@ impl<'r> Session<'r> {
     ///
     /// # Errors
     /// `Busy`, and the session is superseded; of the local cache.
-    fn check_authors(&self, relied: &BTreeSet<PackId>) -> Result<()> {
+    fn check_authors(&self, relied: &BTreeSet<PackId>, packs: &HashMap<PackId, KnownPack>) -> Result<()> {
         let (repo, state) = (self.repo(), &self.indexed.state);
         let mut unvouched = repo.unvouched(state)?;
         unvouched.extend(repo.listed_by_distrusted(state)?);
-        let Some(pack) = relied.iter().find(|pack| unvouched.contains(*pack)) else { return Ok(()) };
+        // The cache may be emptied between one question and the next: what `packs` says of an author counts as well.
+        let is_trusted = |author: SlotId| author == repo.keys.slot() || repo.keys.is_full(author);
+        let is_of_another = |id: &PackId| packs.get(id).is_some_and(|pack| !is_trusted(pack.claim.author));
+        let may_not_count = |id: &&PackId| unvouched.contains(*id) || is_of_another(id);
+        let Some(pack) = relied.iter().find(may_not_count) else { return Ok(()) };
         self.supersede();
         let what = "was claimed meanwhile by a slot on which this snapshot may not rely; nothing was published";
         Err(Error::new(Kind::Busy, format!("{} {what}", pack::object_name(*pack))).hint("take the snapshot again"))
@@ -386,21 +400,21 @@ impl<'r> Session<'r> {
         }
         let written = lock(&self.written).clone();
         let relied = lock(&self.relied).clone();
-        self.check_authors(&relied)?;
-        let known = || -> Result<HashMap<PackId, u64>> {
-            Ok(repo.cache.packs()?.into_iter().map(|p| (p.id, p.size)).collect())
+        let known = || -> Result<HashMap<PackId, KnownPack>> {
+            Ok(repo.cache.packs()?.into_iter().map(|p| (p.id, p)).collect())
         };
-        let mut sizes = known()?;
-        if relied.iter().any(|id| !sizes.contains_key(id)) {
+        let mut packs = known()?;
+        if relied.iter().any(|id| !packs.contains_key(id)) {
             // Somebody else has emptied the cache: it is filled again.
             repo.index_at(self.indexed.generation, self.indexed.state.clone(), &Silent)?;
-            sizes = known()?;
+            packs = known()?;
         }
-        let packs: Vec<PackId> = relied.iter().chain(written.keys()).copied().collect();
-        let found = each(at_once(repo.storage.as_ref()), &packs, |id| repo.storage.stat(&pack::object_name(*id)));
+        self.check_authors(&relied, &packs)?;
+        let needed: Vec<PackId> = relied.iter().chain(written.keys()).copied().collect();
+        let found = each(at_once(repo.storage.as_ref()), &needed, |id| repo.storage.stat(&pack::object_name(*id)));
         let (mut missing, mut first) = (Vec::new(), None);
-        for (id, found) in packs.iter().zip(found) {
-            let expected = written.get(id).or_else(|| sizes.get(id)).copied();
+        for (id, found) in needed.iter().zip(found) {
+            let expected = written.get(id).copied().or_else(|| packs.get(id).map(|pack| pack.size));
             let found = found?;
             if found.is_none() || found != expected {
                 missing.push(*id);
