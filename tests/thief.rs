@@ -459,7 +459,25 @@ impl<'r> Thief<'r> {
         Ok(all.into_values().map(whole).collect())
     }
 
-    /// A pack with a valid trailer and garbage for every chunk, listed as it is.
+    /// Lists packs of others, with their sizes, as his own that hold these blobs, as many as there is room for.
+    pub fn claims_packs(&self, packs: &[(PackId, u64)], entries: &[BlobEntry]) -> Result<()> {
+        let (key, mut rest) = (self.new_data_key(), entries);
+        for &(id, size) in packs {
+            let mut left = size * 3 / 4;
+            let fits = |entry: &&BlobEntry| {
+                let fits = u64::from(entry.stored_len) <= left;
+                left = left.saturating_sub(u64::from(entry.stored_len));
+                fits
+            };
+            let (claimed, others) = rest.split_at(rest.iter().take_while(fits).count());
+            let (session, entries) = (SnapshotId(self.random()), claimed.to_vec());
+            let pack = IndexedPack { id, size, session, claim: self.claim(), key: key.wrapped.id, entries };
+            self.put_index(self.random(), vec![key.wrapped.clone()], vec![pack])?;
+            rest = others;
+        }
+        Ok(())
+    }
+
     /// A pack of garbage that claims to hold these blobs, as large as they are.
     pub fn garbage_copies(&self, entries: &[BlobEntry]) -> Result<()> {
         let (key, session) = (self.new_data_key(), SnapshotId(self.random()));
@@ -472,6 +490,7 @@ impl<'r> Thief<'r> {
         Ok(())
     }
 
+    /// A pack with a valid trailer and garbage for every chunk, listed as it is.
     pub fn packs_of_garbage(&self, time: i64) -> Result<Lies> {
         let (key, session) = (self.new_data_key(), SnapshotId(self.random()));
         let claim = Claim { author: self.repo.keys.slot(), time };

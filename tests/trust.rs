@@ -312,6 +312,49 @@ fn what_is_claimed_meanwhile_is_not_relied_on_when_the_cache_is_emptied() {
     }
 }
 
+/// A thief lists packs of another writer, whose index is still on its way, as his own that hold the chunks. When the
+/// session judges its authors, the index says whose they are, and no longer what he said of them.
+#[test]
+fn what_is_claimed_meanwhile_is_not_relied_on_when_it_is_corrected() {
+    let scene = Scene::new(24, SlotKind::WriteOnly);
+    let data = noise(6_000_000, 4);
+    let mut entries = entries_aside(&scene, &data);
+    entries.reverse();
+    let aside = scene.storage.fork();
+    let elsewhere = open(aside.clone(), &scene.world).expect("open");
+    take(&elsewhere, "mail", &noise(3_000_000, 5)).expect("take");
+    let bring = |from: &Memory, to: &Memory, folder: &str| {
+        for object in from.list(folder).expect("list") {
+            let _ = to.put_new(&object.name, &from.get(&object.name, u64::MAX).expect("get"));
+        }
+    };
+    bring(&aside, &scene.storage, "packs/");
+    let packs: Vec<_> = elsewhere.cache.packs().expect("packs").iter().map(|pack| (pack.id, pack.size)).collect();
+    let folder = tempfile::tempdir().expect("a folder");
+    let fault = Fault::new(scene.storage.clone());
+    let writer = open_cached(fault.clone(), &scene.world, folder.path());
+    let other = Arc::new(open_cached(scene.storage.clone(), &scene.world, folder.path()));
+    let (armed, reads, medium) = (Arc::new(AtomicBool::new(false)), Arc::clone(&other), scene.storage.clone());
+    let is_armed = Arc::clone(&armed);
+    let before_the_commit = move |call: &Call| {
+        if call.operation == Operation::List && call.name == "prune/" && is_armed.swap(false, Ordering::SeqCst) {
+            bring(&aside, &medium, "index/");
+            let _ = indexed(&reads);
+        }
+        false
+    };
+    fault.when(before_the_commit, Effect::Fail);
+    let interrupting = Interrupting::new(&data, || {
+        Thief::new(&scene.other).claims_packs(&packs, &entries).expect("attack");
+        let _ = indexed(&other);
+        armed.store(true, Ordering::SeqCst);
+    });
+    let source = Source::Stream { input: Box::new(interrupting), bytes: None };
+    let taken = snapshot(&writer, source, &options("shop"), &Silent, &Cancel::new()).expect("taken");
+    assert!(!armed.load(Ordering::SeqCst));
+    scene.expect_whole(taken.id, &data, "taken meanwhile");
+}
+
 /// A write-only slot takes a snapshot of the same data with the same local cache: that costs the other one a session, and
 /// not its snapshot.
 #[test]

@@ -64,6 +64,8 @@ pub struct Location {
     pub pack: PackId,
     /// The data key the pack is sealed under.
     pub key: DataKeyId,
+    /// The slot that wrote the pack, as far as the index knows.
+    pub author: SlotId,
     /// Where the stored blob begins, in bytes from the pack's beginning.
     pub offset: u32,
     /// Its stored length in bytes, nonce and tag included.

@@ -389,16 +389,21 @@ impl Repository {
     ) -> Result<Indexed<'_>> {
         let problems = self.refresh(list, report)?;
         let mut indexed = self.indexed(number, state, problems);
+        indexed.trust.authors = Some(self.trusted_slots());
         indexed.trust.unvouched = self.unvouched(&indexed.state)?;
         indexed.trust.unvouched.extend(self.listed_by_distrusted(&indexed.state)?);
         Ok(indexed)
     }
 
+    /// The full slots, and this one.
+    fn trusted_slots(&self) -> HashSet<SlotId> {
+        self.keys.ring().full_slots().map(|(slot, _)| slot).chain([self.keys.slot()]).collect()
+    }
+
     /// Packs that no new snapshot may rely on because of who wrote them: full slots that are not distrusted count
     /// for all, until a prune has stored it again what another slot stored counts for its own sessions alone.
     fn unvouched(&self, state: &Generation) -> Result<HashSet<PackId>> {
-        let ring = self.keys.ring();
-        let trusted: Vec<SlotId> = ring.full_slots().map(|(slot, _)| slot).chain([self.keys.slot()]).collect();
+        let trusted: Vec<SlotId> = self.trusted_slots().into_iter().collect();
         let mut unvouched: HashSet<PackId> = self.cache.packs_of_others(&trusted)?.into_iter().collect();
         let mut written: Option<HashMap<PackId, Timestamp>> = None;
         for DistrustedSlot { slot, since } in &state.distrusted_slots {
@@ -663,7 +668,7 @@ fn index_ids(listed: &[Listed]) -> BTreeMap<IndexId, u64> {
 const CHAIN_LINKS_MAX: usize = 64;
 
 /// Whether a copy of a blob in a pack may be counted on.
-type Trusted<'t> = &'t dyn Fn(&BlobId, PackId) -> bool;
+type Trusted<'t> = &'t dyn Fn(&BlobId, &Location) -> bool;
 
 /// A repository whose index was brought up to date: blobs can be found.
 pub struct Indexed<'r> {
@@ -687,6 +692,7 @@ impl<'r> Indexed<'r> {
     pub fn vouched(&self) -> Result<Indexed<'r>> {
         let mut vouched = self.repo.indexed(self.generation, self.state.clone(), Vec::new());
         vouched.trust.missing.clone_from(&self.trust.missing);
+        vouched.trust.authors = Some(self.repo.trusted_slots());
         vouched.trust.unvouched = self.repo.unvouched(&self.state)?;
         Ok(vouched)
     }
@@ -724,7 +730,7 @@ impl Indexed<'_> {
     /// # Errors
     /// Of the local cache.
     pub fn usable_chain(&self, id: &BlobId, below: u8) -> Result<Option<Vec<(BlobId, Location)>>> {
-        self.chain(id, below, &|id, pack| self.trust.usable(id, pack))
+        self.chain(id, below, &|id, copy| self.trust.usable(id, copy))
     }
 
     /// As [`usable_chain`](Self::usable_chain), of whatever the index lists.
@@ -754,7 +760,7 @@ impl Indexed<'_> {
         if chain.len() == CHAIN_LINKS_MAX {
             return Ok(false);
         }
-        let fits = |location: &Location| location.version() < below && trusted(id, location.pack);
+        let fits = |location: &Location| location.version() < below && trusted(id, location);
         let Some(first) = self.repo.cache.lookup(id, &fits)? else { return Ok(false) };
         if self.extend_by(chain, id, first, trusted, failed)? {
             return Ok(true);
@@ -805,7 +811,7 @@ impl Indexed<'_> {
     /// Of the local cache.
     pub fn copies(&self, id: &BlobId) -> Result<Vec<Location>> {
         let mut copies = self.repo.cache.copies(id)?;
-        copies.sort_by_key(|location| !self.trust.usable(id, location.pack));
+        copies.sort_by_key(|location| !self.trust.usable(id, location));
         Ok(copies)
     }
 
@@ -829,6 +835,9 @@ impl Indexed<'_> {
 struct Trust {
     /// Packs that only a write-only slot vouches for, another one than this; and those of distrusted slots.
     unvouched: HashSet<PackId>,
+    /// The slots that may be relied on, where that was looked at. What the index says of a copy's author it says together
+    /// with where the copy is: later it may say otherwise of both.
+    authors: Option<HashSet<SlotId>>,
     condemned: HashSet<PackId>,
     /// Packs that the index lists and the storage lacks.
     missing: BTreeSet<PackId>,
@@ -840,14 +849,17 @@ impl Trust {
         let condemned = state.condemned.iter().filter(|_| rules.keep(Rule::AvoidCondemned));
         Self {
             unvouched: HashSet::new(),
+            authors: None,
             condemned: condemned.map(|c| c.pack).collect(),
             missing: BTreeSet::new(),
             distrusted: state.distrusted.iter().map(|d| (d.pack, d.blobs.iter().copied().collect())).collect(),
         }
     }
 
-    fn usable(&self, id: &BlobId, pack: PackId) -> bool {
-        !self.condemned.contains(&pack)
+    fn usable(&self, id: &BlobId, copy: &Location) -> bool {
+        let pack = copy.pack;
+        self.authors.as_ref().is_none_or(|authors| authors.contains(&copy.author))
+            && !self.condemned.contains(&pack)
             && !self.missing.contains(&pack)
             && !self.unvouched.contains(&pack)
             && !self.distrusts(id, pack)

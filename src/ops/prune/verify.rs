@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use crate::env::{Cancel, lock};
 use crate::error::{Kind, Result};
 use crate::format::pack::{BlobEntry, object_name};
-use crate::id::{BlobId, DataKeyId, PackId};
+use crate::id::{BlobId, PackId};
 use crate::repo::Indexed;
 use crate::repo::bases::Bases;
 use crate::repo::index::Location;
@@ -144,18 +144,18 @@ impl<'v> Verifier<'v> {
     /// The counted copies of `duplicates`, in the order in which they lie in the packs.
     fn counted(&self, marks: &Marks, duplicates: &Duplicates) -> Result<Vec<Copy>> {
         let cache = &self.indexed.repo.cache;
-        let keys: HashMap<PackId, DataKeyId> = cache.packs()?.into_iter().map(|p| (p.id, p.key)).collect();
+        let packs: HashMap<PackId, _> = cache.packs()?.into_iter().map(|p| (p.id, (p.key, p.claim.author))).collect();
         let mut counted = Vec::new();
         for (&pack, used) in &marks.used {
             let entries: Vec<(u32, BlobEntry)> =
                 cache.entries(&pack)?.into_iter().filter(|(offset, _)| used.contains(offset)).collect();
-            let Some(&key) = keys.get(&pack).filter(|_| entries.len() == used.len()) else {
+            let Some(&(key, author)) = packs.get(&pack).filter(|_| entries.len() == used.len()) else {
                 return Err(cache_emptied());
             };
             let again = entries.into_iter().filter(|(_, entry)| duplicates.contains(&entry.id));
             counted.extend(again.map(|(offset, entry)| {
                 let BlobEntry { id, codec, raw_len, stored_len, base } = entry;
-                (id, Location { pack, key, offset, stored_len, raw_len, codec, base })
+                (id, Location { pack, key, author, offset, stored_len, raw_len, codec, base })
             }));
         }
         counted.sort_unstable_by_key(|(_, copy)| (copy.pack, copy.offset));

@@ -26,7 +26,8 @@ const BLOCK_BYTES: usize = 96 * ENTRY_LEN;
 /// Bytes of the filter in one row.
 const FILTER_PIECE_BYTES: usize = 64 << 10;
 /// The columns that [`read_block`] expects.
-const BLOCK_COLUMNS: &str = "blocks.number, blocks.offset, blocks.sum, blocks.entries, packs.id, packs.key";
+const BLOCK_COLUMNS: &str =
+    "blocks.number, blocks.offset, blocks.sum, blocks.entries, packs.id, packs.key, packs.author";
 /// The columns that [`read_pack`] expects.
 const PACK_COLUMNS: &str = "id, size, session, author, time, key, digest, blobs, raw_bytes, stored_bytes, sum";
 
@@ -35,6 +36,7 @@ pub(super) struct Block {
     pub number: i64,
     pub pack: PackId,
     pub key: DataKeyId,
+    pub author: SlotId,
     pub offset: u32,
     pub entries: Vec<BlobEntry>,
 }
@@ -45,7 +47,19 @@ impl Block {
             let &BlobEntry { codec, raw_len, stored_len, base, .. } = entry;
             let offset = *at;
             *at = at.wrapping_add(stored_len);
-            Some((entry, Location { pack: self.pack, key: self.key, offset, stored_len, raw_len, codec, base }))
+            Some((
+                entry,
+                Location {
+                    pack: self.pack,
+                    key: self.key,
+                    author: self.author,
+                    offset,
+                    stored_len,
+                    raw_len,
+                    codec,
+                    base,
+                },
+            ))
         })
     }
 }
@@ -53,7 +67,7 @@ impl Block {
 /// Reads the [`BLOCK_COLUMNS`]. A row that is not exactly what was written does not become a location.
 fn read_block(row: &Row) -> Inner<Block> {
     let (number, offset, sum): (i64, u32, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-    let (pack, key) = (PackId(row.get(4)?), DataKeyId(row.get(5)?));
+    let (pack, key, author) = (PackId(row.get(4)?), DataKeyId(row.get(5)?), SlotId(row.get(6)?));
     let bytes = row.get_ref(3)?.as_blob().map_err(|e| Fault::Damage(e.to_string()))?;
     if sum != block_sum(&pack, &key, offset, bytes) {
         return Err(Fault::Damage(format!("block {number} of pack {pack} has a wrong check sum")));
@@ -61,7 +75,7 @@ fn read_block(row: &Row) -> Inner<Block> {
     let mut input = Decoder(bytes);
     let entries = decode_entries(&mut input)?;
     input.end()?;
-    Ok(Block { number, pack, key, offset, entries })
+    Ok(Block { number, pack, key, author, offset, entries })
 }
 
 /// Adds an object's rows, unless it is there. The places of its blobs are collected, for [`add_places`].

@@ -160,6 +160,7 @@ mod tests {
         Location {
             pack: PackId([7; 16]),
             key: DataKeyId([1; 16]),
+            author: crate::id::SlotId([1; 16]),
             offset,
             stored_len: 10,
             raw_len: 100,
