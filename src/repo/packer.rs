@@ -148,7 +148,8 @@ impl<'s> Packer<'s> {
 /// prune that has condemned the old one here may be about to delete it.
 ///
 /// This slot signs it then, and all that it holds, though no blob is opened: so a full slot must have written it,
-/// which is not distrusted, and no check may have found anything of it damaged. Who wrote what and when is what `from` says, as [`Indexed::vouched`] returns it.
+/// which is not distrusted, and no check may have found anything of it damaged. Who wrote what and when is what `from`
+/// says, as [`Indexed::vouched`] returns it.
 ///
 /// # Errors
 /// `Damaged` when `bytes` are not the pack that its trailer describes, or when its writer is not trusted that far.
