@@ -156,7 +156,10 @@ fn padding_costs_little() {
     let repo = open(storage, &world).expect("open");
     take(&repo, "noise", &noise(64 << 20, 11)).expect("take");
     repo.index(&Silent).expect("index");
-    let packs = repo.cache.packs().expect("packs");
+    let mut packs = repo.cache.packs().expect("packs");
+    // The last one is closed where the data ends, wherever that is; which chunks it has is up to the threads.
+    packs.sort_by_key(|pack| pack.size);
+    packs.remove(0);
     let (mut together, mut needed) = (0, 0);
     for pack in &packs {
         let entries = repo.cache.entries(&pack.id).expect("entries");
