@@ -354,7 +354,7 @@ fn a_short_listing_makes_nothing_garbage_that_is_needed() {
     }
 }
 
-/// What a session has stored again does not tell the next one that it has all that lay in the condemned pack.
+/// After a session has stored a condemned pack again, its successor walks the manifest before it relies on anything.
 #[test]
 fn a_pack_that_was_stored_again_is_not_forgotten() {
     let (storage, world) = (Memory::new(), World::new(13));

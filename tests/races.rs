@@ -308,6 +308,27 @@ fn a_repair_condemns_bases_that_a_prune_is_about_to_delete() {
     assert!(cases > 0);
 }
 
+/// A check distrusts a copy that is whole afterwards: it was rotten on the disk, or could not be read.
+fn set_aside_in_vain(storage: &Memory, world: &Arc<World>, chunk: &(PackId, u32, BlobEntry), rots: bool) {
+    let fault = Fault::new(storage.clone());
+    let checker = open(fault.clone(), world).expect("open");
+    if rots {
+        rot(storage, chunk);
+    } else {
+        let name = object_name(chunk.0);
+        let reads = move |call: &Call| call.operation == Operation::GetRange && call.name == name;
+        fault.when(reads, Effect::Fail);
+    }
+    check(&checker, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
+    fault.heal();
+    if rots {
+        // The disk gives it again.
+        rot(storage, chunk);
+    }
+    let owner = open(storage.clone(), world).expect("open");
+    assert!(!owner.newest_generation().expect("generation").1.distrusted.is_empty());
+}
+
 /// A check sets aside what it could not read, for the moment. Where only a snapshot of a write-only slot needs that, a
 /// prune goes on, and leaves it where it is.
 #[test]
@@ -331,22 +352,7 @@ fn what_was_set_aside_in_vain_stays_for_a_write_only_slot() {
             let of_host = snapshots.iter().find(|s| s.manifest.source == "host").expect("a snapshot");
             let last = parts_of(&owner, of_host)[0].recipe.chunks.last().expect("chunks").id;
             let chunk = copies(&owner).into_iter().find(|(.., entry)| entry.id == last).expect("the last chunk");
-            let fault = Fault::new(storage.clone());
-            let checker = open(fault.clone(), &world).expect("open");
-            if rots {
-                rot(&storage, &chunk);
-            } else {
-                let name = object_name(chunk.0);
-                let reads = move |call: &Call| call.operation == Operation::GetRange && call.name == name;
-                fault.when(reads, Effect::Fail);
-            }
-            check(&checker, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
-            fault.heal();
-            if rots {
-                // The disk gives it again.
-                rot(&storage, &chunk);
-            }
-            assert!(!owner.newest_generation().expect("generation").1.distrusted.is_empty());
+            set_aside_in_vain(&storage, &world, &chunk, rots);
             let done = pruned(&open(storage.clone(), &world).expect("open"));
             // With the pack a chunk was set aside that a snapshot of a full slot needs.
             assert_eq!(done.is_err(), is_partly_used && !rots, "{done:?}");
@@ -356,8 +362,8 @@ fn what_was_set_aside_in_vain_stays_for_a_write_only_slot() {
     }
 }
 
-/// As before, where it is the recipe that was set aside in vain, in a pack of the write-only slot: what it names lies in
-/// packs of the full slot, and stays as well.
+/// A check distrusts a recipe in a pack of the write-only slot. The chunks that it names lie in packs of the full slot,
+/// and stay.
 #[test]
 fn a_recipe_that_was_set_aside_in_vain_keeps_what_it_names() {
     for rots in [false, true] {
@@ -377,22 +383,7 @@ fn a_recipe_that_was_set_aside_in_vain_keeps_what_it_names() {
         assert!(recipe.depth > 0);
         let first = recipe.chunks[0].id;
         let chunk = copies(&owner).into_iter().find(|(.., entry)| entry.id == first).expect("a chunk of the recipe");
-        let fault = Fault::new(storage.clone());
-        let checker = open(fault.clone(), &world).expect("open");
-        if rots {
-            rot(&storage, &chunk);
-        } else {
-            let name = object_name(chunk.0);
-            let reads = move |call: &Call| call.operation == Operation::GetRange && call.name == name;
-            fault.when(reads, Effect::Fail);
-        }
-        check(&checker, Some(Subset::ALL), &Silent, &Cancel::new()).expect("check");
-        fault.heal();
-        if rots {
-            // The disk gives it again.
-            rot(&storage, &chunk);
-        }
-        assert!(!owner.newest_generation().expect("generation").1.distrusted.is_empty());
+        set_aside_in_vain(&storage, &world, &chunk, rots);
         pruned(&open(storage.clone(), &world).expect("open")).expect("prune");
         assert!(contents(&open(storage, &world).expect("open")) == expected, "rots: {rots}");
     }

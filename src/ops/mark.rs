@@ -60,6 +60,8 @@ pub struct Spared {
 }
 
 impl Spared {
+    /// Returns what stays for `blobs`.
+    ///
     /// # Errors
     /// Of the local cache.
     pub fn of<'b>(indexed: &Indexed<'_>, blobs: impl Iterator<Item = &'b BlobId>) -> Result<Self> {
@@ -321,7 +323,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Notes that nothing can be counted on, and who holds what there is of it.
+    /// Adds a blob without a copy to count on, and the packs that hold any copy of it.
     fn lose(&mut self, id: &BlobId) -> Result<()> {
         if self.marks.lost.insert(*id) { self.hold(id, u8::MAX) } else { Ok(()) }
     }
@@ -425,8 +427,8 @@ impl Walk<'_> {
         Ok(below)
     }
 
-    /// What stands in the first copy that can be read and decoded, which is marked. One that is not to be counted on does
-    /// where there is no other: it is lost, and what it names is not.
+    /// Returns what stands in the first copy that can be read and decoded, and marks that copy. Without a
+    /// copy to count on, it returns the content of another one, if any, with what is lost.
     fn readable(&mut self, id: &BlobId, level: Level) -> Result<(Option<Content>, Option<Lost>)> {
         let (mut problem, mut flawed) = (None, Vec::new());
         let copies = self.indexed.copies(id)?;
@@ -465,7 +467,8 @@ impl Walk<'_> {
         Ok((None, Some(lost)))
     }
 
-    /// What stands in a copy; `None` where it can't be read or decoded, or not for now, which is noted.
+    /// Returns what stands in a copy, or `None` if it can't be read or decoded. A read that may succeed
+    /// later is kept in [`Marks::unread`].
     fn read(&mut self, id: &BlobId, copy: &Location, level: Level) -> Result<Option<Content>> {
         match self.reader.copy(id, copy).and_then(|raw| decoded(id, &raw, level)) {
             Ok(content) => Ok(Some(content)),

@@ -187,9 +187,14 @@ fn store_again(
     // From the pack itself: the cache may be another process's ruin.
     let size = indexed.repo.storage.stat(&object_name(pack))?.unwrap_or(0);
     let entries = indexed.repo.read_pack(pack, size)?.indexed.entries;
-    let is_unknown = |entry: &BlobEntry| Ok(indexed.known_chain(&entry.id, entry.version() + 1)?.is_none());
-    if entries.iter().map(is_unknown).collect::<Result<Vec<bool>>>()?.contains(&true) {
-        // Deltas whose bases are gone, or the index was read by a listing that is short.
+    let has_chain =
+        |entry: &BlobEntry| indexed.known_chain(&entry.id, entry.version() + 1).map(|chain| chain.is_some());
+    let mut all_known = true;
+    for entry in &entries {
+        all_known = all_known && has_chain(entry)?;
+    }
+    if !all_known {
+        // Bases of deltas are missing, or a listing of the index was incomplete.
         session.prove_index(report)?;
         if indexed.repo.cache.entries(&pack)?.is_empty() {
             return Err(Error::damaged(
@@ -205,7 +210,7 @@ fn store_again(
             match indexed.usable_chain(&entry.id, entry.version() + 1)? {
                 Some(chain) => session.rely_on(&chain),
                 // A delta whose base is gone is garbage that nobody can have relied on.
-                None if indexed.known_chain(&entry.id, entry.version() + 1)?.is_none() => {}
+                None if !has_chain(&entry)? => {}
                 None => writer.store_again(entry.id, reader.blob(&entry.id)?)?,
             }
         }

@@ -27,7 +27,7 @@ use crate::format::limits::MANIFEST_BYTES_MAX;
 use crate::format::manifest::{self, Header, Manifest, SealedManifest};
 use crate::format::pack::WrappedKey;
 use crate::format::{ObjectKind, associated_data, pack};
-use crate::id::{BlobId, DataKeyId, PackId, SlotId, SnapshotId};
+use crate::id::{BlobId, DataKeyId, PackId, SnapshotId};
 use crate::report::{Report, Silent};
 use crate::storage::Storage;
 
@@ -290,8 +290,8 @@ impl<'r> Session<'r> {
         }
     }
 
-    /// True when something has the name of this session's manifest. Where a pack that the session relies on is gone, too,
-    /// prune has taken it for dead, whoever was faster with the name.
+    /// Returns true if an object has the name of this session's manifest. If a pack that the session
+    /// relies on is missing as well, prune took the session for dead, even if the object is no fence.
     ///
     /// # Errors
     /// `Storage`.
@@ -374,8 +374,8 @@ impl<'r> Session<'r> {
         let mut unvouched = repo.unvouched(state)?;
         unvouched.extend(repo.listed_by_distrusted(state)?);
         // The cache may be emptied between one question and the next: what `packs` says of an author counts as well.
-        let is_trusted = |author: SlotId| author == repo.keys.slot() || repo.keys.is_full(author);
-        let is_of_another = |id: &PackId| packs.get(id).is_some_and(|pack| !is_trusted(pack.claim.author));
+        let trusted = repo.trusted_slots();
+        let is_of_another = |id: &PackId| packs.get(id).is_some_and(|pack| !trusted.contains(&pack.claim.author));
         let may_not_count = |id: &&PackId| unvouched.contains(*id) || is_of_another(id);
         let Some(pack) = relied.iter().find(may_not_count) else { return Ok(()) };
         self.supersede();

@@ -44,7 +44,7 @@ enum Verdict {
     FlawedBase,
 }
 
-/// The ids of blobs whose counted copies must be verified where there are any, by their first 8 bytes: ids are keyed
+/// The ids of blobs whose counted copies must be verified, by their first 8 bytes: ids are keyed
 /// hashes, so a collision costs one read more.
 #[derive(Default)]
 pub(super) struct Duplicates(HashSet<u64>);
