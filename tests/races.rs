@@ -256,13 +256,18 @@ fn a_pack_that_can_not_be_repacked_stays() {
         let part = &parts_of(&repo, &snapshots[0])[0];
         reader.entries(&part.recipe).map(|entry| entry.expect("recipe").id).collect()
     };
-    let used: Vec<_> = copies(&repo).into_iter().filter(|(.., entry)| ids.contains(&entry.id)).collect();
-    rot(&storage, &used[used.len() / 2]);
+    // In a pack of the forgotten session, which needs to be repacked; the pack of the other is used as a whole.
+    let packs: BTreeSet<PackId> =
+        repo.cache.packs().expect("packs").into_iter().filter(|p| p.session == first).map(|p| p.id).collect();
+    let used = |(pack, _, entry): &(PackId, u32, BlobEntry)| packs.contains(pack) && ids.contains(&entry.id);
+    let copies = copies(&repo);
+    let rotten = copies.iter().find(|copy| used(copy)).expect("a chunk that the other snapshot shares");
+    rot(&storage, rotten);
     let report = Collect::default();
     let repo = open(storage.clone(), &world).expect("open");
     let plan = prune(&repo, &prune_options(), false, &report, &Cancel::new()).expect("prune");
     assert!(plan.deleted_packs > 0 && plan.deleted_packs < plan.repack_packs + plan.unused_packs, "{plan:?}");
-    let object = object_name(used[used.len() / 2].0);
+    let object = object_name(rotten.0);
     assert!(report.problems().iter().any(|problem| problem.object == object), "{:?}", report.problems());
     assert!(storage.stat(&object).expect("stat").is_some());
     // Everything else is there.
