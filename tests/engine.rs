@@ -156,23 +156,23 @@ fn padding_costs_little() {
     let repo = open(storage, &world).expect("open");
     take(&repo, "noise", &noise(64 << 20, 11)).expect("take");
     repo.index(&Silent).expect("index");
-    let mut packs = repo.cache.packs().expect("packs");
-    // The last one is closed where the data ends, wherever that is; which chunks it has is up to the threads.
-    packs.sort_by_key(|pack| pack.size);
-    packs.remove(0);
-    let (mut together, mut needed) = (0, 0);
+    let packs = repo.cache.packs().expect("packs");
+    let mut padding = Vec::new();
     for pack in &packs {
         let entries = repo.cache.entries(&pack.id).expect("entries");
         let chunks: u64 = entries.iter().map(|(_, e)| u64::from(e.stored_len) + e.encoded_len() as u64).sum();
         assert!(pack.size <= 2 << 20);
-        together += pack.size;
         // What every pack has, besides its padding: header, signed and sealed trailer, footer.
         let trailer = OVERHEAD + CLAIM_LEN + pack::Trailer::FRONT_LEN;
-        needed += chunks + (pack::HEADER_LEN + trailer + pack::FOOTER_LEN) as u64;
+        padding.push(pack.size - chunks - (pack::HEADER_LEN + trailer + pack::FOOTER_LEN) as u64);
     }
     assert!(packs.len() > 32, "{} packs", packs.len());
-    let padding = (together - needed) as f64 / together as f64;
-    assert!(padding < 0.003, "{} packs are padded by {padding:.4} of their size", packs.len());
+    // Two are open at once, and are closed where the data ends, wherever that is: they may be those padded most.
+    padding.sort_unstable();
+    padding.truncate(padding.len() - 2);
+    // Closed anywhere, packs of 2 MiB would be padded by 0.015 on average.
+    let share = padding.iter().sum::<u64>() as f64 / (64 << 20) as f64;
+    assert!(share < 0.004, "{} packs are padded by {share:.4} of their size", packs.len());
 }
 
 #[test]

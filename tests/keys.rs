@@ -205,6 +205,23 @@ fn an_epoch_that_is_known_can_not_go() {
     open_with(storage, &world, b"late").expect("open");
 }
 
+/// No listing shows the epoch that has begun: it is asked for by name, by who opens now and by who opened before.
+#[test]
+fn an_epoch_counts_that_no_listing_shows() {
+    let (memory, world) = (Memory::new(), World::new(36));
+    let owner = init(memory.clone(), &world);
+    let storage = Fault::new(memory);
+    storage.when(on(Operation::List, epoch::PREFIX), Effect::Cut(1));
+    let before = open(storage.clone(), &world).expect("open");
+    for number in 2..5 {
+        assert!(!before.keys.refresh_if_newer(&storage).expect("look"));
+        assert_eq!(key::rotate(&owner).expect("rotate"), number);
+        assert_eq!(open(storage.clone(), &world).expect("open").keys.newest_epoch(), number);
+        assert!(before.keys.refresh_if_newer(&storage).expect("look"));
+        assert_eq!(before.keys.newest_epoch(), number);
+    }
+}
+
 /// An epoch that the store fails to give is not one that does not count. What lies beyond a gap is not read.
 #[test]
 fn only_epochs_that_may_count_are_read() {
@@ -247,6 +264,25 @@ fn certificates_without_end_are_not_read() {
     assert_eq!(before, storage.names());
     let repo = open(storage, &world).expect("open");
     assert!(repo.keys.ring().problems.iter().any(|problem| problem.object == certificate::PREFIX));
+}
+
+/// Whoever may create objects fills `keys/`: only so much of it is read, what was there before in any case.
+#[test]
+fn key_slots_without_end_are_not_read() {
+    let (memory, world) = (Memory::new(), World::new(39));
+    init(memory.clone(), &world);
+    let garbage = vec![b' '; 1 << 20];
+    // This store tells no times, so that names decide.
+    for n in 0..100 {
+        let mut id = [0xff; 16];
+        id[15] = n;
+        memory.put_new(&keyslot::object_name(SlotId(id)), &garbage).expect("put");
+    }
+    let storage = Fault::new(memory);
+    open(storage.clone(), &world).expect("the passphrase opens its slot");
+    let of_slots = on(Operation::Get, keyslot::PREFIX);
+    let read = storage.calls().iter().filter(|call| of_slots(call)).count();
+    assert!((60..=64).contains(&read), "{read} are read");
 }
 
 /// Somebody rotates while a slot is added: it counts and reads what comes, or it is not there.

@@ -187,3 +187,29 @@ impl std::fmt::Debug for SecretBytes {
         f.write_str("SecretBytes(..)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::limits::KEY_SLOT_BYTES_MAX;
+
+    /// Keys may be rotated every week for half a century.
+    #[test]
+    fn a_slot_holds_three_thousand_epochs() {
+        let secret = || SecretBytes([0xff; 32]);
+        let epochs =
+            (1..=3000).map(|number| EpochSecrets { number, secret: secret(), authority: secret() }).collect::<Vec<_>>();
+        let keys = SlotKeys {
+            chunk_id: secret(),
+            chunker_seed: secret(),
+            index: secret(),
+            authority: [0xff; 32],
+            sealing: secret(),
+            signing: secret(),
+            epochs,
+        };
+        let kdf = Kdf::Argon2id { memory_kib: u32::MAX, passes: u32::MAX, lanes: u32::MAX, salt: [0xff; 16] };
+        let slot = KeySlot::new(RepoId([0xff; 16]), kdf, [keys.encode(), vec![0; 40]].concat());
+        assert!(slot.encode().len() as u64 <= KEY_SLOT_BYTES_MAX);
+    }
+}

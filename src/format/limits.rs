@@ -20,8 +20,10 @@ pub const INDEX_KEYS_MAX: usize = 1 << 16;
 const SEALING_BYTES_MAX: u64 = 1024;
 /// Largest `config`.
 pub const CONFIG_BYTES_MAX: u64 = 64 << 10;
-/// Largest key slot.
-pub const KEY_SLOT_BYTES_MAX: u64 = 64 << 10;
+/// Largest key slot: one of a full slot has 340 bytes for each key epoch, so that 3,000 epochs fit.
+pub const KEY_SLOT_BYTES_MAX: u64 = 1 << 20;
+/// Most bytes of all key slots that are read, before anybody can judge them.
+pub const KEY_SLOTS_BYTES_MAX: u64 = 64 << 20;
 /// Largest slot certificate.
 pub const CERTIFICATE_BYTES_MAX: u64 = 64 << 10;
 /// Largest order that begins a key epoch.

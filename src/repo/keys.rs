@@ -195,7 +195,7 @@ impl Keys {
         let known = self.newest_epoch();
         let raw = RawRing::read(storage)?;
         let wanted = lock(&self.wanted).clone();
-        let ring = Ring::judge(raw, storage, self.repo, &self.plain, self.slot, known, &wanted)?;
+        let ring = Ring::judge(raw, storage, self.repo, &self.plain, self.slot, &wanted)?;
         let mut before = lock(&self.ring);
         if ring.newest().0 < before.newest().0 && before.newest().0 > known {
             // Another thread has read a newer state.
@@ -211,15 +211,15 @@ impl Keys {
         lock(&self.ring).newest().0
     }
 
-    /// Reads the key ring again if the storage lists a newer epoch. Returns true if one counts.
+    /// Reads the key ring again if the next epoch exists. It is asked for by name: a listing may be old. Returns true
+    /// if one counts.
     ///
     /// # Errors
     /// As [`refresh_ring`](Self::refresh_ring).
     pub fn refresh_if_newer(&self, storage: &dyn Storage) -> Result<bool> {
         let before = self.newest_epoch();
-        let listed = storage.list(epoch::PREFIX)?;
-        let mut numbers = listed.iter().filter_map(|o| epoch::number_of(&o.name));
-        if !numbers.any(|number| lock(&self.ring).is_news(number)) {
+        let Some(next) = lock(&self.ring).next() else { return Ok(false) };
+        if storage.stat(&epoch::object_name(next))?.is_none() {
             return Ok(false);
         }
         self.refresh_ring(storage)?;

@@ -131,8 +131,8 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// The ring that starts from `plain.authority`. Epochs up to the number `known` were in force
-    /// before, and are read even if no listing shows them; so are the certificates of `wanted`.
+    /// The ring that starts from `plain.authority`. Epochs are read by number until one does not exist: a listing
+    /// may be old. The certificates of `wanted` are read even if no listing shows them.
     ///
     /// # Errors
     /// `Damaged` without a first epoch, and without one that the slot's own keys name; `Storage`,
@@ -143,15 +143,12 @@ impl Ring {
         repo: RepoId,
         plain: &SlotKeys,
         slot: SlotId,
-        known: u32,
         wanted: &BTreeSet<SlotId>,
     ) -> Result<Self> {
         let index = SealKey::new(&plain.index.0);
         let RawRing { mut epochs, mut certificates, problems, is_cut } = raw;
         let mut ring = Self { problems, is_cut, ..Self::default() };
-        let listed = epochs.last_key_value().map_or(0, |(number, _)| *number);
-        let own = plain.epochs.iter().map(|known| known.number).max().unwrap_or_default();
-        for number in 1..=listed.max(own).max(known).min(EPOCH_MAX) {
+        for number in 1..=EPOCH_MAX {
             let name = epoch::object_name(number);
             let read = epochs.remove(&number).flatten();
             let judged = read
@@ -323,9 +320,10 @@ impl Ring {
         (*number, known)
     }
 
-    /// Whether an epoch that is listed is newer than the newest that counts, and was not judged.
-    pub fn is_news(&self, number: u32) -> bool {
-        number > self.newest().0 && !self.void.contains(&number)
+    /// The number of the next epoch, unless its object was judged and does not count.
+    pub fn next(&self) -> Option<u32> {
+        let next = self.newest().0 + 1;
+        (next <= EPOCH_MAX && !self.void.contains(&next)).then_some(next)
     }
 
     /// The full slots whose certificates count.

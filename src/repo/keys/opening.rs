@@ -63,7 +63,7 @@ pub fn open(slots: Slots, ring: RawRing, storage: &dyn Storage, config: &Config,
         {
             return Err(Error::damaged("config", "its plain part was altered"));
         }
-        let ring = Ring::judge(ring, storage, repo, &plain, id, 0, &BTreeSet::new())?;
+        let ring = Ring::judge(ring, storage, repo, &plain, id, &BTreeSet::new())?;
         let keys = Keys::new(repo, id, plain, ring);
         let certificate = keys.verify_slot(id, &slot, &bytes)?;
         let is_certified = certificate.sealing == seal::public_key(&keys.plain.sealing.0)

@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::certificate::{self, Certificate};
 use crate::format::epoch::{CERTIFICATES_MAX, Epoch, Listed};
 use crate::format::keyslot::{self, EpochSecrets, Kdf, KeySlot, SecretBytes, SlotKeys, SlotKind};
-use crate::format::limits::{KEY_SLOT_BYTES_MAX, NAME_BYTES_MAX};
+use crate::format::limits::{KEY_SLOT_BYTES_MAX, KEY_SLOTS_BYTES_MAX, NAME_BYTES_MAX};
 use crate::format::{Malformed, ObjectKind, associated_data};
 use crate::id::{RepoId, SlotId};
 use crate::repo::parallel::{at_once, each};
@@ -159,20 +159,35 @@ pub(super) fn derive(passphrase: &[u8], kdf: &Kdf) -> Result<Option<Zeroizing<[u
 /// The slots of a repository: the readable ones with their bytes, the others with the error.
 pub type Slots = Vec<(SlotId, Result<(KeySlot, Vec<u8>)>)>;
 
-/// Reads every slot.
+/// Reads the slots, at most [`KEY_SLOTS_BYTES_MAX`] of them: nobody can judge them before one is open.
 ///
 /// # Errors
 /// `Storage`.
 pub fn list_slots(storage: &dyn Storage) -> Result<Slots> {
-    let listed = storage.list(keyslot::PREFIX)?;
-    let ids: Vec<SlotId> = listed.iter().filter_map(|o| o.name.strip_prefix(keyslot::PREFIX)?.parse().ok()).collect();
-    let read = each(at_once(storage), &ids, |id| {
+    let mut listed = storage.list(keyslot::PREFIX)?;
+    // The oldest first: what somebody adds later crowds none out.
+    listed.sort_by(|a, b| (a.modified, &a.name).cmp(&(b.modified, &b.name)));
+    let mut left = KEY_SLOTS_BYTES_MAX;
+    let ids: Vec<(SlotId, Option<u64>)> = listed
+        .iter()
+        .filter_map(|object| {
+            let id = object.name.strip_prefix(keyslot::PREFIX)?.parse().ok()?;
+            let size = (object.size <= left).then_some(object.size);
+            left = left.saturating_sub(object.size);
+            Some((id, size))
+        })
+        .collect();
+    let read = each(at_once(storage), &ids, |(id, size)| {
         let name = keyslot::object_name(*id);
-        let bytes = storage.get(&name, KEY_SLOT_BYTES_MAX)?;
+        let Some(size) = size else {
+            let what = format!("is not read: the objects before it have {} MiB", KEY_SLOTS_BYTES_MAX >> 20);
+            return Err(Error::damaged(name, what).hint("remove the objects in `keys/` that nobody here made"));
+        };
+        let bytes = storage.get(&name, KEY_SLOT_BYTES_MAX.min(*size))?;
         let slot = KeySlot::decode(&bytes).map_err(|e: Malformed| e.in_object(&name))?;
         Ok((slot, bytes))
     });
-    let mut slots: Vec<_> = ids.into_iter().zip(read).collect();
+    let mut slots: Vec<_> = ids.into_iter().map(|(id, _)| id).zip(read).collect();
     slots.sort_by_key(|(id, _)| *id);
     Ok(slots)
 }
