@@ -369,6 +369,47 @@ fn what_is_harmed_is_not_the_last_good_snapshot() {
     assert_eq!(named(&[newest]).expect("what is harmed may go").remove, [newest]);
 }
 
+/// A folder of packs was moved aside: the listing showed the packs all the same, a policy counted on the broken snapshot
+/// and removed the whole ones.
+#[test]
+fn packs_in_another_folder_are_missing() {
+    let (storage, world) = (Memory::new(), World::new(79));
+    let (repo, ids) = three_days(&storage, &world);
+    let before = packs_of(&storage);
+    world.pass(SignedDuration::from_hours(24));
+    let newest = take(&repo, "shop", &noise(300_000, 9)).expect("take").id;
+    let move_aside = |pack: &String| {
+        let bytes = storage.get(pack, u64::MAX).expect("the pack");
+        storage.put_new(&pack.replacen("packs/", "packs/old-", 1), &bytes).expect("put");
+        storage.delete(pack).expect("delete");
+    };
+    packs_of(&storage).iter().filter(|name| !before.contains(*name)).for_each(move_aside);
+    let policy = Policy { keep_last: Some(Count::N(1)), ..Policy::default() };
+    let planned = forget::plan(&repo, &Filter::default(), &policy).expect("plan");
+    assert_eq!(planned.harmed, BTreeSet::from([newest]));
+    assert_eq!(planned.remove.iter().copied().collect::<BTreeSet<_>>(), ids[..2].iter().copied().collect());
+
+    // A copy that was cut, beside the whole pack, harms nothing: nothing is set aside, no pack leaves the index.
+    let (storage, world) = (Memory::new(), World::new(80));
+    let (repo, _) = three_days(&storage, &world);
+    for pack in packs_of(&storage) {
+        let bytes = storage.get(&pack, u64::MAX).expect("the pack");
+        storage.put_new(&format!("packs/zz-copy/{}", &pack[9..]), &bytes[..bytes.len() / 2]).expect("put");
+    }
+    let found = check(&repo, None, &Silent, &Cancel::new()).expect("check");
+    assert!(
+        found.problems.iter().all(|p| p.object.starts_with("packs/zz-copy/") && p.snapshots.is_empty()),
+        "{found:?}"
+    );
+    assert_eq!(found.problems.len(), packs_of(&storage).len() / 2);
+    let repaired = repair::repair_index(&repo, &Silent, &Cancel::new()).expect("repair");
+    assert_eq!((repaired.packs_dropped, repaired.packs_corrected), (0, 0), "{:?}", repaired.problems);
+}
+
+fn packs_of(storage: &Memory) -> Vec<String> {
+    storage.names().into_iter().filter(|name| name.starts_with("packs/")).collect()
+}
+
 /// The local cache hid that a manifest was damaged in the storage, and a policy counted on it.
 #[test]
 fn a_policy_counts_on_no_manifest_that_only_the_cache_holds() {
