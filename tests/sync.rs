@@ -963,6 +963,29 @@ fn a_pack_that_is_known_to_be_damaged_is_not_taken_over() {
     assert!(restored(&dest, &dest.snapshot(copy).expect("snapshot")).expect("restore") == data);
 }
 
+/// A pack that became longer took as much memory as it has bytes, once for each transfer.
+#[test]
+fn a_pack_that_is_longer_than_the_index_says_is_not_read_whole() {
+    let (world, source, dest) = (World::new(36), Memory::new(), Memory::new());
+    let data = noise(30_000, 3);
+    take(&init(source.clone(), &world), "shop", &data).expect("take");
+    let pack = source.names().into_iter().find(|name| name.starts_with("packs/")).expect("a pack");
+    let fault = Fault::new(source.clone());
+    let repo = open(fault.clone(), &world).expect("open");
+    partner(&repo, &dest, &world, Way::Packs);
+    let size = source.get(&pack, u64::MAX).expect("get").len();
+    source.tamper(&pack, |bytes| bytes.resize(2 * size, 0)).expect("tamper");
+    let dest = open_with(dest, &world, TO).expect("open");
+    let synced = run(&repo, &dest).expect("sync");
+    assert_eq!((synced.way, synced.packs_copied), (Way::Packs, 0));
+    let calls = fault.calls();
+    assert!(calls.iter().any(|call| call.operation == Operation::Get && call.name == pack), "it was tried");
+    assert!(calls.iter().all(|call| call.name != pack || call.bytes < size), "{calls:?}");
+    // Its chunks are whole.
+    let copy = synced.copied[0].id.expect("an id");
+    assert!(restored(&dest, &dest.snapshot(copy).expect("snapshot")).expect("restore") == data);
+}
+
 /// While nobody can read who is distrusted, no pack is taken over.
 #[test]
 fn without_a_generation_a_twin_seals_again() {
