@@ -244,7 +244,7 @@ pub fn parse_time(text: &str, zone: &TimeZone) -> Option<[Timestamp; 2]> {
         _ => Some(time),
     };
     if let Some(time) = parse_exact(text) {
-        return to_its_end(time?).map(|time| [time; 2]);
+        return to_its_end(time).map(|time| [time; 2]);
     }
     let both = |civil: DateTime| {
         let local = zone.to_ambiguous_zoned(civil);
@@ -255,17 +255,21 @@ pub fn parse_time(text: &str, zone: &TimeZone) -> Option<[Timestamp; 2]> {
     {
         return both(Time::MAX.to_datetime(date));
     }
-    let [earlier, later] = both(text.replacen(' ', "T", 1).parse().ok()?)?;
+    let [earlier, later] = both(parse_civil(text)?)?;
     Some([to_its_end(earlier)?, to_its_end(later)?])
 }
 
-/// A time that says itself which zone it is of; the inner `None` where what it says can't be. A zone that is not
-/// understood must not be taken for another one.
-fn parse_exact(text: &str) -> Option<Option<Timestamp>> {
+/// A time that says itself which offset or zone it is of.
+fn parse_exact(text: &str) -> Option<Timestamp> {
     if text.contains('[') {
-        return Some(text.replacen(' ', "T", 1).parse::<Zoned>().ok().map(|time| time.timestamp()));
+        return text.replacen(' ', "T", 1).parse::<Zoned>().ok().map(|time| time.timestamp());
     }
-    text.parse().ok().map(Some)
+    text.parse().ok()
+}
+
+/// A time that says no zone. One that is not understood must not be taken for another.
+fn parse_civil(text: &str) -> Option<DateTime> {
+    text.replacen(' ', "T", 1).parse().ok().filter(|_| !text.contains('['))
 }
 
 /// A time from which something holds: as [`parse_time`], but a date alone means its beginning.
@@ -274,9 +278,6 @@ pub fn parse_since(text: &str, zone: &TimeZone) -> Option<Timestamp> {
         Ok(date) if text.len() <= "2026-11-22".len() => {
             Some(date.to_datetime(Time::MIN).to_zoned(zone.clone()).ok()?.timestamp())
         }
-        _ => parse_exact(text).unwrap_or_else(|| {
-            let civil: DateTime = text.replacen(' ', "T", 1).parse().ok()?;
-            Some(civil.to_zoned(zone.clone()).ok()?.timestamp())
-        }),
+        _ => parse_exact(text).or_else(|| Some(parse_civil(text)?.to_zoned(zone.clone()).ok()?.timestamp())),
     }
 }
