@@ -150,3 +150,19 @@ fn a_failed_sync_of_one_thread_fails_the_writes_of_all() {
     assert_broken(storage.as_ref(), "sessions/1.beat", "a heartbeat");
     assert_eq!(storage.stat("packs/00/0").expect("stats"), None, "nothing was written");
 }
+
+/// A rename that reports an error may have taken effect, and another process may have stopped before it synced the
+/// folder: a name that is found to be taken is relied on, so it must be on the disk.
+#[test]
+fn a_name_that_is_taken_is_durable_before_that_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    Local::create(folder.path()).expect("creates").put_new("snapshots/1", b"x").expect("puts");
+    for links in [false, true] {
+        let (storage, is_broken) = failing(folder.path(), Point::Folder, "snapshots/");
+        let storage = if links { storage.with_links_only() } else { storage };
+        is_broken.store(false, Ordering::SeqCst);
+        assert_eq!(storage.put_new("snapshots/1", b"y").expect_err("taken").kind(), Kind::AlreadyExists);
+        is_broken.store(true, Ordering::SeqCst);
+        assert_reported(&storage.put_new("snapshots/1", b"y").expect_err("not durable"), "a name that is taken");
+    }
+}

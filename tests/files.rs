@@ -448,6 +448,32 @@ fn a_part_that_the_target_does_not_take_does_not_stop_the_others() {
     assert!(left.iter().all(|(path, _)| !path.to_string_lossy().contains(".alluvium-")), "{left:?}");
 }
 
+/// Two names that are one name in the target, as `A` and `a` are in some file systems: the second part replaced the
+/// first one without a word. What was there before is replaced.
+#[test]
+fn no_part_is_restored_over_another_part() {
+    let repo = init(Memory::new(), &World::new(65));
+    let link = PartKind::Link { target: "nowhere".into() };
+    publish(&repo, &[("a/b", file()), ("a//b", file()), ("a/c", file()), ("a/./c", link.clone()), ("a/d", link)]);
+    let place = TempDir::new().expect("a folder");
+    fs::create_dir(place.path().join("a")).expect("a folder");
+    for name in ["b", "d"] {
+        fs::write(place.path().join("a").join(name), "before").expect("a file");
+    }
+    for _ in 0..2 {
+        let report = Collect::default();
+        let to = Target::Path { path: place.path(), overwrite: true };
+        let restored = restore(&indexed(&repo), &newest(&repo), &Wanted::Whole, to, 64 << 20, &report, &Cancel::new());
+        let restored = restored.expect("the others are restored");
+        assert_eq!((restored.parts, restored.failed, restored.damaged), (3, 2, 0), "{:?}", report.problems());
+        let failed: Vec<String> = report.problems().into_iter().map(|problem| problem.object).collect();
+        assert_eq!(failed, ["a//b", "a/./c"]);
+        assert_eq!(fs::read(place.path().join("a/b")).expect("restored"), b"");
+        assert!(fs::symlink_metadata(place.path().join("a/c")).expect("restored").is_file());
+        assert!(fs::symlink_metadata(place.path().join("a/d")).expect("restored").is_symlink());
+    }
+}
+
 #[test]
 fn a_folder_without_write_permission_fails_its_parts_only() {
     let repo = init(Memory::new(), &World::new(64));

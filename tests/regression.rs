@@ -272,12 +272,62 @@ fn what_comes_back_is_well_again() {
 #[test]
 fn a_whole_second_means_its_end_however_it_is_written() {
     let zone = jiff::tz::TimeZone::UTC;
-    let end = "2026-01-04T03:04:05.999999999Z".parse().ok();
+    let end = "2026-01-04T03:04:05.999999999Z".parse().ok().map(|time: jiff::Timestamp| [time; 2]);
     for text in ["2026-01-04T03:04:05Z", "2026-01-04T03:04:05.0Z", "2026-01-04 03:04:05", "2026-01-04 03:04:05.000"] {
         assert_eq!(alluvium::ops::select::parse_time(text, &zone), end, "{text}");
     }
     let exact = "2026-01-04T03:04:05.5Z";
-    assert_eq!(alluvium::ops::select::parse_time(exact, &zone), exact.parse().ok());
+    assert_eq!(
+        alluvium::ops::select::parse_time(exact, &zone),
+        exact.parse().ok().map(|time: jiff::Timestamp| [time; 2])
+    );
+}
+
+/// `shop@2026-03-01T06:00[Asia/Tokyo]` was taken for six o'clock of the zone of the options: another snapshot.
+#[test]
+fn a_time_with_a_zone_is_of_that_zone_or_refused() {
+    use alluvium::ops::select::{parse_since, parse_time};
+    let zone = jiff::tz::TimeZone::UTC;
+    let in_tokyo: jiff::Timestamp = "2026-02-28T21:00:00Z".parse().expect("a time");
+    let its_end = "2026-02-28T21:00:00.999999999Z".parse().ok().map(|time: jiff::Timestamp| [time; 2]);
+    for text in
+        ["2026-03-01T06:00[Asia/Tokyo]", "2026-03-01 06:00:00[Asia/Tokyo]", "2026-03-01T06:00+09:00[Asia/Tokyo]"]
+    {
+        assert_eq!(parse_time(text, &zone), its_end, "{text}");
+        assert_eq!(parse_since(text, &zone), Some(in_tokyo), "{text}");
+    }
+    for text in ["2026-03-01T06:00+01:00[Asia/Tokyo]", "2026-03-01T06:00[Nowhere/Else]", "2026-03-01T06:00[", "[UTC]"] {
+        assert_eq!((parse_time(text, &zone), parse_since(text, &zone)), (None, None), "{text}");
+    }
+}
+
+/// In the hour that clocks run through twice, the first of two snapshots was restored without a word, also by the very
+/// time that the second one is shown with.
+#[test]
+fn a_time_of_day_that_is_two_times_is_refused_where_it_matters() {
+    let world = World::new(89);
+    let repo = init(Memory::new(), &world);
+    let at = |text: &str| {
+        world.pass(text.parse::<jiff::Timestamp>().expect("a time").duration_since(repo.env.now()));
+        take(&repo, "shop", &dump(10, 1)).expect("take").id
+    };
+    let zone = jiff::tz::TimeZone::get("Europe/Berlin").expect("a zone");
+    // 02:10 in summer time, 02:20 in winter time: clocks went from 03:00 back to 02:00.
+    let (first, second) = (at("2026-10-25T00:10:00Z"), at("2026-10-25T01:20:00Z"));
+    let (snapshots, _) = repo.snapshots().expect("snapshots");
+    let named = |time: &str| alluvium::ops::select::snapshot(&snapshots, &format!("shop@{time}"), &zone).map(|s| s.id);
+    let error = named("2026-10-25 02:20").expect_err("either of two");
+    assert_eq!(error.kind(), Kind::Usage);
+    let hint = error.advice().expect("a hint");
+    assert!(hint.contains("2026-10-25T02:20:00+02:00") && hint.contains("2026-10-25T02:20:00+01:00"), "{hint}");
+    assert_eq!(named("2026-10-25T02:20:00+02:00").expect("named"), first);
+    assert_eq!(named("2026-10-25T02:20:00+01:00").expect("named"), second);
+    // Where both give the same, there is nothing to ask.
+    assert_eq!(named("2026-10-25").expect("named"), second);
+    assert_eq!(named("2026-10-25 01:59").expect_err("none").kind(), Kind::NotFound);
+    assert_eq!(named("2026-10-25 02:05").expect_err("02:05 in winter time is after the first").kind(), Kind::Usage);
+    // A time of day that there was not: from 02:00 to 03:00 clocks were set forward.
+    assert_eq!(named("2027-03-28 02:30").expect("named"), second);
 }
 
 /// Three days of a source, nothing of which is shared; the newest last.
@@ -317,6 +367,47 @@ fn what_is_harmed_is_not_the_last_good_snapshot() {
         |ids: &[SnapshotId]| forget::plan_named(&repo, &ids.iter().map(ToString::to_string).collect::<Vec<_>>(), false);
     assert_eq!(named(&ids).expect_err("the last good one").kind(), Kind::Usage);
     assert_eq!(named(&[newest]).expect("what is harmed may go").remove, [newest]);
+}
+
+/// A folder of packs was moved aside: the listing showed the packs all the same, a policy counted on the broken snapshot
+/// and removed the whole ones.
+#[test]
+fn packs_in_another_folder_are_missing() {
+    let (storage, world) = (Memory::new(), World::new(79));
+    let (repo, ids) = three_days(&storage, &world);
+    let before = packs_of(&storage);
+    world.pass(SignedDuration::from_hours(24));
+    let newest = take(&repo, "shop", &noise(300_000, 9)).expect("take").id;
+    let move_aside = |pack: &String| {
+        let bytes = storage.get(pack, u64::MAX).expect("the pack");
+        storage.put_new(&pack.replacen("packs/", "packs/old-", 1), &bytes).expect("put");
+        storage.delete(pack).expect("delete");
+    };
+    packs_of(&storage).iter().filter(|name| !before.contains(*name)).for_each(move_aside);
+    let policy = Policy { keep_last: Some(Count::N(1)), ..Policy::default() };
+    let planned = forget::plan(&repo, &Filter::default(), &policy).expect("plan");
+    assert_eq!(planned.harmed, BTreeSet::from([newest]));
+    assert_eq!(planned.remove.iter().copied().collect::<BTreeSet<_>>(), ids[..2].iter().copied().collect());
+
+    // A copy that was cut, beside the whole pack, harms nothing: nothing is set aside, no pack leaves the index.
+    let (storage, world) = (Memory::new(), World::new(80));
+    let (repo, _) = three_days(&storage, &world);
+    for pack in packs_of(&storage) {
+        let bytes = storage.get(&pack, u64::MAX).expect("the pack");
+        storage.put_new(&format!("packs/zz-copy/{}", &pack[9..]), &bytes[..bytes.len() / 2]).expect("put");
+    }
+    let found = check(&repo, None, &Silent, &Cancel::new()).expect("check");
+    assert!(
+        found.problems.iter().all(|p| p.object.starts_with("packs/zz-copy/") && p.snapshots.is_empty()),
+        "{found:?}"
+    );
+    assert_eq!(found.problems.len(), packs_of(&storage).len() / 2);
+    let repaired = repair::repair_index(&repo, &Silent, &Cancel::new()).expect("repair");
+    assert_eq!((repaired.packs_dropped, repaired.packs_corrected), (0, 0), "{:?}", repaired.problems);
+}
+
+fn packs_of(storage: &Memory) -> Vec<String> {
+    storage.names().into_iter().filter(|name| name.starts_with("packs/")).collect()
 }
 
 /// The local cache hid that a manifest was damaged in the storage, and a policy counted on it.

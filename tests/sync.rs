@@ -27,7 +27,7 @@ use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
 use crate::support::{
-    CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, parts_of, pruned, restored, take,
+    Before, CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, parts_of, pruned, restored, take,
 };
 use crate::thief::{ORIGINAL, Thief};
 
@@ -959,6 +959,56 @@ fn a_pack_that_is_known_to_be_damaged_is_not_taken_over() {
     let dest = open_with(dest, &world, TO).expect("open");
     let synced = run(&repo, &dest).expect("sync");
     assert_eq!((synced.way, synced.packs_copied), (Way::Packs, 0));
+    let copy = synced.copied[0].id.expect("an id");
+    assert!(restored(&dest, &dest.snapshot(copy).expect("snapshot")).expect("restore") == data);
+}
+
+/// Two at once copied each snapshot twice: every rule of a `forget` counted it twice, and kept half as many.
+#[test]
+fn two_syncs_at_once_copy_each_snapshot_once() {
+    for way in WAYS {
+        for prefix in ["packs/", "index/"] {
+            let context = format!("{way:?} {prefix}");
+            let (world, from, to) = (World::new(37), Memory::new(), Memory::new());
+            let source = init(from.clone(), &world);
+            for day in 0..3 {
+                world.pass(SignedDuration::from_hours(24));
+                take(&source, "shop", &noise(60_000, day)).expect("take");
+            }
+            partner(&source, &to, &world, way);
+            let (there, clock) = (to.clone(), Arc::clone(&world));
+            let other = move |_: &str| {
+                let (source, dest) = (open(from, &clock).expect("open"), open_with(there, &clock, TO).expect("open"));
+                assert_eq!(run(&source, &dest).expect("sync").copied.len(), 3);
+            };
+            let dest = open_with(Before::new(&to, Operation::PutNew, prefix, other), &world, TO).expect("open");
+            let synced = run(&source, &dest).expect("sync");
+            assert_eq!((synced.copied.len(), synced.already, synced.failed.len()), (0, 3, 0), "{context}");
+            assert_eq!(ids(&dest).len(), 3, "{context}");
+            expect_equal(&source, &dest, &context);
+        }
+    }
+}
+
+/// A pack that became longer took as much memory as it has bytes, once for each transfer.
+#[test]
+fn a_pack_that_is_longer_than_the_index_says_is_not_read_whole() {
+    let (world, source, dest) = (World::new(36), Memory::new(), Memory::new());
+    let data = noise(30_000, 3);
+    take(&init(source.clone(), &world), "shop", &data).expect("take");
+    let pack = source.names().into_iter().find(|name| name.starts_with("packs/")).expect("a pack");
+    let fault = Fault::new(source.clone());
+    let repo = open(fault.clone(), &world).expect("open");
+    partner(&repo, &dest, &world, Way::Packs);
+    let size = source.get(&pack, u64::MAX).expect("get").len();
+    source.tamper(&pack, |bytes| bytes.resize(2 * size, 0)).expect("tamper");
+    let dest = open_with(dest, &world, TO).expect("open");
+    let synced = run(&repo, &dest).expect("sync");
+    assert_eq!((synced.way, synced.packs_copied), (Way::Packs, 0));
+    let calls = fault.calls();
+    assert!(calls.iter().any(|call| call.operation == Operation::Get && call.name == pack), "it was tried");
+    assert!(calls.iter().all(|call| call.name != pack || call.bytes < size), "{calls:?}");
+    // Its chunks are whole.
     let copy = synced.copied[0].id.expect("an id");
     assert!(restored(&dest, &dest.snapshot(copy).expect("snapshot")).expect("restore") == data);
 }

@@ -34,7 +34,7 @@ use crate::repo::keys::list_slots;
 use crate::repo::packs::ReadPack;
 use crate::repo::reader::Reader;
 use crate::repo::snapshots::changes_of_author;
-use crate::repo::{Indexed, Repository};
+use crate::repo::{Indexed, Repository, pack_id};
 use crate::report::{Counter, Problem, Report, Unit};
 use crate::storage::probe::PROBE_SUFFIX;
 
@@ -290,11 +290,7 @@ fn check_small_objects(repo: &Repository, problems: &mut Vec<Problem>) -> Result
                 .parse()
                 .and_then(|id| repo.read_index_object(id))
                 .and_then(|object| verify_data_keys(repo, name, &object.keys)),
-            Some(("packs", _))
-                if name.rsplit('/').next().and_then(|id| id.parse().ok()).is_some_and(|id| object_name(id) == name) =>
-            {
-                Ok(())
-            }
+            Some(("packs", _)) if pack_id(name).is_some() => Ok(()),
             // What `init` tried the storage with, and might not delete.
             Some(("sessions", probe)) if probe.strip_suffix(PROBE_SUFFIX).is_some() => Ok(()),
             _ if session_of(name).is_some() && name.starts_with(SESSION_PREFIX) => claimed().and_then(|(_, plain)| {

@@ -282,7 +282,15 @@ impl Work<'_> {
         if let PartKind::Folder { mode } = part.kind {
             return tree.make(&inside, mode).map(|()| Written { bytes: 0, without_mode: None });
         }
-        self.write(&Data::of(part), &tree.place(&inside)?, overwrite)
+        let place = tree.place(&inside)?;
+        if overwrite {
+            tree.refuse_restored(&place)?;
+        }
+        let written = self.write(&Data::of(part), &place, overwrite)?;
+        if overwrite {
+            tree.note_restored(&place);
+        }
+        Ok(written)
     }
 }
 

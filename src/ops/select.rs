@@ -34,9 +34,19 @@ pub fn snapshot<'s>(snapshots: &'s [Snapshot], text: &str, zone: &TimeZone) -> R
         return Ok(found);
     }
     if let Some((name, time)) = text.rsplit_once('@')
-        && let Some(until) = parse_time(time, zone)
+        && let Some([until, later]) = parse_time(time, zone)
     {
-        return newest(name, until).ok_or_else(|| {
+        let found = newest(name, until);
+        if newest(name, later).map(|s| s.id) != found.map(|s| s.id) {
+            let written = |time: Timestamp| time.to_zoned(zone.clone()).strftime("%Y-%m-%dT%H:%M:%S%:z");
+            let what = format!("`{}` may be two times, and they give different snapshots", time.escape_debug());
+            return Err(Error::new(Kind::Usage, what).hint(format!(
+                "the clock was changed then: say {} or {}",
+                written(until),
+                written(later)
+            )));
+        }
+        return found.ok_or_else(|| {
             Error::new(Kind::NotFound, format!("no snapshot of `{name}` at or before {until}"))
                 .hint("`alluvium snapshots` lists what there is")
         });
@@ -224,25 +234,42 @@ pub fn only_part<'p>(snapshot: &Snapshot, parts: &'p [Part]) -> Result<&'p Part>
     }
 }
 
-/// A time as people write it: RFC 3339 (`2026-11-22T02:00:00Z`), or a date with or without a time of day in
-/// `zone`. A date alone means its end: "the newest of that day".
-pub fn parse_time(text: &str, zone: &TimeZone) -> Option<Timestamp> {
+/// A time as people write it: RFC 3339 (`2026-11-22T02:00:00Z`), with or without a time zone's name behind it in brackets,
+/// or a date with or without a time of day in `zone`. A date alone means its end: "the newest of that day". Where clocks
+/// are set back or forward, a time of day may be two times, the earlier one first; else both are the same.
+pub fn parse_time(text: &str, zone: &TimeZone) -> Option<[Timestamp; 2]> {
     // A time to the second means the second's end: that is how snapshots are shown.
     let to_its_end = |time: Timestamp| match time.subsec_nanosecond() {
         0 => time.checked_add(SignedDuration::from_nanos(999_999_999)).ok(),
         _ => Some(time),
     };
-    if let Ok(time) = text.parse() {
-        return to_its_end(time);
+    if let Some(time) = parse_exact(text) {
+        return to_its_end(time).map(|time| [time; 2]);
     }
+    let both = |civil: DateTime| {
+        let local = zone.to_ambiguous_zoned(civil);
+        Some([local.clone().earlier().ok()?.timestamp(), local.later().ok()?.timestamp()])
+    };
     if let Ok(date) = text.parse::<Date>()
         && text.len() <= "2026-11-22".len()
     {
-        let end = Time::MAX.to_datetime(date);
-        return end.to_zoned(zone.clone()).ok().map(|z: Zoned| z.timestamp());
+        return both(Time::MAX.to_datetime(date));
     }
-    let civil: DateTime = text.replacen(' ', "T", 1).parse().ok()?;
-    to_its_end(civil.to_zoned(zone.clone()).ok()?.timestamp())
+    let [earlier, later] = both(parse_civil(text)?)?;
+    Some([to_its_end(earlier)?, to_its_end(later)?])
+}
+
+/// A time that says itself which offset or zone it is of.
+fn parse_exact(text: &str) -> Option<Timestamp> {
+    if text.contains('[') {
+        return text.replacen(' ', "T", 1).parse::<Zoned>().ok().map(|time| time.timestamp());
+    }
+    text.parse().ok()
+}
+
+/// A time that says no zone. One that is not understood must not be taken for another.
+fn parse_civil(text: &str) -> Option<DateTime> {
+    text.replacen(' ', "T", 1).parse().ok().filter(|_| !text.contains('['))
 }
 
 /// A time from which something holds: as [`parse_time`], but a date alone means its beginning.
@@ -251,9 +278,6 @@ pub fn parse_since(text: &str, zone: &TimeZone) -> Option<Timestamp> {
         Ok(date) if text.len() <= "2026-11-22".len() => {
             Some(date.to_datetime(Time::MIN).to_zoned(zone.clone()).ok()?.timestamp())
         }
-        _ => text.parse().ok().or_else(|| {
-            let civil: DateTime = text.replacen(' ', "T", 1).parse().ok()?;
-            Some(civil.to_zoned(zone.clone()).ok()?.timestamp())
-        }),
+        _ => parse_exact(text).or_else(|| Some(parse_civil(text)?.to_zoned(zone.clone()).ok()?.timestamp())),
     }
 }

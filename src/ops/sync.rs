@@ -221,7 +221,9 @@ pub fn sync(
     }
     let tally = Tally::new(report);
     let remember = plan.remember;
-    let mut run = Run { source, dest, options, way: plan.way, remember, tally: &tally, cancel, told: HashSet::new() };
+    let there = plan.there;
+    let told = HashSet::new();
+    let mut run = Run { source, dest, options, way: plan.way, remember, there, tally: &tally, cancel, told };
     if !plan.to_copy.is_empty() {
         let bytes = total_bytes(&plan.to_copy);
         report.task("Copying", Unit::Bytes, Some(bytes));
@@ -234,6 +236,7 @@ pub fn sync(
             Outcome::Copied { id, stored_bytes } => {
                 synced.copied.push(copied(snapshot, *original, Some(id), stored_bytes));
             }
+            Outcome::Already => synced.already += 1,
             Outcome::Waiting => synced.waiting += 1,
             Outcome::Lost(problems) => {
                 for problem in &problems {
@@ -280,6 +283,7 @@ struct Plan {
     /// ([`take_turns`]).
     to_copy: Vec<(Snapshot, Original)>,
     already: u64,
+    there: There,
     mirrored: Mirrored,
     failed: Vec<Failed>,
     /// What is older than this machine has seen, on either side.
@@ -344,7 +348,8 @@ impl Plan {
             Way::Packs if !is_state_known => Way::Chunks,
             way => way,
         };
-        Ok(Self { way, to_copy, already, mirrored, failed, older, remember })
+        let there = There { known: listed_there, copies };
+        Ok(Self { way, to_copy, already, there, mirrored, failed, older, remember })
     }
 
     /// What moving it will take. Recipes are read, data is not.
@@ -502,6 +507,29 @@ impl Copies {
     }
 }
 
+/// What the destination has, as far as it is known.
+struct There {
+    /// The names under `snapshots/` that were looked at.
+    known: BTreeSet<SnapshotId>,
+    copies: Copies,
+}
+
+impl There {
+    /// True when the destination has a copy of `snapshot` now. Another sync may have copied it since this one made its
+    /// plan: two copies of one snapshot would count twice for every rule of a `forget`.
+    fn has_now(&mut self, source: &Repository, dest: &Repository, snapshot: &Snapshot) -> Result<bool> {
+        for id in dest.list_snapshots()? {
+            // What can't be read stands for nothing.
+            if self.known.insert(id)
+                && let Ok(new) = dest.snapshot(id)
+            {
+                self.copies.there.insert(Same::of(dest, &new));
+            }
+        }
+        Ok(self.copies.has(source, snapshot))
+    }
+}
+
 /// What a snapshot costs besides its bytes, in bytes: so many small ones have their price.
 const SNAPSHOT_COST: u64 = 1 << 20;
 
@@ -534,7 +562,12 @@ fn transfers(source: &Repository, dest: &Repository, options: &SyncOptions) -> u
 
 /// What became of one snapshot.
 enum Outcome {
-    Copied { id: SnapshotId, stored_bytes: u64 },
+    Copied {
+        id: SnapshotId,
+        stored_bytes: u64,
+    },
+    /// Somebody else has copied it meanwhile.
+    Already,
     Waiting,
     Lost(Vec<Problem>),
 }
@@ -547,6 +580,7 @@ struct Run<'r> {
     way: Way,
     /// Whether copies count as seen.
     remember: bool,
+    there: There,
     tally: &'r Tally<'r>,
     cancel: &'r Cancel,
     /// Unreadable index objects that were told already.
@@ -558,6 +592,9 @@ impl Run<'_> {
         let Self { source, dest, options, tally, cancel, .. } = *self;
         if self.way == Way::Streams && options.shard.is_some_and(|shard| !shard.admits(original.snapshot.as_bytes())) {
             return Ok(Outcome::Waiting);
+        }
+        if self.there.has_now(source, dest, snapshot)? {
+            return Ok(Outcome::Already);
         }
         // Read anew for each snapshot: a long sync outlives prunes of the source.
         let here = source.index_to_read(tally)?;
@@ -595,6 +632,10 @@ impl Run<'_> {
                 Kind::Damaged => Ok(Outcome::Lost(vec![copy::problem(&error).harming([snapshot.id])])),
                 _ => Err(error),
             };
+        }
+        // Once more after what may have taken hours: from here to the manifest it is a moment.
+        if self.there.has_now(source, dest, snapshot)? {
+            return Ok(Outcome::Already);
         }
         stored.stored_bytes = session.written_bytes();
         let previous = previous.map(|(id, _)| id);

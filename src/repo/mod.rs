@@ -264,12 +264,13 @@ impl Repository {
         Ok(index_ids(&self.storage.list("index/")?))
     }
 
-    /// The packs that the storage lists.
+    /// The packs that the storage lists. One that lies in another folder than its own is not found by its name: it is
+    /// a copy that somebody made, or a pack that is missing where it should be.
     ///
     /// # Errors
     /// `Storage`.
     pub fn list_packs(&self) -> Result<BTreeMap<PackId, u64>> {
-        let pack = |o: &Listed| Some((o.name.rsplit('/').next()?.parse().ok()?, o.size));
+        let pack = |o: &Listed| Some((pack_id(&o.name)?, o.size));
         Ok(self.storage.list("packs/")?.iter().filter_map(pack).collect())
     }
 
@@ -433,7 +434,7 @@ impl Repository {
 
     /// When the storage wrote each pack, as far as it says.
     fn written_packs(&self) -> Result<HashMap<PackId, Timestamp>> {
-        let written = |o: &Listed| Some((o.name.rsplit('/').next()?.parse().ok()?, o.modified?));
+        let written = |o: &Listed| Some((pack_id(&o.name)?, o.modified?));
         Ok(self.storage.list("packs/")?.iter().filter_map(written).collect())
     }
 
@@ -660,6 +661,12 @@ impl IndexSource for StoredIndex {
 }
 
 /// The ids of the objects of `index/`, and their sizes in bytes.
+/// The pack that is called `name`.
+pub fn pack_id(name: &str) -> Option<PackId> {
+    let id = name.rsplit('/').next()?.parse().ok()?;
+    (crate::format::pack::object_name(id) == name).then_some(id)
+}
+
 fn index_ids(listed: &[Listed]) -> BTreeMap<IndexId, u64> {
     listed.iter().filter_map(|o| Some((o.name.strip_prefix("index/")?.parse().ok()?, o.size))).collect()
 }

@@ -14,7 +14,8 @@
 //! What is missing is told each time, until a person says that it is right. The memory is a file
 //! beside the local cache and one for each address in the cache folder; they hold ids and times, no
 //! names. Deleting them forgets, and harms nothing. They are replaced durably: a power loss leaves
-//! the old or the new content.
+//! the old or the new content. Behind the content stands its check sum: a flipped bit must neither
+//! refuse a backup nor hide an older state, so a memory with a wrong one begins anew, with a warning.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -35,6 +36,7 @@ use crate::format::manifest::{self, Header, SEQUENCE_MAX};
 use crate::id::{RepoId, SnapshotId};
 use crate::report::{Problem, Report};
 use crate::storage::Storage;
+use crate::transform::hash::stream_digest;
 
 use super::series::{Link, explains_absence};
 
@@ -410,13 +412,33 @@ pub(super) fn hexadecimal(bytes: &[u8]) -> String {
 /// Reads a memory; `None` when there is none.
 fn read<T: DeserializeOwned>(file: &Path) -> io::Result<Option<T>> {
     match read_small(file) {
-        // By its own conversion a text that ends too early is no invalid data.
-        Ok(bytes) => {
-            serde_json::from_slice(&bytes).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
-        }
+        Ok(bytes) => decode(&bytes).map(Some),
         Err(e) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&e.kind()) => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// A memory as JSON, a line feed, and the check sum of the JSON in hexadecimal.
+fn encode<T: Serialize>(content: &T) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(content)?;
+    let sum = check_sum(&bytes);
+    bytes.push(b'\n');
+    bytes.extend_from_slice(sum.as_bytes());
+    Ok(bytes)
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').ok_or_else(|| damaged("it has no check sum"))?;
+    if bytes[end + 1..] != *check_sum(&bytes[..end]).as_bytes() {
+        return Err(damaged("it has a wrong check sum"));
+    }
+    // By its own conversion a text that ends too early is no invalid data.
+    serde_json::from_slice(&bytes[..end]).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
+fn check_sum(bytes: &[u8]) -> String {
+    hexadecimal(&stream_digest(bytes)[..16])
 }
 
 /// The content of a regular file. Whatever else has its name, a pipe among them, is not waited for.
@@ -440,7 +462,7 @@ fn open_regular(options: &mut OpenOptions, file: &Path) -> io::Result<File> {
 fn write<T: Serialize>(file: &Path, content: &T) -> io::Result<()> {
     let temporary = file.with_extension("new");
     let mut new = open_regular(OpenOptions::new().create(true).write(true).truncate(true).mode(0o600), &temporary)?;
-    new.write_all(&serde_json::to_vec(content)?)?;
+    new.write_all(&encode(content)?)?;
     new.sync_all()?;
     fs::rename(temporary, file)?;
     match file.parent() {
@@ -598,6 +620,40 @@ mod tests {
         assert_eq!(machine.looks(0, &[]).len(), 1);
         fs::remove_file(&file).expect("remove");
         assert!(machine.looks(0, &[]).is_empty());
+    }
+
+    /// A digit of an id, a sequence or an epoch that became another is still JSON: it would make false
+    /// alarms, refuse every backup, or hide an older state.
+    #[test]
+    fn no_flipped_bit_of_a_memory_is_believed() {
+        let machine = Machine::new();
+        assert!(machine.looks(3, &[header(1, 7, None), header(2, 8, None)]).is_empty());
+        machine.seen.compare_epoch(1, &Collect::default()).expect("compare");
+        machine.seen.forget(&[id(9)], &Collect::default()).expect("forget");
+        let file = machine.seen.file.clone().expect("a file");
+        let known = Known { repository: RepoId([1; 16]) };
+        for good in [fs::read(&file).expect("read"), encode(&known).expect("encode")] {
+            for bit in 0..good.len() * 8 {
+                let mut flipped = good.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                let is_damaged = |e: io::Error| e.kind() == io::ErrorKind::InvalidData;
+                assert!(decode::<State>(&flipped).is_err_and(is_damaged), "bit {bit}");
+                assert!(decode::<Known>(&flipped).is_err_and(is_damaged), "bit {bit}");
+            }
+            for len in 0..good.len() {
+                assert!(decode::<State>(&good[..len]).is_err() && decode::<Known>(&good[..len]).is_err(), "{len}");
+            }
+        }
+        // It begins anew, with a warning: nothing is refused, and the next older state is noticed.
+        let good = fs::read(&file).expect("read");
+        let at = good.windows(9).position(|w| w == b"\"epoch\":1").expect("the epoch") + 8;
+        let flipped: Vec<u8> = good.iter().enumerate().map(|(n, b)| if n == at { b'9' } else { *b }).collect();
+        fs::write(&file, flipped).expect("write");
+        assert_eq!(machine.seen.epoch(), 0);
+        let report = Collect::default();
+        assert!(machine.seen.compare(&machine.storage, 3, &[header(1, 7, None)], &report).expect("compare").is_empty());
+        assert!(report.warnings()[0].contains("check sum"), "{:?}", report.warnings());
+        assert_eq!(machine.looks(2, &[]).len(), 2);
     }
 
     #[test]

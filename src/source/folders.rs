@@ -18,7 +18,7 @@ use rustix::io::Errno;
 const OPEN_MAX: usize = 32;
 
 /// Device and inode: which file it is, under whatever name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
     device: u64,
     inode: u64,

@@ -283,11 +283,11 @@ impl Local {
         let mut temporary = self.write_temporary(name, bytes, MODE_IMMUTABLE)?;
         self.make_parents(name)?;
         let folder = open_folder(&self.root, parent(name))?;
-        if !temporary.claim(name)? {
-            return Ok(false);
-        }
+        let is_new = temporary.claim(name)?;
+        // Also of a name that was taken: whoever took it may not have got it onto the disk, and a rename that
+        // reports an error may have taken effect. What is found to exist is relied on.
         self.sync(folder, parent(name), name)?;
-        Ok(true)
+        Ok(is_new)
     }
 
     fn replace_object(&self, name: &str, bytes: &[u8]) -> io::Result<()> {

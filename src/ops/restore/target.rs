@@ -4,7 +4,7 @@
 //! step, files and links are created relative to a folder's handle, and no link is followed except in
 //! the path that a person named. This also reaches places whose path is longer than the system takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::PartKind;
 use crate::id::PackId;
-use crate::source::folders::{Handles, is_no_folder, open_folder, open_named_folder};
+use crate::source::folders::{Handles, Identity, is_no_folder, open_folder, open_named_folder};
 
 use super::{Data, Work};
 
@@ -83,6 +83,12 @@ impl<'p> Place<'p> {
         };
         let folder = open_named_folder(folder_of(path)).map_err(|e| failed(path, e))?;
         Ok(Self { folder: Arc::new(folder), name, path: path.to_owned() })
+    }
+
+    /// Which file has the name now, if any.
+    fn identity(&self) -> Option<Identity> {
+        let found = rustix::fs::statat(&self.folder, self.name, AtFlags::SYMLINK_NOFOLLOW);
+        found.ok().map(|found| Identity::of(&found))
     }
 
     /// Makes the place's entry in its folder durable.
@@ -188,6 +194,8 @@ pub(super) struct Tree<'t> {
     open: Handles<PathBuf>,
     /// Folders in which something was created, and those that are parts, with their permission bits.
     used: BTreeMap<PathBuf, Option<u32>>,
+    /// The files and links that were restored over what there was.
+    restored: HashSet<Identity>,
 }
 
 impl<'t> Tree<'t> {
@@ -201,7 +209,25 @@ impl<'t> Tree<'t> {
             open_named_folder(above).and_then(|above| sync_folder(&above)).map_err(|e| failed(above, e))?;
         }
         let root = Arc::new(open_named_folder(path).map_err(|e| failed(path, e))?);
-        Ok(Self { path, root, open: Handles::default(), used: BTreeMap::new() })
+        Ok(Self { path, root, open: Handles::default(), used: BTreeMap::new(), restored: HashSet::new() })
+    }
+
+    /// Refuses to replace what this restore has put there: a file system may take the names of two parts for one, as
+    /// where `A` and `a` are the same.
+    pub fn refuse_restored(&self, place: &Place<'_>) -> Result<(), Failure> {
+        if place.identity().is_none_or(|there| !self.restored.contains(&there)) {
+            return Ok(());
+        }
+        let what = format!("{} is another part of the snapshot, restored just before", place.path.display());
+        Err(Failure::OfPart(
+            Error::new(Kind::AlreadyExists, what)
+                .hint("the target takes two names for one: restore this part by itself (SNAP:PART -o FILE)"),
+        ))
+    }
+
+    /// Notes what was restored to `place`.
+    pub fn note_restored(&mut self, place: &Place<'_>) {
+        self.restored.extend(place.identity());
     }
 
     /// The place of the part that lies at `inside` ([`inside`]), with all folders above it.

@@ -9,7 +9,6 @@ use crossbeam_channel::{Receiver, bounded};
 
 use crate::env::{Cancel, lock};
 use crate::error::{Error, Kind, Result};
-use crate::format::limits::PACK_BYTES_MAX;
 use crate::format::manifest::{Catalog, Manifest, Original, Part, PartList, PartName, Stored};
 use crate::format::pack::object_name;
 use crate::format::recipe::{Recipe, RecipeEntry};
@@ -287,18 +286,23 @@ impl<'c> Copying<'c> {
 
     /// Takes packs over, many at once. Returns those that the source can't give whole.
     fn take_packs(&mut self, packs: &[PackId]) -> Result<HashSet<PackId>> {
+        let mut sized = Vec::with_capacity(packs.len());
+        for pack in packs {
+            sized.push((*pack, self.known(pack)?.map_or(0, |known| known.size)));
+        }
         let (source, session, tally) = (&self.vouched, self.session, self.tally);
         let shelf = Shelf::new(session, tally);
         let (next, not_taken, failure) = (AtomicUsize::new(0), Mutex::new(HashSet::new()), Mutex::new(None));
         let blobs = Mutex::new((0, 0));
         let work = || {
             let mut buffer = Vec::new();
-            while let Some(&id) = packs.get(next.fetch_add(1, Ordering::Relaxed))
+            while let Some(&(id, size)) = sized.get(next.fetch_add(1, Ordering::Relaxed))
                 && lock(&failure).is_none()
                 && !self.cancel.is_cancelled()
             {
                 let name = object_name(id);
-                let read = source.repo.storage.get_into(&name, PACK_BYTES_MAX, &mut buffer).and_then(|()| {
+                // What is longer than the index says is not that pack, and takes no memory.
+                let read = source.repo.storage.get_into(&name, size, &mut buffer).and_then(|()| {
                     tally.count(Counter::PackReads, 1);
                     tally.count(Counter::PackReadBytes, buffer.len() as u64);
                     take_over(session, source, id, std::mem::take(&mut buffer))
