@@ -14,6 +14,7 @@ use super::bytes::{Decoder, Encoder};
 use super::limits::{BLOB_RAW_BYTES_MAX, BLOB_STORED_BYTES_MAX, PACK_BLOBS_MAX, PACK_BYTES_MAX, TRAILER_BYTES_MAX};
 use super::{FORMAT_VERSION, Malformed};
 use crate::id::{BlobId, DataKeyId, PackId, RepoId, SnapshotId};
+use crate::transform::seal::OVERHEAD;
 
 /// The first bytes of a pack.
 pub const MAGIC: [u8; 8] = *b"ALVMPACK";
@@ -225,7 +226,9 @@ impl BlobEntry {
         if base.is_some_and(|base| base.id == id || !(1..=VERSION_MAX).contains(&base.version)) {
             return Err(Malformed::new(format!("blob {id} is a delta of version {}", entry.version())));
         }
-        if entry.raw_len as usize > BLOB_RAW_BYTES_MAX || entry.stored_len as usize > BLOB_STORED_BYTES_MAX {
+        let is_possible = (1..=BLOB_RAW_BYTES_MAX).contains(&(entry.raw_len as usize))
+            && (OVERHEAD + 1..=BLOB_STORED_BYTES_MAX).contains(&(entry.stored_len as usize));
+        if !is_possible {
             return Err(Malformed::new(format!(
                 "blob {} claims {} bytes stored as {}",
                 entry.id, entry.raw_len, entry.stored_len

@@ -660,13 +660,13 @@ impl IndexSource for StoredIndex {
     }
 }
 
-/// The ids of the objects of `index/`, and their sizes in bytes.
 /// The pack that is called `name`.
 pub fn pack_id(name: &str) -> Option<PackId> {
     let id = name.rsplit('/').next()?.parse().ok()?;
     (crate::format::pack::object_name(id) == name).then_some(id)
 }
 
+/// The ids of the objects of `index/`, and their sizes in bytes.
 fn index_ids(listed: &[Listed]) -> BTreeMap<IndexId, u64> {
     listed.iter().filter_map(|o| Some((o.name.strip_prefix("index/")?.parse().ok()?, o.size))).collect()
 }
