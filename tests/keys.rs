@@ -27,7 +27,7 @@ use alluvium::transform::hash::stream_digest;
 use alluvium::transform::kdf;
 use alluvium::transform::seal::SealKey;
 use alluvium::transform::sign::Signer;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::support::{
     Before, CHEAP, PASSPHRASE, World, dump, forget_ids, init, noise, open, open_with, pruned, restored, small, take,
@@ -537,10 +537,31 @@ fn a_removed_full_slot_orders_nothing_that_counts() {
     assert_eq!(refusal(take(&back, "shop", &dump(50, 2))), Kind::WrongKey);
     assert_eq!(refusal(key::add(&back, SlotKind::WriteOnly, "", b"his own", CHEAP)), Kind::WrongKey);
     assert_eq!(refusal(key::rotate(&back)), Kind::WrongKey);
+    assert_eq!(refusal(key::distrust(&back, &owner.keys.slot().to_string(), Timestamp::MIN)), Kind::WrongKey);
     let order = back.keys.seal_order(world.as_ref(), ObjectKind::Generation, "prune/", b"");
     assert_eq!(refusal(order), Kind::WrongKey);
     storage.delete(&keyslot::object_name(leaked)).expect("delete");
     assert_eq!(refusal(open_with(storage.clone(), &world, file.as_bytes())), Kind::WrongKey);
+}
+
+/// Before a rotation its signature still counts. With this program it orders nothing all the same.
+#[test]
+fn a_removed_full_slot_changes_no_state_with_this_program() {
+    let (storage, world) = (Memory::new(), World::new(47));
+    let owner = init(storage.clone(), &world);
+    let leaked = add(&owner, SlotKind::Full, b"leaked");
+    take(&owner, "shop", &noise(50_000, 1)).expect("take");
+    let thief = open_with(storage.clone(), &world, b"leaked").expect("open");
+    key::remove(&owner, &leaked.to_string()).expect("remove");
+    let (number, _) = owner.newest_generation().expect("a generation");
+    assert_eq!(refusal(key::distrust(&thief, &owner.keys.slot().to_string(), Timestamp::MIN)), Kind::WrongKey);
+    // A check that finds damage reports it, and sets nothing aside.
+    let lost = *owner.list_packs().expect("packs").keys().next().expect("a pack");
+    storage.delete(&alluvium::format::pack::object_name(lost)).expect("delete");
+    assert!(!check(&thief, None, &Silent, &Cancel::new()).expect("check").problems.is_empty());
+    assert_eq!(owner.newest_generation().expect("a generation").0, number);
+    check(&owner, None, &Silent, &Cancel::new()).expect("check");
+    assert!(owner.newest_generation().expect("a generation").0 > number);
 }
 
 /// Without the certificate of a slot, what the slot wrote can't be verified: it does not count, and stays. A prune

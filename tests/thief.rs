@@ -366,6 +366,11 @@ impl<'r> Thief<'r> {
         Ok(vec![id.to_string()])
     }
 
+    /// As [`publish_missing`](Self::publish_missing), with a sequence and a predecessor.
+    pub fn claims_place(&self, sequence: u64, previous: Option<SnapshotId>) -> Result<Vec<String>> {
+        self.publish_missing(|lie| (lie.sequence, lie.previous) = (sequence, previous))
+    }
+
     // ---- Index objects ----
 
     pub fn index_with_fewer_entries(&self) -> Result<Lies> {
@@ -436,6 +441,11 @@ impl<'r> Thief<'r> {
     }
 
     pub fn huge_index(&self) -> Result<Lies> {
+        self.missing_packs(HUGE_PACKS)
+    }
+
+    /// Lists so many packs that are nowhere.
+    pub fn missing_packs(&self, count: usize) -> Result<Lies> {
         let key = self.new_data_key();
         let pack = |_| IndexedPack {
             id: PackId(self.random()),
@@ -445,7 +455,7 @@ impl<'r> Thief<'r> {
             key: key.wrapped.id,
             entries: Vec::new(),
         };
-        let packs = (0..HUGE_PACKS).map(pack).collect();
+        let packs = (0..count).map(pack).collect();
         Ok(vec![self.put_index(self.early(), vec![key.wrapped.clone()], packs)?])
     }
 
@@ -835,6 +845,20 @@ impl<'r> Thief<'r> {
         let bytes = (n * n * 5) as u64;
         let part = self.part(bytes, Recipe { depth: 2, chunks: vec![self.entry(&upper)] });
         self.publish(session, &key, self.lie(inline_list(vec![part]))).map(|id| vec![vec![id.to_string()]])
+    }
+
+    /// So many snapshots that lack the same `n` chunks.
+    pub fn many_that_lack(&self, snapshots: usize, n: usize) -> Result<Vec<SnapshotId>> {
+        let (session, key) = (SnapshotId(self.random()), self.new_data_key());
+        let missing: Vec<RecipeEntry> = (0..n).map(|_| RecipeEntry { id: BlobId(self.random()), len: 5 }).collect();
+        let recipe = encode_entries(&missing);
+        let entry = self.entry(&recipe);
+        self.store(session, &key, &[recipe])?;
+        let publish = |_| {
+            let part = self.part(5 * n as u64, Recipe { depth: 1, chunks: vec![entry] });
+            self.publish(SnapshotId(self.random()), &key, self.lie(inline_list(vec![part])))
+        };
+        (0..snapshots).map(publish).collect()
     }
 
     pub fn manifest_of_missing_chunks(&self) -> Result<Lies> {

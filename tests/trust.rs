@@ -1,7 +1,8 @@
 //! What a stolen passphrase, a lost object or a short listing must not do to what others stored.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use alluvium::env::{Cancel, Env};
 use alluvium::error::Kind;
@@ -660,4 +661,163 @@ fn parts_without_end_stop_nobody() {
     savings(&repo, true, &Silent, &Cancel::new()).expect("savings");
     let snapshot = repo.snapshot(endless).expect("snapshot");
     assert_eq!(restored(&repo, &snapshot).expect_err("nothing is there").kind(), Kind::Damaged);
+}
+
+// ---- What grows, and what ends ----
+
+/// A generation lists no more damage of write-only slots than leaves room for key changes; what a full slot wrote comes
+/// before it.
+#[test]
+fn missing_packs_of_a_write_only_slot_do_not_fill_the_generation() {
+    let scene = Scene::new(59, SlotKind::WriteOnly);
+    take(&scene.owner, "shop", &noise(50_000, 1)).expect("take");
+    let lost = *scene.owner.list_packs().expect("packs").keys().next().expect("a pack");
+    scene.storage.delete(&object_name(lost)).expect("delete");
+    Thief::new(&scene.other).missing_packs(50_000).expect("attack");
+    let repo = scene.fresh();
+    check(&repo, None, &Silent, &Cancel::new()).expect("check");
+    let (number, state) = repo.newest_generation().expect("a generation");
+    assert!(state.distrusted.iter().any(|d| d.pack == lost), "what a full slot wrote is set aside");
+    assert!(state.encode().len() < 5 << 19, "{} bytes", state.encode().len());
+    // Another check finds nothing new.
+    check(&repo, None, &Silent, &Cancel::new()).expect("check");
+    assert_eq!(repo.newest_generation().expect("a generation").0, number);
+    key::distrust(&repo, &scene.slot.to_string(), Timestamp::MIN).expect("distrust");
+}
+
+/// A store that says of every generation that it is there, and gives nothing or garbage.
+#[derive(Debug)]
+struct Endless {
+    inner: Memory,
+    garbage: Option<Vec<u8>>,
+    calls: AtomicUsize,
+}
+
+impl Endless {
+    const CALLS_MAX: usize = 100_000;
+
+    fn has_all(&self, name: &str) -> bool {
+        let calls = self.calls.fetch_add(1, Ordering::Relaxed);
+        assert!(calls < Self::CALLS_MAX, "there is no end");
+        name.starts_with("prune/")
+    }
+}
+
+impl Storage for Endless {
+    fn put_new(&self, name: &str, bytes: &[u8]) -> alluvium::error::Result<()> {
+        match &self.garbage {
+            Some(_) if self.has_all(name) => Err(alluvium::error::Error::new(Kind::AlreadyExists, name)),
+            _ => self.inner.put_new(name, bytes),
+        }
+    }
+    fn put_replace(&self, name: &str, bytes: &[u8]) -> alluvium::error::Result<()> {
+        self.inner.put_replace(name, bytes)
+    }
+    fn get(&self, name: &str, bytes_max: u64) -> alluvium::error::Result<Vec<u8>> {
+        match &self.garbage {
+            Some(garbage) if self.has_all(name) => Ok(garbage.clone()),
+            _ => self.inner.get(name, bytes_max),
+        }
+    }
+    fn get_range(&self, name: &str, offset: u64, len: usize) -> alluvium::error::Result<Vec<u8>> {
+        self.inner.get_range(name, offset, len)
+    }
+    fn list(&self, prefix: &str) -> alluvium::error::Result<Vec<alluvium::storage::Listed>> {
+        self.inner.list(prefix)
+    }
+    fn stat(&self, name: &str) -> alluvium::error::Result<Option<u64>> {
+        if self.has_all(name) { Ok(Some(9000)) } else { self.inner.stat(name) }
+    }
+    fn delete(&self, name: &str) -> alluvium::error::Result<()> {
+        self.inner.delete(name)
+    }
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+}
+
+#[test]
+fn generations_without_end_end() {
+    let scene = Scene::new(61, SlotKind::WriteOnly);
+    let id = take(&scene.owner, "shop", &noise(5000, 1)).expect("take").id;
+    for garbage in [None, Some(vec![7; 9000])] {
+        let store = Endless { inner: scene.storage.clone(), garbage, calls: AtomicUsize::new(0) };
+        let repo = open(store, &scene.world).expect("open");
+        assert!(repo.newest_generation().is_err(), "nobody knows which is the newest");
+        assert!(take(&repo, "shop", &noise(5000, 2)).is_err());
+        assert!(repair::repair_index(&repo, &Silent, &Cancel::new()).is_err());
+        let snapshot = repo.snapshot(id).expect("snapshot");
+        assert!(restored(&repo, &snapshot).expect("restore") == noise(5000, 1), "reading needs no generation");
+    }
+}
+
+/// What a stolen slot says follows a snapshot does not explain that the snapshot is gone.
+#[test]
+fn a_thief_hides_no_rollback() {
+    let scene = Scene::new(67, SlotKind::WriteOnly);
+    let folder = tempfile::tempdir().expect("a folder");
+    let owner = || open_cached(scene.storage.clone(), &scene.world, folder.path());
+    let repo = owner();
+    take(&repo, "shop", &noise(5000, 1)).expect("take");
+    scene.a_day_later();
+    let newest = take(&repo, "shop", &noise(5000, 2)).expect("take").id;
+    let sequence = repo.snapshot(newest).expect("snapshot").manifest.sequence;
+    let thief = Thief::new(&scene.other);
+    thief.claims_place(sequence + 1000, Some(newest)).expect("attack");
+    thief.claims_place(manifest::SEQUENCE_MAX - 1, None).expect("attack");
+    let older = || -> Vec<String> {
+        owner().older_than_seen(&Silent).expect("compare").into_iter().map(|problem| problem.object).collect()
+    };
+    assert!(older().is_empty());
+    scene.a_day_later();
+    let next = take(&owner(), "shop", &noise(5000, 3)).expect("take").id;
+    assert!(older().is_empty());
+    scene.storage.delete(&manifest::object_name(next)).expect("a rollback");
+    assert_eq!(older(), [manifest::object_name(next)]);
+}
+
+/// Snapshots and what they lack do not multiply: a write-only slot can publish many of both.
+#[test]
+fn many_snapshots_that_lack_the_same_are_each_reported_and_cost_little() {
+    let scene = Scene::new(71, SlotKind::WriteOnly);
+    let honest = scene.days(3);
+    let (snapshots, chunks) = (300, 300);
+    let claims = Thief::new(&scene.other).many_that_lack(snapshots, chunks).expect("attack");
+    let repo = scene.fresh();
+    let found = check(&repo, None, &Silent, &Cancel::new()).expect("check").problems;
+    let harmed: Vec<&String> = found.iter().flat_map(|problem| &problem.snapshots).collect();
+    assert!(claims.iter().all(|id| harmed.contains(&&id.to_string())), "each is told");
+    assert!(harmed.len() < snapshots * chunks / 3, "{} are told", harmed.len());
+    let lost = found.iter().filter(|problem| problem.object.starts_with("chunk ")).count();
+    assert_eq!(lost, chunks, "each chunk is told");
+    pruned(&repo).expect("prune");
+    let plan = forget::plan(&repo, &Filter::default(), &keep_last(1)).expect("plan");
+    let removed: BTreeSet<SnapshotId> = plan.remove.iter().copied().collect();
+    assert_eq!(removed, honest[..2].iter().copied().collect(), "of the claims none is good, so all stay");
+    assert!(claims.iter().all(|id| plan.harmed.contains(id)), "{} are harmed", plan.harmed.len());
+    let told: usize = plan.problems.iter().map(|problem| problem.snapshots.len()).sum();
+    assert!(told < snapshots * chunks / 3, "{told} are told");
+}
+
+/// A reader that knows nothing yet tries a full slot's copy before the garbage that a write-only slot says is one.
+#[test]
+fn copies_of_full_slots_are_read_first() {
+    let scene = Scene::new(73, SlotKind::WriteOnly);
+    let id = take(&scene.owner, "shop", &dump(500, 1)).expect("take").id;
+    let own = take(&scene.other, "host", &noise(5000, 1)).expect("take").id;
+    Thief::new(&scene.other).packs_of_garbage(1_000_000_000).expect("attack");
+    let repo = scene.fresh();
+    let reading = indexed(&repo);
+    let (mut chunks, slot) = (0, scene.owner.keys.slot());
+    for pack in repo.cache.packs().expect("packs").into_iter().filter(|pack| pack.claim.author == slot) {
+        for (_, entry) in repo.cache.entries(&pack.id).expect("entries") {
+            let copies = reading.copies(&entry.id).expect("copies");
+            assert!(copies.len() > 1 && copies[0].author == slot, "{copies:?}");
+            assert_eq!(reading.usable(&entry.id).expect("usable").expect("a copy").author, slot);
+            chunks += 1;
+        }
+    }
+    assert!(chunks > 3);
+    assert!(restored(&repo, &repo.snapshot(id).expect("snapshot")).expect("restore") == dump(500, 1));
+    assert!(restored(&repo, &repo.snapshot(own).expect("snapshot")).expect("restore") == noise(5000, 1));
 }

@@ -560,9 +560,20 @@ fn set_aside(
     let (mut number, mut state) = (indexed.generation, indexed.state.clone());
     let mut attempts = shard.map_or(1, |shard| shard.of.saturating_mul(2));
     loop {
+        if let Err(e) = repo.refuse_removed_slot(&state) {
+            report.warn(&format!("what is damaged is not set aside: {e}"));
+            return Ok(());
+        }
         let mut before = state.distrusted.clone();
         before.sort_by_key(|d| d.pack);
         let distrusted = distrusted_now(&state, &known, looked, damage);
+        let (distrusted, left_out) = repo.limit_distrusted(distrusted, &state)?;
+        if left_out > 0 {
+            report.warn(&format!(
+                "{left_out} damaged copies in packs of write-only or distrusted slots are not set aside: there are too many; \
+                 see who wrote them, and distrust that slot (`alluvium key distrust`)"
+            ));
+        }
         if distrusted == before {
             return Ok(());
         }

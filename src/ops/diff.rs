@@ -107,6 +107,12 @@ pub fn table(repo: &Repository, old: &Snapshot, new: &Snapshot, name: &str, repo
     rows::changes(&reader, before.map(|part| (part, of_old)), after.map(|part| (part, of_new)), true)
 }
 
+/// Bytes added and removed in all `parts`. What a list says of the lengths of its parts may exceed any number.
+pub fn total(parts: &[PartDiff]) -> (u64, u64) {
+    let sum = |bytes: fn(&PartDiff) -> u64| parts.iter().map(bytes).fold(0, u64::saturating_add);
+    (sum(|part| part.added_bytes), sum(|part| part.removed_bytes))
+}
+
 /// Whether a user calls a part by this name: its own, or the end of it.
 pub fn is_called(part: &PartName, name: &str) -> bool {
     let is_file_below = || part.object.strip_suffix(name).is_some_and(|front| front.ends_with('/'));
@@ -180,4 +186,26 @@ fn chunks(reader: &Reader<'_>, with: Walking<'_>, old: &Part, new: &Part) -> Res
     }
     let bytes = |has: [bool; 2]| seen.values().filter(|(_, who)| *who == has).map(|(len, _)| u64::from(*len)).sum();
     Ok((bytes([true, false]), bytes([false, true])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_that_exceed_any_number_have_a_total() {
+        let part = |added_bytes| PartDiff {
+            name: String::new(),
+            part: PartName::of("shop"),
+            change: Change::Added,
+            old_bytes: 0,
+            new_bytes: added_bytes,
+            removed_bytes: 1,
+            added_bytes,
+            old_rows: None,
+            new_rows: None,
+            rows: None,
+        };
+        assert_eq!(total(&[part(u64::MAX), part(7), part(9)]), (u64::MAX, 3));
+    }
 }

@@ -29,6 +29,9 @@ use crate::report::{Counter, Problem, Report, Silent};
 use super::mark::{damaged, mark};
 use super::retention::{Candidate, Group, Policy, Reason, decide};
 
+/// What one snapshot lacks is reported up to this number of chunks and packs.
+const PROBLEMS_MAX: usize = 1000;
+
 /// How often a forget plans anew, since others publish generations at the same time.
 const ATTEMPTS: u32 = 8;
 
@@ -162,17 +165,39 @@ impl<'r> Walker<'r> {
         if self.harmed.contains_key(&snapshot.id) {
             return Ok(false);
         }
+        let missing = self.missing_of(std::slice::from_ref(snapshot), snapshot.author)?;
+        if missing.is_empty() {
+            return Ok(true);
+        }
+        self.harmed.insert(snapshot.id, missing);
+        Ok(false)
+    }
+
+    /// As [`is_restorable`](Self::is_restorable), of many snapshots of one author: what they share is walked once.
+    fn judge_together(&mut self, snapshots: &[Snapshot], author: SlotId) -> Result<()> {
+        for Problem { object, what, snapshots } in self.missing_of(snapshots, author)? {
+            for id in snapshots {
+                let problems = self.harmed.entry(id.parse()?).or_default();
+                if problems.len() < PROBLEMS_MAX {
+                    problems.push(Problem::new(object.clone(), what.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What snapshots of `author` lack, or enough of it to say that each of them lacks something.
+    fn missing_of(&self, snapshots: &[Snapshot], author: SlotId) -> Result<Vec<Problem>> {
         let flaw = |id: &BlobId, copy: &Location| {
             self.pack_flaw(copy.pack)
                 .or_else(|| self.indexed.is_distrusted(id, copy.pack).then(|| damaged(id)))
-                .or_else(|| self.claim_flaw(copy.pack, snapshot.author))
+                .or_else(|| self.claim_flaw(copy.pack, author))
         };
-        let marks = mark(&self.indexed, std::slice::from_ref(snapshot), &flaw, &Silent, &Cancel::new())?;
-        if marks.missing.is_empty() {
-            return Ok(true);
+        let mut missing = mark(&self.indexed, snapshots, &flaw, &Silent, &Cancel::new())?.missing;
+        if let [_] = snapshots {
+            missing.truncate(PROBLEMS_MAX);
         }
-        self.harmed.insert(snapshot.id, marks.missing);
-        Ok(false)
+        Ok(missing)
     }
 
     /// No session relied on what a write-only slot stored, but those of that slot.
@@ -270,6 +295,14 @@ fn newest_good_is_harmed(
             && !walker.is_restorable(snapshot)?
         {
             harmed.insert(snapshot.id);
+            // A write-only slot can publish any number of snapshots that lack something: they are judged together.
+            let is_own = |s: &&Snapshot| s.author == snapshot.author && good.contains(&s.id);
+            let ids = group.decisions.iter().map(|d| d.id);
+            if !walker.indexed.repo.keys.is_full(snapshot.author) {
+                let others = ids.clone().filter_map(|id| by_id.get(&id).copied()).filter(is_own).cloned();
+                walker.judge_together(&others.collect::<Vec<_>>(), snapshot.author)?;
+            }
+            harmed.extend(ids.filter(|id| good.contains(id) && walker.harmed.contains_key(id)));
         }
     }
     Ok((!harmed.is_empty()).then_some(harmed))

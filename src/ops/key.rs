@@ -259,6 +259,7 @@ pub fn distrust(repo: &Repository, prefix: &str, since: Timestamp) -> Result<Dis
     }
     for _ in 0..ATTEMPTS {
         let (number, mut state) = repo.newest_generation()?;
+        repo.refuse_removed_slot(&state)?;
         let since = distrusted_since(&state, id).map_or(since, |before| before.min(since));
         state.distrusted_slots.retain(|d| d.slot != id);
         state.distrusted_slots.push(DistrustedSlot { slot: id, since });

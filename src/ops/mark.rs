@@ -122,6 +122,7 @@ fn walk(
         marked: HashSet::new(),
         held: HashSet::new(),
         lost: HashMap::new(),
+        claims: HashMap::new(),
     };
     report.task("Walking the snapshots", Unit::Things, Some(snapshots.len() as u64));
     for (done, snapshot) in snapshots.iter().enumerate() {
@@ -151,6 +152,9 @@ struct Counted {
     clean: bool,
 }
 
+/// Snapshots of write-only slots of which each chunk that is lost below a chunk of a list or recipe is told.
+const CLAIMS_MAX: usize = 64;
+
 /// What of a blob is counted on, or why it is lost.
 type Judged = std::result::Result<Counted, Lost>;
 
@@ -171,6 +175,8 @@ struct Below {
     /// The chunks that it names below which something is lost, each once, by address. What is lost is not
     /// gathered level by level: a small hostile recipe would take memory without end.
     broken: HashMap<usize, Arc<Below>>,
+    /// One of what is lost below the first of these.
+    lost_deeper: Option<(String, String)>,
     parts: Parts,
 }
 
@@ -181,17 +187,14 @@ impl Below {
 
     fn add(&mut self, below: &Arc<Self>) {
         if !below.is_whole() {
+            self.lost_deeper = self.lost_deeper.take().or_else(|| below.any_lost().cloned());
             self.broken.insert(Arc::as_ptr(below) as usize, Arc::clone(below));
         }
     }
 
-    /// Everything that is lost here and below.
-    fn each_lost(&self, take: &mut dyn FnMut(&(String, String))) {
-        let (mut seen, mut next) = (HashSet::new(), vec![self]);
-        while let Some(below) = next.pop() {
-            below.lost.iter().for_each(&mut *take);
-            next.extend(below.broken.iter().filter(|(at, _)| seen.insert(**at)).map(|(_, below)| below.as_ref()));
-        }
+    /// One of what is lost here or below.
+    fn any_lost(&self) -> Option<&(String, String)> {
+        self.lost.first().or(self.lost_deeper.as_ref())
     }
 }
 
@@ -258,6 +261,8 @@ struct Walk<'w> {
     marked: HashSet<(BlobId, u8)>,
     held: HashSet<(BlobId, u8)>,
     lost: HashMap<(String, String), HashSet<SnapshotId>>,
+    /// How many snapshots of write-only slots were told what is lost below a chunk, by address.
+    claims: HashMap<usize, usize>,
 }
 
 impl Walk<'_> {
@@ -277,10 +282,28 @@ impl Walk<'_> {
         if let Some(catalog) = &manifest.catalog {
             self.entries(&catalog.recipe.chunks, catalog.recipe.depth, &mut below)?;
         }
-        below.each_lost(&mut |blame| {
-            self.lost.entry(blame.clone()).or_default().insert(*id);
-        });
+        self.blame(*id, &below, !self.indexed.repo.keys.is_full(snapshot.author));
         Ok(())
+    }
+
+    /// Notes what a snapshot lacks. Write-only slots can publish any number of snapshots that lack any number of
+    /// chunks: only for [`CLAIMS_MAX`] of them it is told of each chunk, for the others of one chunk at least.
+    fn blame(&mut self, id: SnapshotId, root: &Below, is_claim: bool) {
+        let (mut seen, mut next) = (HashSet::new(), vec![root]);
+        while let Some(below) = next.pop() {
+            for lost in &below.lost {
+                self.lost.entry(lost.clone()).or_default().insert(id);
+            }
+            for (at, below) in below.broken.iter().filter(|(at, _)| seen.insert(**at)) {
+                let claims = self.claims.entry(*at).or_default();
+                *claims += usize::from(is_claim);
+                if !is_claim || *claims <= CLAIMS_MAX {
+                    next.push(below);
+                } else if let Some(lost) = below.any_lost() {
+                    self.lost.entry(lost.clone()).or_default().insert(id);
+                }
+            }
+        }
     }
 
     /// Marks what parts need.

@@ -341,6 +341,10 @@ pub fn put_reserve(storage: &dyn Storage, env: &dyn Env) -> Result<()> {
     Ok(())
 }
 
+/// Packs that a generation condemns at most: it has room for about twice as many. Anybody who may create objects can
+/// create packs that nobody needs.
+const CONDEMNED_MAX: usize = 1 << 17;
+
 /// A prune under way.
 struct Work<'w, 'r> {
     repo: &'r Repository,
@@ -407,14 +411,24 @@ impl Work<'_, '_> {
             }
         }
         let known: HashSet<PackId> = condemned.iter().map(|c| c.pack).collect();
-        let new = packs.iter().filter(|pack| !known.contains(pack));
-        condemned.extend(new.map(|&pack| Condemned { pack, size: sizes[&pack], since: number + 1 }));
+        let new: Vec<&PackId> = packs.iter().filter(|pack| !known.contains(pack)).collect();
+        let room = CONDEMNED_MAX.saturating_sub(condemned.len());
+        if new.len() > room {
+            let what = "packs more can go: the next prune condemns them";
+            self.report.warn(&format!("{} {what}", new.len() - room));
+        }
+        condemned.extend(new.into_iter().take(room).map(|&pack| Condemned {
+            pack,
+            size: sizes[&pack],
+            since: number + 1,
+        }));
         let mut distrusted = Vec::new();
-        for entry in distrust(state.distrusted, &self.survey.flawed) {
+        for entry in distrust(std::mem::take(&mut state.distrusted), &self.survey.flawed) {
             if !is_gone(entry.pack)? {
                 distrusted.push(entry);
             }
         }
+        let (distrusted, _) = self.repo.limit_distrusted(distrusted, &state)?;
         let forgotten = self.repo.still_there(&state.forgotten)?;
         // Even when all of them are condemned already: of two prunes that judged by one generation, one may delete.
         if self.repo.rules.keep(Rule::CondemnFirst) {

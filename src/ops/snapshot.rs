@@ -133,11 +133,12 @@ pub fn snapshot(
     for problem in &session.indexed.problems {
         report.problem(problem.clone());
     }
-    let (headers, unreadable) = repo.headers()?;
+    let ((headers, unreadable), writers) = repo.headers_and_writers()?;
     for (id, error) in unreadable {
         report.problem(Problem::new(crate::format::manifest::object_name(id), &error).harming([id]));
     }
-    let older = repo.seen.compare(repo.storage.as_ref(), session.indexed.generation, &headers, report)?;
+    let (storage, generation) = (repo.storage.as_ref(), session.indexed.generation);
+    let older = repo.seen.compare(storage, generation, &headers, &writers, report)?;
     let headers = Headers { followed: repo.to_follow(&headers, &session.indexed.state)?, all: headers };
     let mut source = source;
     let mut sessions = 1;
@@ -170,7 +171,9 @@ pub fn snapshot(
     };
     // While something is missed it goes on being missed, whatever was stored on top of the older state.
     if older.is_empty() {
-        repo.seen.note(taken.id, &header, report)?;
+        let slot = repo.keys.slot();
+        let writer = (!repo.keys.is_full(slot)).then_some(slot);
+        repo.seen.note(taken.id, writer, &header, report)?;
     }
     report.count(Counter::FilterMisses, repo.cache.filter_misses());
     Ok(Taken { older_than_seen: older, ..taken })

@@ -659,7 +659,7 @@ impl Run<'_> {
         };
         let id = publish(session, &header, copy, options.write, tally, cancel)?;
         if self.remember {
-            dest.seen.note(id, &header, tally)?;
+            dest.seen.note(id, None, &header, tally)?;
         }
         Ok(Outcome::Copied { id, stored_bytes: stored.stored_bytes })
     }

@@ -9,13 +9,16 @@
 //!
 //! A listing may be old. So numbers above the highest that it shows are asked for by name.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::error::{Error, Kind, Result};
 use crate::format::ObjectKind;
-use crate::format::coordination::{GENERATION_MAX, GENERATION_PREFIX, Generation, generation_name, generation_of};
+use crate::format::coordination::{
+    Distrusted, GENERATION_MAX, GENERATION_PREFIX, Generation, generation_name, generation_of,
+};
 use crate::format::limits::GENERATION_BYTES_MAX;
 use crate::format::signed::Order;
+use crate::id::{PackId, SlotId};
 
 use super::parallel::both;
 use super::{Repository, refuse_unreadable};
@@ -24,6 +27,12 @@ use super::{Repository, refuse_unreadable};
 const MILESTONE: u64 = 64;
 /// Objects that do not count, and that are skipped before somebody has to clear them away.
 const VOID_MAX: usize = 1024;
+/// Bytes of a generation that damaged copies in packs of write-only and distrusted slots take at most. These slots can
+/// store and list as much garbage as they like, and a generation without room stops key changes and forgets.
+const CLAIMED_BYTES_MAX: usize = 2 << 20;
+/// Bytes of an entry for a damaged pack without its blobs, and of a blob in it, as JSON.
+const DISTRUSTED_BYTES: usize = 56;
+const DISTRUSTED_BLOB_BYTES: usize = 67;
 /// The unit in which disks lose data, in bytes.
 const BLOCK_LEN: usize = 4096;
 
@@ -102,11 +111,12 @@ impl Repository {
         let guess = if seen > 0 { Some(seen) } else { None };
         let (guessed, listed) =
             both(storage, || guess.map(|number| self.standing(number)), || self.listed_generations());
-        let mut search = Search { best: None, ended: Vec::new(), void: BTreeMap::new(), void_max };
+        let mut search = Search { best: None, ended: Vec::new(), void: BTreeMap::new(), vanished: 0, void_max };
         if let Some((number, standing)) = guess.zip(guessed) {
             search.take(number, standing?);
         }
         let numbers: BTreeSet<u64> = listed?.into_iter().collect();
+        search.void_max = limited(void_max, numbers.len());
         let newest_epoch = self.keys.newest_epoch();
         for number in numbers.into_iter().rev() {
             if search.is_flooded() || search.best.as_ref().is_some_and(|(n, e, _)| *n > number && *e >= newest_epoch) {
@@ -162,6 +172,8 @@ impl Repository {
             number += 1;
             if !search.void.contains_key(&number) {
                 let standing = self.standing(number)?;
+                // Removed meanwhile. A store that says so again and again leads nowhere.
+                search.vanished += usize::from(matches!(standing, Standing::Nothing));
                 search.take(number, standing);
             }
         }
@@ -286,6 +298,10 @@ impl Repository {
             Error::new(Kind::Busy, format!("{what} {name} first; nothing was deleted"))
                 .hint("let it finish, then try again")
         };
+        let void_max = match void_max {
+            VOID_MAX => VOID_MAX,
+            flood => limited(flood, self.listed_generations()?.len()),
+        };
         // `state` may continue what the authority of an ended epoch ordered since.
         if self.keys.refresh_if_newer(self.storage.as_ref())? {
             return Err(late(first));
@@ -406,6 +422,24 @@ impl Repository {
         }
     }
 
+    /// Those of `distrusted` that a generation after `state` may list, and how many copies are left out: of packs that
+    /// write-only and distrusted slots wrote, only so many. Nobody but their own sessions relies on these.
+    ///
+    /// # Errors
+    /// Of the local cache.
+    pub(crate) fn limit_distrusted(
+        &self,
+        distrusted: Vec<Distrusted>,
+        state: &Generation,
+    ) -> Result<(Vec<Distrusted>, usize)> {
+        let is_claim = |slot: SlotId| {
+            !self.keys.is_full(slot) || state.distrusted_slots.iter().any(|distrusted| distrusted.slot == slot)
+        };
+        let authors = self.cache.packs()?.into_iter().map(|pack| (pack.id, pack.claim.author));
+        let claimants: HashMap<PackId, SlotId> = authors.filter(|(_, author)| is_claim(*author)).collect();
+        Ok(limit_claims(distrusted, &claimants))
+    }
+
     /// True when both copies in a generation's object count, or when there is no such object.
     ///
     /// # Errors
@@ -438,6 +472,29 @@ fn copies(bytes: &[u8]) -> [&[u8]; 2] {
     [bytes.get(..second_copy.len()).unwrap_or_default(), second_copy]
 }
 
+/// `distrusted`, by packs, without what the slots of `claimants` have too much of; and how many copies that leaves out.
+/// Each of the slots has the same share.
+fn limit_claims(distrusted: Vec<Distrusted>, claimants: &HashMap<PackId, SlotId>) -> (Vec<Distrusted>, usize) {
+    let slots: BTreeSet<SlotId> = distrusted.iter().filter_map(|d| claimants.get(&d.pack).copied()).collect();
+    let share = CLAIMED_BYTES_MAX / slots.len().max(1);
+    let mut left: HashMap<SlotId, usize> = slots.into_iter().map(|slot| (slot, share)).collect();
+    let (mut limited, mut left_out) = (Vec::with_capacity(distrusted.len()), 0);
+    for mut entry in distrusted {
+        if let Some(left) = claimants.get(&entry.pack).and_then(|slot| left.get_mut(slot)) {
+            let room = left.checked_sub(DISTRUSTED_BYTES).map(|room| room / DISTRUSTED_BLOB_BYTES);
+            let Some(room) = room.filter(|room| *room > 0 || entry.blobs.is_empty()) else {
+                left_out += entry.blobs.len().max(1);
+                continue;
+            };
+            left_out += entry.blobs.len().saturating_sub(room);
+            entry.blobs.truncate(room);
+            *left -= DISTRUSTED_BYTES + entry.blobs.len() * DISTRUSTED_BLOB_BYTES;
+        }
+        limited.push(entry);
+    }
+    (limited, left_out)
+}
+
 /// `state`, made to be published as generation `first`, as it must read when it becomes generation
 /// `number`: what it condemns anew is condemned since then. A session that read a generation in between
 /// knows nothing of it.
@@ -459,6 +516,8 @@ struct Search {
     /// The others that an epoch has signed, with it.
     ended: Vec<(u64, u32)>,
     void: BTreeMap<u64, Error>,
+    /// Names that an object has by `stat`, and none by `get`.
+    vanished: usize,
     /// So many are skipped.
     void_max: usize,
 }
@@ -470,7 +529,7 @@ impl Search {
     }
 
     fn is_flooded(&self) -> bool {
-        self.void.len().saturating_add(self.ended.len()) > self.void_max
+        self.void.len().saturating_add(self.ended.len()) > self.void_max || self.vanished > VOID_MAX
     }
 
     fn take(&mut self, number: u64, standing: Standing) {
@@ -491,6 +550,12 @@ impl Search {
     }
 }
 
+/// `void_max`, but no more than a listing of `listed` objects explains: a store that has an object for every name
+/// has no end.
+fn limited(void_max: usize, listed: usize) -> usize {
+    void_max.min(listed.saturating_add(VOID_MAX))
+}
+
 fn of_ended_epoch(number: u64, epoch: u32) -> Error {
     Error::forged(generation_name(number), format!("is signed by key epoch {epoch}, which has ended"))
 }
@@ -498,4 +563,35 @@ fn of_ended_epoch(number: u64, epoch: u32) -> Error {
 fn flooded() -> Error {
     Error::damaged(GENERATION_PREFIX, format!("holds more than {VOID_MAX} objects that do not count"))
         .hint("`alluvium repair index` removes them; look who may create objects in this storage")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::BlobId;
+
+    #[test]
+    fn garbage_of_write_only_slots_leaves_room_in_a_generation() {
+        let [stolen, honest] = [1, 2].map(|n| SlotId([n; 16]));
+        let pack = |n: u8, blobs: usize| {
+            let blobs = (0..blobs).map(|blob| BlobId([blob as u8; 32])).collect();
+            Distrusted { pack: PackId([n; 16]), blobs }
+        };
+        let (many, few) = (100_000, 10);
+        let distrusted = vec![pack(1, many), pack(2, many), pack(3, few), pack(4, 0), pack(5, many)];
+        let claimants =
+            [(1, stolen), (2, stolen), (3, honest), (4, honest)].map(|(n, slot)| (PackId([n; 16]), slot)).into();
+        let (limited, left_out) = limit_claims(distrusted.clone(), &claimants);
+        let of = |list: &[Distrusted], n: u8| list.iter().find(|d| d.pack.0[0] == n).map(|d| d.blobs.len());
+        assert!(of(&limited, 1).is_some_and(|blobs| blobs > 1000 && blobs < many));
+        assert_eq!([2, 3, 4, 5].map(|n| of(&limited, n)), [None, Some(few), Some(0), Some(many)]);
+        assert_eq!(left_out, 2 * many - of(&limited, 1).unwrap_or_default());
+        let claimed = limited.into_iter().filter(|d| claimants.contains_key(&d.pack)).collect();
+        let state = Generation { distrusted: claimed, ..Generation::default() };
+        let empty = Generation::default().encode().len();
+        assert!(state.encode().len() - empty <= CLAIMED_BYTES_MAX, "the lengths of entries are right");
+        // What was limited once stays as it is.
+        let (again, left_out) = limit_claims(state.distrusted.clone(), &claimants);
+        assert_eq!((again, left_out), (state.distrusted, 0));
+    }
 }

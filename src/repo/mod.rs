@@ -361,7 +361,9 @@ impl Repository {
             report.problem(Problem::new(generation_name(number), &e));
             Generation::default()
         });
-        Ok(self.indexed(number, state, refreshed?))
+        let mut indexed = self.indexed(number, state, refreshed?);
+        indexed.trust.preferred = Some(self.keys.ring().full_slots().map(|(slot, _)| slot).collect());
+        Ok(indexed)
     }
 
     /// As [`index`](Self::index), with a generation that was read before.
@@ -737,7 +739,13 @@ impl Indexed<'_> {
     /// # Errors
     /// Of the local cache.
     pub fn usable_chain(&self, id: &BlobId, below: u8) -> Result<Option<Vec<(BlobId, Location)>>> {
-        self.chain(id, below, &|id, copy| self.trust.usable(id, copy))
+        let chain = self.chain(id, below, &|id, copy| self.trust.usable(id, copy))?;
+        if chain.as_ref().is_none_or(|chain| chain.iter().all(|(_, copy)| self.trust.prefers(copy))) {
+            return Ok(chain);
+        }
+        // What a write-only slot claims to hold may be garbage, and as many copies of it as it likes.
+        let preferred = self.chain(id, below, &|id, copy| self.trust.prefers(copy) && self.trust.usable(id, copy))?;
+        Ok(preferred.or(chain))
     }
 
     /// As [`usable_chain`](Self::usable_chain), of whatever the index lists.
@@ -818,7 +826,7 @@ impl Indexed<'_> {
     /// Of the local cache.
     pub fn copies(&self, id: &BlobId) -> Result<Vec<Location>> {
         let mut copies = self.repo.cache.copies(id)?;
-        copies.sort_by_key(|location| !self.trust.usable(id, location));
+        copies.sort_by_key(|location| (!self.trust.usable(id, location), !self.trust.prefers(location)));
         Ok(copies)
     }
 
@@ -845,6 +853,8 @@ struct Trust {
     /// The slots that may be relied on, where that was looked at. What the index says of a copy's author it says together
     /// with where the copy is: later it may say otherwise of both.
     authors: Option<HashSet<SlotId>>,
+    /// The slots whose copies come before those of others, where any may be read: the full ones.
+    preferred: Option<HashSet<SlotId>>,
     condemned: HashSet<PackId>,
     /// Packs that the index lists and the storage lacks.
     missing: BTreeSet<PackId>,
@@ -857,6 +867,7 @@ impl Trust {
         Self {
             unvouched: HashSet::new(),
             authors: None,
+            preferred: None,
             condemned: condemned.map(|c| c.pack).collect(),
             missing: BTreeSet::new(),
             distrusted: state.distrusted.iter().map(|d| (d.pack, d.blobs.iter().copied().collect())).collect(),
@@ -870,6 +881,10 @@ impl Trust {
             && !self.missing.contains(&pack)
             && !self.unvouched.contains(&pack)
             && !self.distrusts(id, pack)
+    }
+
+    fn prefers(&self, copy: &Location) -> bool {
+        self.preferred.as_ref().is_none_or(|preferred| preferred.contains(&copy.author))
     }
 
     fn distrusts(&self, id: &BlobId, pack: PackId) -> bool {

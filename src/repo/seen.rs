@@ -11,13 +11,16 @@
 //!                 (then it was forgotten by rules); or this machine has forgotten it
 //! ```
 //!
+//! What a write-only slot signs is a claim. Each of these slots has heads of its own, and its snapshots explain the
+//! absence of nobody else's: a stolen passphrase hides no rollback of what others stored, and makes none up.
+//!
 //! What is missing is told each time, until a person says that it is right. The memory is a file
 //! beside the local cache and one for each address in the cache folder; they hold ids and times, no
 //! names. Deleting them forgets, and harms nothing. They are replaced durably: a power loss leaves
 //! the old or the new content. Behind the content stands its check sum: a flipped bit must neither
 //! refuse a backup nor hide an older state, so a memory with a wrong one begins anew, with a warning.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -33,7 +36,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::config;
 use crate::format::coordination::{GENERATION_MAX, generation_name};
 use crate::format::manifest::{self, Header, SEQUENCE_MAX};
-use crate::id::{RepoId, SnapshotId};
+use crate::id::{RepoId, SlotId, SnapshotId};
 use crate::report::{Problem, Report};
 use crate::storage::Storage;
 use crate::transform::hash::stream_digest;
@@ -42,6 +45,8 @@ use super::series::{Link, explains_absence};
 
 /// Ids of forgotten snapshots that are remembered at most.
 const FORGOTTEN_MAX: usize = 4096;
+/// Sources of which a write-only slot's heads are remembered at most: it can name any number of them.
+const HEADS_OF_SLOT_MAX: usize = 4096;
 /// A memory is shorter: one head for each source, and the forgotten.
 const MEMORY_BYTES_MAX: u64 = 64 << 20;
 
@@ -63,6 +68,17 @@ impl Head {
     }
 }
 
+/// The key of a series, as far as full slots wrote it, or as the write-only slot `writer` did.
+fn key_of(series: &[u8; 32], writer: Option<SlotId>) -> String {
+    let series = hexadecimal(series);
+    writer.map_or(series.clone(), |writer| format!("{series}/{writer}"))
+}
+
+/// The write-only slot in the key of a series.
+fn writer_of(key: &str) -> Option<SlotId> {
+    key.split_once('/')?.1.parse().ok()
+}
+
 /// Makes `head` that of `series`, unless a higher one is.
 fn raise(heads: &mut BTreeMap<String, Head>, series: String, head: Head) {
     let highest = heads.entry(series).or_insert(head);
@@ -76,7 +92,7 @@ struct State {
     /// The newest key epoch.
     #[serde(default)]
     epoch: u32,
-    /// By series, in hexadecimal.
+    /// By [`key_of`].
     heads: BTreeMap<String, Head>,
     /// What this machine has forgotten, the newest last.
     forgotten: Vec<SnapshotId>,
@@ -94,8 +110,9 @@ pub struct Forgotten {
 impl Forgotten {
     /// True when this machine has forgotten the snapshot, or a person has accepted a state without
     /// it.
-    pub fn has(&self, series: &[u8; 32], id: SnapshotId, sequence: u64) -> bool {
-        self.ids.contains(&id) || self.accepted.get(&hexadecimal(series)).is_some_and(|head| sequence <= head.sequence)
+    pub fn has(&self, series: &[u8; 32], writer: Option<SlotId>, id: SnapshotId, sequence: u64) -> bool {
+        let accepted = || self.accepted.get(&key_of(series, writer));
+        self.ids.contains(&id) || accepted().is_some_and(|head| sequence <= head.sequence)
     }
 }
 
@@ -226,7 +243,8 @@ impl Seen {
     }
 
     /// Compares what the storage shows with what was seen, and remembers what is newer. Returns what is older than it
-    /// was: each as a problem with the object that is missing.
+    /// was: each as a problem with the object that is missing. `writers` has the slots of the headers that write-only
+    /// slots signed.
     ///
     /// # Errors
     /// `Storage` when the storage can't be asked for a head. A memory that can't be kept is told to `report`.
@@ -235,24 +253,25 @@ impl Seen {
         storage: &dyn Storage,
         generation: u64,
         headers: &[(SnapshotId, Header)],
+        writers: &HashMap<SnapshotId, SlotId>,
         report: &dyn Report,
     ) -> Result<Vec<Problem>> {
         let mut problems = Vec::new();
         self.change(report, |state| {
-            problems = state.compare(storage, generation, headers)?;
+            problems = state.compare(storage, generation, headers, writers)?;
             Ok(())
         })?;
         Ok(problems)
     }
 
-    /// A snapshot that this machine has just taken.
+    /// A snapshot that this machine has just taken; with the write-only slot `writer`, if that is what it has.
     ///
     /// # Errors
     /// As [`forget`](Self::forget).
-    pub fn note(&self, id: SnapshotId, header: &Header, report: &dyn Report) -> Result<()> {
+    pub fn note(&self, id: SnapshotId, writer: Option<SlotId>, header: &Header, report: &dyn Report) -> Result<()> {
         self.change(report, |state| {
             if let Some(head) = Head::of(id, header) {
-                raise(&mut state.heads, hexadecimal(&header.series), head);
+                state.raise([(key_of(&header.series, writer), head)]);
             }
             Ok(())
         })
@@ -331,6 +350,7 @@ impl State {
         storage: &dyn Storage,
         generation: u64,
         headers: &[(SnapshotId, Header)],
+        writers: &HashMap<SnapshotId, SlotId>,
     ) -> Result<Vec<Problem>> {
         let mut problems = Vec::new();
         // Another process of this machine may have seen, since `generation` was read, one that is newer: it is there.
@@ -341,8 +361,8 @@ impl State {
             ));
         }
         self.generation = self.generation.max(generation);
-        let chain = Chain::of(headers);
-        let mut missed = Vec::new();
+        let chain = Chain::of(headers, writers);
+        let mut missed = HashSet::new();
         for (series, head) in &self.heads {
             if chain.by_id.contains_key(&head.id) || !chain.lacks(series, head) {
                 continue;
@@ -354,16 +374,30 @@ impl State {
                     name,
                     format!("was seen here (taken {}), and neither it nor a successor is there: {OLDER}", head.time),
                 ));
-                missed.push(series.clone());
+                missed.insert(series.clone());
             }
         }
-        for (series, head) in chain.heads {
-            // What is missed goes on being missed, whatever is stored on top of the older state.
-            if !missed.contains(&series) {
-                raise(&mut self.heads, series, head);
-            }
-        }
+        // What is missed goes on being missed, whatever is stored on top of the older state.
+        self.raise(chain.heads.into_iter().filter(|(series, _)| !missed.contains(series)));
         Ok(problems)
+    }
+
+    /// Makes each of `heads` that of its series, unless a higher one is. Of a write-only slot only so many are new.
+    fn raise(&mut self, heads: impl IntoIterator<Item = (String, Head)>) {
+        let mut counts: HashMap<SlotId, usize> = HashMap::new();
+        for writer in self.heads.keys().filter_map(|key| writer_of(key)) {
+            *counts.entry(writer).or_default() += 1;
+        }
+        for (key, head) in heads {
+            if let Some(writer) = writer_of(&key).filter(|_| !self.heads.contains_key(&key)) {
+                let count = counts.entry(writer).or_default();
+                if *count >= HEADS_OF_SLOT_MAX {
+                    continue;
+                }
+                *count += 1;
+            }
+            raise(&mut self.heads, key, head);
+        }
     }
 }
 
@@ -376,26 +410,32 @@ const ANOTHER: &str = "nothing is written to it until `alluvium check --accept-o
 
 /// The listed snapshots of each series, by their predecessors.
 struct Chain<'h> {
-    by_id: HashMap<SnapshotId, &'h Header>,
+    /// Each with the write-only slot that wrote it, if one did.
+    by_id: HashMap<SnapshotId, (&'h Header, Option<SlotId>)>,
     heads: BTreeMap<String, Head>,
 }
 
 impl<'h> Chain<'h> {
-    fn of(headers: &'h [(SnapshotId, Header)]) -> Self {
-        let mut heads: BTreeMap<String, Head> = BTreeMap::new();
+    fn of(headers: &'h [(SnapshotId, Header)], writers: &HashMap<SnapshotId, SlotId>) -> Self {
+        let mut chain = Self { by_id: HashMap::new(), heads: BTreeMap::new() };
         for (id, header) in headers {
+            let writer = writers.get(id).copied();
             if let Some(head) = Head::of(*id, header) {
-                raise(&mut heads, hexadecimal(&header.series), head);
+                raise(&mut chain.heads, key_of(&header.series, writer), head);
             }
+            chain.by_id.insert(*id, (header, writer));
         }
-        Self { by_id: headers.iter().map(|(id, header)| (*id, header)).collect(), heads }
+        chain
     }
 
-    /// True when nothing that is listed explains why `head` is not.
+    /// True when nothing that is listed explains why `head` is not: snapshots of full slots, and of the slot that
+    /// wrote it.
     fn lacks(&self, series: &str, head: &Head) -> bool {
+        let own = writer_of(series);
         let link = |id| {
-            let header = self.by_id.get(&id)?;
-            Some(Link { sequence: header.sequence, previous: header.previous })
+            let (header, writer) = self.by_id.get(&id)?;
+            let counts = writer.is_none() || *writer == own;
+            counts.then_some(Link { sequence: header.sequence, previous: header.previous })
         };
         self.heads.get(series).is_none_or(|newest| !explains_absence(newest.id, link, head.id, head.sequence))
     }
@@ -517,6 +557,8 @@ mod tests {
     struct Machine {
         seen: Seen,
         storage: Memory,
+        /// Who wrote the snapshots that no full slot did.
+        writers: HashMap<SnapshotId, SlotId>,
         _folder: tempfile::TempDir,
     }
 
@@ -524,12 +566,13 @@ mod tests {
         fn new() -> Self {
             let folder = tempfile::tempdir().expect("a folder");
             let seen = Seen::new(Some(folder.path().join("seen.json")), None);
-            Self { seen, storage: Memory::new(), _folder: folder }
+            Self { seen, storage: Memory::new(), writers: HashMap::new(), _folder: folder }
         }
 
         fn looks(&self, generation: u64, headers: &[(SnapshotId, Header)]) -> Vec<String> {
             let report = Collect::default();
-            let problems = self.seen.compare(&self.storage, generation, headers, &report).expect("compare");
+            let problems =
+                self.seen.compare(&self.storage, generation, headers, &self.writers, &report).expect("compare");
             assert!(report.warnings().is_empty(), "{:?}", report.warnings());
             problems.into_iter().map(|p| p.object).collect()
         }
@@ -547,7 +590,7 @@ mod tests {
         // A new snapshot on top of the older state does not hide it.
         let on_top = [header(1, 7, None), header(2, 7, Some(1)), header(9, 7, Some(2))];
         assert_eq!(machine.looks(5, &on_top), [manifest::object_name(id(3)), manifest::object_name(id(4))]);
-        let forgotten = |n: u8, series: u8| machine.seen.forgotten().has(&[series; 32], id(n), u64::from(n));
+        let forgotten = |n: u8, series: u8| machine.seen.forgotten().has(&[series; 32], None, id(n), u64::from(n));
         assert!(!forgotten(3, 7));
         machine.seen.accept(&Collect::default()).expect("accept");
         assert!(forgotten(2, 7) && forgotten(3, 7) && !forgotten(9, 7) && !forgotten(3, 9));
@@ -582,7 +625,7 @@ mod tests {
     fn a_memory_that_can_not_be_kept_is_a_warning() {
         let seen = Seen::new(Some(PathBuf::from("/proc/nowhere/seen.json")), None);
         let report = Collect::default();
-        assert!(seen.compare(&Memory::new(), 1, &[], &report).expect("goes on").is_empty());
+        assert!(seen.compare(&Memory::new(), 1, &[], &HashMap::new(), &report).expect("goes on").is_empty());
         assert_eq!(report.warnings().len(), 1);
     }
 
@@ -606,6 +649,45 @@ mod tests {
         assert_eq!(machine.looks(0, &[all[0].clone(), all[2].clone()]), [manifest::object_name(id(2))]);
     }
 
+    /// A write-only slot can name any snapshot as its predecessor, and any sequence.
+    #[test]
+    fn a_claim_of_a_write_only_slot_hides_no_rollback_of_others_and_makes_none_up() {
+        let mut machine = Machine::new();
+        let days = [header(1, 7, None), header(2, 7, Some(1)), header(3, 7, Some(2))];
+        assert!(machine.looks(0, &days).is_empty());
+        // Slot 1 follows the head; slot 2 is far ahead of it.
+        machine.writers = HashMap::from([(id(9), SlotId([1; 16])), (id(8), SlotId([2; 16]))]);
+        let claims = [header(9, 7, Some(3)), header(8, 7, None)];
+        let with = |honest: &[(SnapshotId, Header)]| [honest, &claims].concat();
+        assert!(machine.looks(0, &with(&days)).is_empty());
+        // Rules forget the head elsewhere: 4 explains that.
+        let later = [header(1, 7, None), header(4, 7, Some(3))];
+        assert!(machine.looks(0, &with(&later)).is_empty());
+        assert_eq!(machine.looks(0, &with(&later[..1])), [manifest::object_name(id(4))]);
+        // The slot's own chain is watched as well.
+        let (own, other) = (claims[..1].to_vec(), claims[1..].to_vec());
+        assert_eq!(machine.looks(0, &[later.to_vec(), own].concat()), [manifest::object_name(id(8))]);
+        assert_eq!(machine.looks(0, &[later.to_vec(), other].concat()), [manifest::object_name(id(9))]);
+    }
+
+    /// However many sources a write-only slot names, the memory stays readable.
+    #[test]
+    fn a_write_only_slot_has_a_limited_number_of_heads() {
+        let mut machine = Machine::new();
+        let claim = |n: usize| {
+            let (_, header) = header(5, 0, None);
+            let mut series = [0; 32];
+            series[..8].copy_from_slice(&(n as u64).to_le_bytes());
+            (SnapshotId((n as u128 + 1).to_be_bytes()), Header { series, ..header })
+        };
+        let claims: Vec<_> = (0..HEADS_OF_SLOT_MAX + 10).map(claim).collect();
+        machine.writers = claims.iter().map(|(id, _)| (*id, SlotId([1; 16]))).collect();
+        assert!(machine.looks(0, &claims).is_empty());
+        assert_eq!(machine.seen.state().expect("a memory").heads.len(), HEADS_OF_SLOT_MAX);
+        assert!(machine.looks(0, &[header(3, 7, None)]).len() == HEADS_OF_SLOT_MAX, "full slots have room");
+        assert!(machine.seen.is_head(id(3)));
+    }
+
     #[test]
     fn an_unreadable_memory_is_a_warning_and_a_missing_one_is_none() {
         let machine = Machine::new();
@@ -613,7 +695,7 @@ mod tests {
         let file = machine.seen.file.clone().expect("a file");
         fs::write(&file, b"{\"generation\":").expect("write");
         let report = Collect::default();
-        assert!(machine.seen.compare(&machine.storage, 1, &[], &report).expect("compare").is_empty());
+        assert!(machine.seen.compare(&machine.storage, 1, &[], &HashMap::new(), &report).expect("compare").is_empty());
         assert!(report.warnings()[0].contains("starts anew"), "{:?}", report.warnings());
         // It has begun anew, and is readable.
         assert!(machine.looks(1, &[]).is_empty());

@@ -88,6 +88,9 @@ pub enum Taken {
 /// What could be read, and the error of each that could not.
 pub type Readable<T> = (Vec<T>, Vec<(SnapshotId, Error)>);
 
+/// The write-only slots that signed snapshots.
+pub type Writers = HashMap<SnapshotId, SlotId>;
+
 impl Repository {
     /// The names under `snapshots/`, fences included.
     ///
@@ -147,15 +150,26 @@ impl Repository {
     /// # Errors
     /// `Storage`.
     pub fn headers(&self) -> Result<Readable<(SnapshotId, Header)>> {
+        Ok(self.headers_and_writers()?.0)
+    }
+
+    /// As [`headers`](Self::headers), and the slots of those that write-only slots signed.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn headers_and_writers(&self) -> Result<(Readable<(SnapshotId, Header)>, Writers)> {
         self.headers_among(&self.list_snapshots()?)
     }
 
-    fn headers_among(&self, listed: &BTreeSet<SnapshotId>) -> Result<Readable<(SnapshotId, Header)>> {
-        self.published(listed, false, |id, sealed| {
+    fn headers_among(&self, listed: &BTreeSet<SnapshotId>) -> Result<(Readable<(SnapshotId, Header)>, Writers)> {
+        let (signed, unreadable) = self.published(listed, false, |id, sealed| {
             let name = manifest::object_name(id);
-            let (_, header) = self.open_header(&name, sealed)?;
-            Ok((id, header))
-        })
+            let (claim, header) = self.open_header(&name, sealed)?;
+            Ok((claim.author, (id, header)))
+        })?;
+        let is_claim = |(author, _): &&(SlotId, (SnapshotId, Header))| !self.keys.is_full(*author);
+        let writers = signed.iter().filter(is_claim).map(|(author, (id, _))| (*id, *author)).collect();
+        Ok(((signed.into_iter().map(|(_, header)| header).collect(), unreadable), writers))
     }
 
     /// Those of `headers` that a new snapshot may follow: of full slots and of this one, and not distrusted. What
@@ -300,8 +314,8 @@ impl Repository {
         generation: u64,
         report: &dyn Report,
     ) -> Result<Vec<Problem>> {
-        let (headers, _) = self.headers_among(listed)?;
-        let mut older = self.seen.compare(self.storage.as_ref(), generation, &headers, report)?;
+        let ((headers, _), writers) = self.headers_among(listed)?;
+        let mut older = self.seen.compare(self.storage.as_ref(), generation, &headers, &writers, report)?;
         older.extend(self.seen.compare_epoch(self.keys.newest_epoch(), report)?);
         Ok(older)
     }

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::format::manifest::PartKind;
 use crate::ops;
 use crate::ops::diff::rows::{Changes, RowDiff};
-use crate::ops::diff::{Change, PartDiff};
+use crate::ops::diff::Change;
 use crate::ops::select;
 use crate::ops::stats::Stats;
 use crate::repo::Repository;
@@ -195,8 +195,7 @@ pub fn diff(context: &mut Context<'_>, arguments: &args::Diff) -> Result<Outcome
             return Err(select::no_part(new, table));
         }
     }
-    let sum = |bytes: fn(&PartDiff) -> u64| parts.iter().map(bytes).sum::<u64>();
-    let (added, removed) = (sum(|p| p.added_bytes), sum(|p| p.removed_bytes));
+    let (added, removed) = ops::diff::total(&parts);
     if context.global.json {
         let total = json!({ "added_bytes": added, "removed_bytes": removed });
         context.document(json!({ "old": old.id, "new": new.id, "parts": parts, "total": total }));

@@ -70,7 +70,7 @@ pub(super) fn plan(
         let original = original(dest, copy).snapshot;
         let manifest = &copy.manifest;
         let series = source.keys.hasher.series(&manifest.host, &manifest.source);
-        forgotten.has(&series, original, manifest.sequence) || chains.explain(copy, original)
+        forgotten.has(&series, manifest.original_author, original, manifest.sequence) || chains.explain(copy, original)
     });
     for copy in &kept {
         let original = object_name(original(dest, copy).snapshot);
