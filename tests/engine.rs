@@ -171,7 +171,7 @@ fn padding_costs_little() {
     padding.sort_unstable();
     padding.truncate(padding.len() - 2);
     // Closed anywhere, packs of 2 MiB would be padded by 0.015 on average.
-    let share = padding.iter().sum::<u64>() as f64 / (64 << 20) as f64;
+    let share = padding.iter().sum::<u64>() as f64 / f64::from(64 << 20);
     assert!(share < 0.004, "{} packs are padded by {share:.4} of their size", packs.len());
 }
 

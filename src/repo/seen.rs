@@ -733,7 +733,13 @@ mod tests {
         fs::write(&file, flipped).expect("write");
         assert_eq!(machine.seen.epoch(), 0);
         let report = Collect::default();
-        assert!(machine.seen.compare(&machine.storage, 3, &[header(1, 7, None)], &report).expect("compare").is_empty());
+        assert!(
+            machine
+                .seen
+                .compare(&machine.storage, 3, &[header(1, 7, None)], &HashMap::new(), &report)
+                .expect("compare")
+                .is_empty()
+        );
         assert!(report.warnings()[0].contains("check sum"), "{:?}", report.warnings());
         assert_eq!(machine.looks(2, &[]).len(), 2);
     }
