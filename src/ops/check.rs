@@ -490,7 +490,7 @@ fn read_data(
                 damage.whole.insert(id);
             }
             Ok((blobs, _)) if blobs.is_empty() => {
-                let what = "altered outside its blobs; no data is harmed".to_owned();
+                let what = "altered outside its blobs; no data is damaged".to_owned();
                 damage.problems.push(Problem::new(object_name(id), what));
             }
             Ok((blobs, _)) => {

@@ -186,7 +186,12 @@ impl<'r> Session<'r> {
             }
             let mut indexed = repo.index(report)?;
             let claim = || beat.claim(indexed.generation);
-            let (claimed, vanished) = both(repo.storage.as_ref(), claim, || vanished(repo));
+            let look = || {
+                // A process that runs for long: what a removed passphrase opens is not sealed to any more.
+                repo.keys.refresh_if_newer(repo.storage.as_ref())?;
+                vanished(repo)
+            };
+            let (claimed, vanished) = both(repo.storage.as_ref(), claim, look);
             claimed?;
             indexed.avoid(vanished?.into_iter().chain(missing.iter().copied()));
             Ok((indexed, repo.keys.new_data_key(env)?))

@@ -363,6 +363,9 @@ impl Player<'_> {
     }
 
     fn key(&mut self) -> Result<()> {
+        if self.random.chance(300) {
+            return key::rotate(self.repo()).map(|_| ());
+        }
         let id = key::add(self.repo(), SlotKind::WriteOnly, "", b"another", CHEAP)?;
         if self.random.chance(500) { key::remove(self.repo(), &id.to_string()).map(|_| ()) } else { Ok(()) }
     }
@@ -445,6 +448,7 @@ fn judge(truth: &Memory, clock: i64, seed: u64, ledger: &Ledger) -> std::result:
             .map_err(|e| format!("open: {}", text(&e)))
     };
     let repo = open(20)?;
+    repo.keys.refresh_ring(truth).map_err(|e| format!("open: {}", text(&e)))?;
     let said = |step: &str, e: Error| format!("{step}: {}", text(&e));
     forget_again(&repo, ledger).map_err(|e| said("forget", e))?;
     expect(&repo, ledger, "at the end")?;
@@ -463,6 +467,7 @@ fn judge(truth: &Memory, clock: i64, seed: u64, ledger: &Ledger) -> std::result:
         Err(e) => return Err(said("the last prune", e)),
     }
     let repo = open(21)?;
+    repo.keys.refresh_ring(truth).map_err(|e| said("open", e))?;
     expect(&repo, ledger, "after the last prune")?;
     let found = check(&repo, Some(Subset::ALL), &Silent, &Cancel::new()).map_err(|e| said("check", e))?;
     // What a thief left everywhere harms nobody.
