@@ -475,6 +475,36 @@ fn a_slot_with_other_keys_than_its_certificate_is_damaged() {
     }
 }
 
+/// Who has stolen a passphrase can seal more slots with it. No full slot has certified them, and other machines with this
+/// passphrase open the one that counts.
+#[test]
+fn slots_that_nobody_certified_keep_nobody_out() {
+    let (storage, world) = (Memory::new(), World::new(48));
+    let owner = init(storage.clone(), &world);
+    let file = new_key_file(world.as_ref());
+    let slot = add(&owner, SlotKind::WriteOnly, file.as_bytes());
+    let bound = |slot: SlotId| associated_data(ObjectKind::KeySlot, owner.id, &slot.0);
+    let wrapping = SealKey::new(&kdf::from_key_file(&secret_of(&file)));
+    let object = storage.get(&keyslot::object_name(slot), 1 << 16).expect("its key slot");
+    let sealed = KeySlot::decode(&object).expect("a slot").sealed;
+    let keys = wrapping.open(&bound(slot), &sealed).expect("it opens");
+    let mut other = SlotKeys::decode(&keys).expect("keys");
+    other.authority = [7; 32];
+    // The first is tried first.
+    for (id, plain) in [(0, keys.clone()), (1, other.encode()), (2, b"{}".to_vec())] {
+        let id = SlotId([id; 16]);
+        let sealed = wrapping.seal(world.as_ref(), &bound(id), &plain);
+        let slot = KeySlot::new(owner.id, Kdf::KeyFile {}, sealed).encode();
+        storage.put_new(&keyslot::object_name(id), &slot).expect("put");
+    }
+    let host = open_with(storage.clone(), &world, file.as_bytes()).expect("open");
+    assert_eq!(host.keys.slot(), slot);
+    take(&host, "shop", &noise(5000, 1)).expect("take");
+    // Without the one that counts, it is told what is wrong with another.
+    storage.delete(&keyslot::object_name(slot)).expect("delete");
+    assert_eq!(refusal(open_with(storage, &world, file.as_bytes())), Kind::Damaged);
+}
+
 /// Somebody whose full slot was removed has the authority of the ended epoch. After `key rotate`,
 /// nothing that he orders counts: no generation, no certificate, no epoch.
 #[test]

@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use crate::error::{Error, Kind, Result};
 use crate::format::config::Config;
 use crate::format::keyslot::{self, Kdf, KeySlot, SlotKeys};
+use crate::id::SlotId;
 use crate::repo::ring::{RawRing, Ring};
 use crate::storage::Storage;
 use crate::transform::{seal, sign};
@@ -32,7 +33,8 @@ fn cheapest_first(mut slots: Slots) -> Slots {
 /// `WrongKey` if no slot opens, after one derivation each; `Damaged` if there is none to try.
 pub fn open(slots: Slots, ring: RawRing, storage: &dyn Storage, config: &Config, passphrase: &[u8]) -> Result<Keys> {
     let repo = config.repository;
-    let (mut tried, mut problem, mut failed) = (0, None, None);
+    let (mut tried, mut problem, mut failed, mut refused) = (0, None, None, None);
+    let mut ring = Some(ring);
     for (id, slot) in cheapest_first(slots) {
         let name = keyslot::object_name(id);
         let (slot, bytes) = match slot {
@@ -58,21 +60,18 @@ pub fn open(slots: Slots, ring: RawRing, storage: &dyn Storage, config: &Config,
         };
         let opened = seal::SealKey::new(&key).open(&slot_name(repo, id), &slot.sealed);
         let Some(plain) = opened.map(Zeroizing::new) else { continue };
-        let plain = SlotKeys::decode(&plain).map_err(|e| e.in_object(&name))?;
-        if plain.authority != config.authority || !sign::verify(&config.authority, &config.message(), &config.signature)
-        {
-            return Err(Error::damaged("config", "its plain part was altered"));
+        // Who knows the passphrase can seal another slot with it, which no full slot has certified: that keeps nobody
+        // from the one that counts.
+        let raw = ring.take().map_or_else(|| RawRing::read(storage), Ok)?;
+        match certified(id, &slot, &bytes, &plain, raw, storage, config) {
+            Err(error) if error.kind() == Kind::Damaged => {
+                refused.get_or_insert(error);
+            }
+            opened => return opened,
         }
-        let ring = Ring::judge(ring, storage, repo, &plain, id, &BTreeSet::new())?;
-        let keys = Keys::new(repo, id, plain, ring);
-        let certificate = keys.verify_slot(id, &slot, &bytes)?;
-        let is_certified = certificate.sealing == seal::public_key(&keys.plain.sealing.0)
-            && certificate.signing == keys.signer.public()
-            && certificate.kind == keys.kind();
-        if !is_certified {
-            return Err(Error::damaged(name, "its keys are not those of its certificate"));
-        }
-        return Ok(keys);
+    }
+    if let Some(error) = refused {
+        return Err(error);
     }
     if let Some(error) = failed {
         return Err(error);
@@ -93,9 +92,33 @@ pub fn open(slots: Slots, ring: RawRing, storage: &dyn Storage, config: &Config,
     })
 }
 
+/// The keys of a slot that the passphrase opened, if its certificate counts.
+fn certified(
+    id: SlotId,
+    slot: &KeySlot,
+    bytes: &[u8],
+    plain: &[u8],
+    ring: RawRing,
+    storage: &dyn Storage,
+    config: &Config,
+) -> Result<Keys> {
+    let (repo, name) = (config.repository, keyslot::object_name(id));
+    let plain = SlotKeys::decode(plain).map_err(|e| e.in_object(&name))?;
+    if plain.authority != config.authority || !sign::verify(&config.authority, &config.message(), &config.signature) {
+        return Err(Error::damaged("config", "its plain part was altered"));
+    }
+    let ring = Ring::judge(ring, storage, repo, &plain, id, &BTreeSet::new())?;
+    let keys = Keys::new(repo, id, plain, ring);
+    let certificate = keys.verify_slot(id, slot, bytes)?;
+    let is_certified = certificate.sealing == seal::public_key(&keys.plain.sealing.0)
+        && certificate.signing == keys.signer.public()
+        && certificate.kind == keys.kind();
+    if is_certified { Ok(keys) } else { Err(Error::damaged(name, "its keys are not those of its certificate")) }
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::id::{RepoId, SlotId};
+    use crate::id::RepoId;
 
     use super::*;
 
