@@ -91,14 +91,14 @@ fn every_rule_is_needed() {
 /// histories, it takes a little longer, and the seeds are to be counted again.
 const NEEDED: [(Rule, u64); 11] = [
     (Rule::IndexBeforeManifest, 1),
-    (Rule::Register, 29),
-    (Rule::AvoidCondemned, 89),
-    (Rule::CondemnFirst, 37),
-    (Rule::Wait, 977),
-    (Rule::Fence, 1150),
-    (Rule::MarkAgain, 8),
-    (Rule::ProveListing, 759),
-    (Rule::IndexCovers, 390),
+    (Rule::Register, 64),
+    (Rule::AvoidCondemned, 153),
+    (Rule::CondemnFirst, 62),
+    (Rule::Wait, 309),
+    (Rule::Fence, 309),
+    (Rule::MarkAgain, 6),
+    (Rule::ProveListing, 309),
+    (Rule::IndexCovers, 54),
     (Rule::RepackFirst, 1),
-    (Rule::MarkBases, 2),
+    (Rule::MarkBases, 3),
 ];
