@@ -4,6 +4,8 @@
 pub const BLOB_RAW_BYTES_MAX: usize = 16 << 20;
 /// Largest stored blob: an incompressible one plus nonce and tag, rounded up.
 pub const BLOB_STORED_BYTES_MAX: usize = BLOB_RAW_BYTES_MAX + 1024;
+/// Smallest stored blob: nonce, tag, and one encoded byte.
+pub const BLOB_STORED_BYTES_MIN: usize = 41;
 /// Most blobs in one pack.
 pub const PACK_BLOBS_MAX: usize = 1 << 17;
 /// Largest pack.

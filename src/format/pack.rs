@@ -11,10 +11,11 @@
 //! order. Offsets are not stored: blobs lie back to back from `HEADER_LEN`, so they can't overlap.
 
 use super::bytes::{Decoder, Encoder};
-use super::limits::{BLOB_RAW_BYTES_MAX, BLOB_STORED_BYTES_MAX, PACK_BLOBS_MAX, PACK_BYTES_MAX, TRAILER_BYTES_MAX};
+use super::limits::{
+    BLOB_RAW_BYTES_MAX, BLOB_STORED_BYTES_MAX, BLOB_STORED_BYTES_MIN, PACK_BLOBS_MAX, PACK_BYTES_MAX, TRAILER_BYTES_MAX,
+};
 use super::{FORMAT_VERSION, Malformed};
 use crate::id::{BlobId, DataKeyId, PackId, RepoId, SnapshotId};
-use crate::transform::seal::OVERHEAD;
 
 /// The first bytes of a pack.
 pub const MAGIC: [u8; 8] = *b"ALVMPACK";
@@ -227,7 +228,7 @@ impl BlobEntry {
             return Err(Malformed::new(format!("blob {id} is a delta of version {}", entry.version())));
         }
         let is_possible = (1..=BLOB_RAW_BYTES_MAX).contains(&(entry.raw_len as usize))
-            && (OVERHEAD + 1..=BLOB_STORED_BYTES_MAX).contains(&(entry.stored_len as usize));
+            && (BLOB_STORED_BYTES_MIN..=BLOB_STORED_BYTES_MAX).contains(&(entry.stored_len as usize));
         if !is_possible {
             return Err(Malformed::new(format!(
                 "blob {} claims {} bytes stored as {}",
