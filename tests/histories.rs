@@ -94,7 +94,7 @@ const NEEDED: [(Rule, u64); 11] = [
     (Rule::Register, 64),
     (Rule::AvoidCondemned, 153),
     (Rule::CondemnFirst, 62),
-    (Rule::Wait, 309),
+    (Rule::Wait, 2487),
     (Rule::Fence, 746),
     (Rule::MarkAgain, 6),
     (Rule::ProveListing, 447),
