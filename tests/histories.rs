@@ -71,8 +71,7 @@ fn the_digest_of_seed_3() {
 }
 
 /// A rule that is switched off loses data within a few thousand histories: so the simulation would find its violation.
-/// (`Settle`, `PacksThere`, `StayCondemned`, `SpareCopies`, `DoubtListing` and `RelyOnBases` it has not found within 4,000; the
-/// model has the first five, `docs/protocol.md`.)
+/// (`docs/protocol.md` names the rules for which it does not.)
 #[test]
 fn every_rule_is_needed() {
     for (rule, first) in NEEDED {

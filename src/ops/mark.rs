@@ -152,7 +152,7 @@ struct Counted {
     clean: bool,
 }
 
-/// Snapshots of write-only slots of which each chunk that is lost below a chunk of a list or recipe is told.
+/// Snapshots of write-only slots for which every chunk lost below one chunk of a list or recipe is reported.
 const CLAIMS_MAX: usize = 64;
 
 /// What of a blob is counted on, or why it is lost.
@@ -261,7 +261,7 @@ struct Walk<'w> {
     marked: HashSet<(BlobId, u8)>,
     held: HashSet<(BlobId, u8)>,
     lost: HashMap<(String, String), HashSet<SnapshotId>>,
-    /// How many snapshots of write-only slots were told what is lost below a chunk, by address.
+    /// Snapshots of write-only slots for which what is lost below a chunk was reported, by its address.
     claims: HashMap<usize, usize>,
 }
 
@@ -286,8 +286,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Notes what a snapshot lacks. Write-only slots can publish any number of snapshots that lack any number of
-    /// chunks: only for [`CLAIMS_MAX`] of them it is told of each chunk, for the others of one chunk at least.
+    /// Records what a snapshot lacks. Write-only slots can publish any number of snapshots that lack any number of
+    /// chunks: it records every chunk for [`CLAIMS_MAX`] of them, and at least one chunk for each of the others.
     fn blame(&mut self, id: SnapshotId, root: &Below, is_claim: bool) {
         let (mut seen, mut next) = (HashSet::new(), vec![root]);
         while let Some(below) = next.pop() {

@@ -662,7 +662,7 @@ impl IndexSource for StoredIndex {
     }
 }
 
-/// The pack that is called `name`.
+/// Returns the id of the pack with this object name.
 pub fn pack_id(name: &str) -> Option<PackId> {
     let id = name.rsplit('/').next()?.parse().ok()?;
     (crate::format::pack::object_name(id) == name).then_some(id)
